@@ -1,0 +1,28 @@
+# `make quickstart` and `make test` set everything up in .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: quickstart test lint clean
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(VENV)/bin/pip install -q -e '.[dev]'
+	touch $@
+
+quickstart: $(VENV)/installed
+	$(PY) tool/quickstart.py
+
+test: $(VENV)/installed-dev
+	$(PY) -m pytest
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) exp data/synthetic

@@ -1,0 +1,30 @@
+"""Package metadata of the ETC toolkit."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="etc-segmentation",
+    version="1.0.0",
+    description="Efficient temporal consistency: train per-frame segmentation networks that do not flicker",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["etc", "etc.*", "model", "model.*", "flownet", "flownet.*", "utils"]),
+    package_data={"flownet": ["cuda/*.cu", "cuda/*.cuh"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.8",
+        "pydantic>=2.5",
+        "PyYAML>=6",
+        "av>=12",
+        "tqdm>=4.60",
+        "tensorboard>=2.14",
+        "jinja2>=3",
+        "matplotlib>=3.7",
+    ],
+    extras_require={
+        "cuda": ["cupy-cuda13x"],
+        "dev": ["pytest>=7", "ruff>=0.6", "torchmetrics>=1.2", "scipy>=1.10"],
+    },
+)
