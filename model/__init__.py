@@ -1,0 +1,16 @@
+"""Segmentation networks: one frame in, logits out."""
+
+from model.base import SegmentationNetwork
+from model.build import WeightsUnavailable, build_model, parameter_groups
+from model.checkpoint import LoadReport, load_student
+from model.pspnet import PSPNet
+
+__all__ = [
+    "LoadReport",
+    "PSPNet",
+    "SegmentationNetwork",
+    "WeightsUnavailable",
+    "build_model",
+    "load_student",
+    "parameter_groups",
+]

@@ -1,0 +1,168 @@
+"""Loading the student: whose file it was, what it carries beside, and what must be refused."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from model import load_student
+
+
+def tiny(classes: int = 3, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, classes, 1))
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.pth"
+
+
+@pytest.mark.parametrize("holder", [None, "student", "state_dict", "model"])
+def test_weights_are_found_bare_or_under_their_usual_names(path, holder):
+    written, read = tiny(seed=1), tiny(seed=2)
+    state = written.state_dict()
+    torch.save(state if holder is None else {"epoch": 3, holder: state}, path)
+    assert load_student(read, path) == ((), ())
+    assert equal(written, read)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "student.", "module.student.", "student.module.", "_orig_mod."]
+)
+def test_prefixes_of_wrappers_are_stripped(path, prefix):
+    written, read = tiny(seed=1), tiny(seed=2)
+    torch.save({"state_dict": {prefix + key: value for key, value in written.state_dict().items()}}, path)
+    load_student(read, path)
+    assert equal(written, read)
+
+
+def test_flow_network_teacher_and_criterion_are_left_out(path):
+    written, read = tiny(seed=1), tiny(seed=2)
+    state = {f"module.student.{key}": value for key, value in written.state_dict().items()}
+    for stranger in ("module.flownet.conv.weight", "module.teacher.0.weight", "criterion.weight"):
+        state[stranger] = torch.zeros(1)
+    torch.save({"state_dict": state}, path)
+    assert load_student(read, path) == ((), ())
+    assert equal(written, read)
+
+
+def test_a_network_may_itself_have_a_layer_called_module(path):
+    def network() -> nn.Module:
+        return nn.ModuleDict({"module": nn.Linear(2, 2), "teacher": nn.Linear(2, 1)})
+
+    written, read = network(), network()
+    torch.save(written.state_dict(), path)
+    load_student(read, path)
+    assert equal(written, read)
+
+
+def test_missing_keys_are_named_and_counted(path):
+    state = tiny().state_dict()
+    del state["2.weight"], state["2.bias"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"net\.pth does not fit.*: 2 missing \(2\.weight, 2\.bias\)$"):
+        load_student(tiny(), path)
+
+
+def test_missing_keys_can_be_allowed_and_are_reported(path):
+    written, read = tiny(seed=1), tiny(seed=2)
+    before = read[2].weight.clone()
+    state = written.state_dict()
+    del state["2.weight"]
+    torch.save(state, path)
+    assert load_student(read, path, allow_missing=True) == (("2.weight",), ())
+    assert torch.equal(read[2].weight, before)
+    assert torch.equal(read[0].weight, written[0].weight)
+
+
+def test_unexpected_keys_are_refused_unless_allowed(path):
+    state = tiny().state_dict() | {f"extra.{n}": torch.zeros(1) for n in range(5)}
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"5 unexpected \(extra\.0, extra\.1, extra\.2, \.\.\.\)"):
+        load_student(tiny(), path, allow_missing=True)
+    assert load_student(tiny(), path, allow_unexpected=True).unexpected[0] == "extra.0"
+
+
+def test_another_number_of_classes_is_named_with_both_shapes(path):
+    torch.save(tiny(classes=19).state_dict(), path)
+    with pytest.raises(ValueError, match=r"2 of another shape \(2\.weight 19x4x1x1 for 3x4x1x1"):
+        load_student(tiny(classes=3), path)
+
+
+def test_with_everything_allowed_another_classifier_is_left_out(path):
+    written, read = tiny(classes=19, seed=1), tiny(classes=3, seed=2)
+    torch.save(written.state_dict(), path)
+    report = load_student(read, path, allow_missing=True, allow_unexpected=True)
+    assert report.missing == report.unexpected == ("2.weight", "2.bias")
+    assert torch.equal(read[0].weight, written[0].weight)
+
+
+def test_a_wrong_checkpoint_leaves_the_network_as_it_was(path):
+    read = tiny(seed=2)
+    torch.save(tiny(classes=19, seed=1).state_dict(), path)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_student(read, path)
+    assert equal(read, tiny(seed=2))
+
+
+def test_a_checkpoint_of_which_nothing_fits_is_refused_whatever_is_allowed(path):
+    torch.save({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="no tensor fits"):
+        load_student(tiny(), path, allow_missing=True, allow_unexpected=True)
+
+
+def test_files_older_than_num_batches_tracked_load(path):
+    state = {key: value for key, value in tiny(seed=1).state_dict().items() if "num_batches" not in key}
+    torch.save(state, path)
+    assert load_student(tiny(), path) == ((), ())
+
+
+def test_no_file_is_named():
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at nowhere/best\.pth"):
+        load_student(tiny(), "nowhere/best.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9])
+def test_a_truncated_file_is_refused_by_name(path, share, legacy):
+    torch.save(tiny().state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights: truncated"):
+        load_student(tiny(), path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"arch: psp18\n", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(range(256)) * 4]
+)
+def test_another_kind_of_file_is_refused_by_name(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights"):
+        load_student(tiny(), path)
+
+
+class Payload:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_a_pickle_that_runs_code_is_refused_and_not_run(path, save):
+    save({"state_dict": Payload()}, path)
+    with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights"):
+        load_student(tiny(), path)
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "best": 0.7}, [1, 2], {"state_dict": {}}])
+def test_a_file_without_weights_is_refused(path, content):
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"net\.pth holds no weights"):
+        load_student(tiny(), path)
