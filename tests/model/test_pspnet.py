@@ -197,7 +197,7 @@ def test_imagenet_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_deep_stems_need_a_file_of_imagenet_weights():
-    with pytest.raises(ValueError, match="psp50 .* give the file as weights"):
+    with pytest.raises(ValueError, match=r"psp50 .* give the file as weights"):
         build_model("psp50", classes=4, pretrained=True)
 
 

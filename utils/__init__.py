@@ -1,0 +1,1 @@
+"""Training criteria and small helpers that know nothing of the rest."""
