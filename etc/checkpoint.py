@@ -1,0 +1,64 @@
+"""Checkpoints: plain tensors and builtins, written so that a kill never destroys the last good one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etc.config import UserError
+from etc.config_schema import Settings
+from utils.files import replacing
+
+VERSION = 1
+
+# Settings that may differ between the two halves of a resumed run without changing its weights.
+_FREE = {
+    "TRAIN": {"resume", "save_path", "workers", "batch_size_val", "print_freq", "val_freq"},
+    "DATA": {"val_list", "clip_list", "names_path", "colors_path"},
+    "FLOW": {"store", "occlusion"},
+}
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write ``{"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics"}``."""
+    with replacing(path) as temporary:
+        torch.save(content | {"version": VERSION}, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a training checkpoint to continue from.
+
+    Raises:
+        UserError: missing, damaged, of another version, or weights without the state of a training.
+    """
+    if not path.is_file():
+        raise UserError(f"TRAIN.resume {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load raises many kinds for files that are no checkpoint
+        raise UserError(f"TRAIN.resume {path} is truncated or not a checkpoint") from None
+    needed = {"student", "optimizer", "scheduler", "rng", "step", "epoch", "config", "version"}
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise UserError(f"TRAIN.resume {path} holds no training state; use TRAIN.weight to start from weights")
+    if content["version"] != VERSION:
+        raise UserError(f"TRAIN.resume {path} has format {content['version']}, this toolkit reads {VERSION}")
+    return content
+
+
+def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> None:
+    """A resumed run must give what the uninterrupted one gives: refuse other settings.
+
+    Raises:
+        UserError: the first setting that differs.
+    """
+    now = settings.model_dump()
+    for section in ("DATA", "FLOW", "TRAIN"):
+        for key, value in now[section].items():
+            before = content["config"].get(section, {}).get(key)
+            if key not in _FREE[section] and before != value:
+                raise UserError(
+                    f"{path} was trained with {section}.{key} {before}, now it is {value}: "
+                    "choose another TRAIN.save_path, or restore the setting"
+                )

@@ -1,0 +1,182 @@
+"""The sections and keys of the settings: types, ranges, defaults and one line of meaning each.
+
+The defaults are those of the published training on Cityscapes; ``configs/quickstart.yaml`` sets what differs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(_Section):
+    """Where the frames are and how they are named."""
+
+    data_root: str = Field("data/cityscapes", description="folder that the list files are relative to")
+    layout: Literal["cityscapes", "camvid", "folder"] = Field(
+        "cityscapes", description="how frame numbers are read from file names; folder: sorted order"
+    )
+    train_list: str = Field("data/lists/cityscapes/train.lst", description="'image label' or 'image' a line")
+    val_list: str = Field("data/lists/cityscapes/val.lst", description="labelled frames for mIoU")
+    clip_list: str = Field(
+        "data/lists/cityscapes/val_clips_sampled.lst",
+        description="all frames of the clips to score, 'image [label]' a line, a blank line between clips",
+    )
+    classes: Positive = Field(19, description="number of classes", le=254)
+    label_map: Literal["cityscapes", "none"] = Field(
+        "cityscapes", description="cityscapes: labelIds -> 19 train ids; none: labels are train ids already"
+    )
+    frame_step: Positive = Field(1, description="difference of the frame numbers of consecutive frames")
+    allow_single: bool = Field(False, description="samples without a neighbour train with their label alone")
+    names_path: str = Field("data/palettes/cityscapes_names.txt", description="class names, one a line")
+    colors_path: str = Field("data/palettes/cityscapes_colors.txt", description="'R G B' a line and class")
+    synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
+    synthetic_height: Positive = Field(256, description="frame height of the synthetic world, pixels", ge=64)
+    synthetic_width: Positive = Field(512, description="frame width of the synthetic world, pixels", ge=64)
+    synthetic_train: Positive = Field(12, description="training snippets of 30 frames in the synthetic world")
+    synthetic_val: Positive = Field(4, description="validation snippets of 30 frames in the synthetic world")
+    synthetic_seed: int = Field(0, description="seed of the synthetic world", ge=0)
+
+
+class Flow(_Section):
+    """Which optical flow warps the neighbour."""
+
+    name: str = Field(
+        "dis",
+        description="dis, raft_small, raft_large, stored (flow files of the data set) or package.module:factory",
+    )
+    source: Literal["stored", "online"] = Field(
+        "stored",
+        description="training: flow computed once a frame pair and kept (stored) or in every step (online)",
+    )
+    weights: str | None = Field(None, description="weight file of the estimator, where it needs one")
+    preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="preset of dis")
+    store: str = Field("data/flow_store", description="folder in which computed flow is kept")
+    input: Literal["rgb255", "normalized"] = Field(
+        "rgb255", description="what the estimator is fed; normalized reproduces the published (faulty) input"
+    )
+    occlusion: bool = Field(True, description="scoring, strict: ignore occluded pixels (needs backward flow)")
+
+
+class Train(_Section):
+    """The network and its training."""
+
+    arch: str = Field(
+        "psp", description="psp, mobile, lraspp, deeplabv3_*, timm:<name>, package.module:factory"
+    )
+    layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the psp backbone")
+    pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
+    weight: str | None = Field(None, description="checkpoint to start from (fine-tuning)")
+    train_h: Positive = Field(769, description="height of the training crop")
+    train_w: Positive = Field(769, description="width of the training crop")
+    scale_min: float = Field(0.5, description="smallest random scale", gt=0)
+    scale_max: float = Field(2.0, description="largest random scale", gt=0)
+    rotate_min: float = Field(-10.0, description="smallest random rotation, degrees", ge=-180)
+    rotate_max: float = Field(10.0, description="largest random rotation, degrees", le=180)
+    blur: Fraction = Field(0.5, description="probability of a 5x5 Gaussian blur")
+    zoom_factor: Literal[8] = Field(8, description="output stride of the network (published key; 8 only)")
+    ignore_label: int = Field(255, description="label value that is ignored in the files", ge=0, le=255)
+    loss: Literal["dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy"] = Field(
+        "dsn", description="segmentation loss: cross entropy of both heads, OHEM ones, or of one head"
+    )
+    class_weight: Literal["none", "cityscapes"] = Field("none", description="class weights of the loss")
+    aux_weight: float = Field(0.4, description="weight of the auxiliary head's loss", ge=0)
+    st_weight: float = Field(0.1, description="weight of the motion loss; 0 is the baseline", ge=0)
+    frame_gap: Positive = Field(3, description="largest distance of the neighbour, frames")
+    random_frame: bool = Field(True, description="neighbour drawn from -gap..gap; false: always +gap")
+    visibility: Literal["published", "l1"] = Field("l1", description="visibility mask of the motion loss")
+    mask_padding: bool = Field(True, description="motion loss ignores padding and out-of-frame sources")
+    batch_size: Positive = Field(8, description="clips in a step, over all processes")
+    batch_size_val: Positive = Field(1, description="frames in a validation step, a process")
+    workers: int = Field(4, description="data loading processes, a process", ge=0)
+    base_lr: float = Field(
+        0.01, description="learning rate of the backbone; new layers learn 10x faster", gt=0
+    )
+    epochs: Positive = Field(200, description="passes over the training list")
+    power: float = Field(0.9, description="power of the polynomial learning rate decay", ge=0)
+    momentum: Fraction = Field(0.9, description="momentum of SGD")
+    weight_decay: float = Field(1e-4, description="weight decay of SGD", ge=0)
+    amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
+    manual_seed: int = Field(0, description="seed of weights, order, crops and neighbours", ge=0)
+    print_freq: Positive = Field(10, description="steps between two log entries")
+    val_freq: Positive = Field(
+        10, description="epochs between two validations (the last is always validated)"
+    )
+    save_path: str = Field("exp/cityscapes/pspnet18_flow", description="folder of checkpoints and logs")
+    resume: str | None = Field(
+        None, description="auto: continue the run in save_path, or start it; or a checkpoint to continue"
+    )
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Train:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min} exceeds scale_max {self.scale_max}")
+        if self.rotate_min > self.rotate_max:
+            raise ValueError(f"rotate_min {self.rotate_min} exceeds rotate_max {self.rotate_max}")
+        return self
+
+    @property
+    def network(self) -> str:
+        """The name that ``model.build_model`` takes: published files say ``psp`` and ``layers``."""
+        return f"psp{self.layers}" if self.arch == "psp" else self.arch
+
+
+class Test(_Section):
+    """Prediction and scoring."""
+
+    ckpt_path: str = Field("exp/cityscapes/pspnet18_flow/best.pth", description="checkpoint to evaluate")
+    save_folder: str = Field("exp/cityscapes/pspnet18_flow/result", description="folder of all results")
+    test_list: str | None = Field(None, description="frames for tool/test.py; empty: DATA.val_list")
+    base_size: int = Field(0, description="long side that frames are resized to; 0: as they are", ge=0)
+    test_h: Positive = Field(769, description="height of the sliding window")
+    test_w: Positive = Field(769, description="width of the sliding window")
+    mode: Literal["whole", "slide"] = Field("whole", description="whole image or sliding window")
+    overlap: float = Field(1 / 3, description="share of the window that neighbours overlap", ge=0, lt=1)
+    scales: list[float] = Field([1.0], description="scales whose probabilities are averaged", min_length=1)
+    flip: bool = Field(False, description="average with the mirrored image")
+    demo_dir: str | None = Field(
+        None, description="tool/demo.py: list, folder, image, video file or camera index; empty: the clips"
+    )
+    demo_folder: str = Field("exp/demo", description="where tool/demo.py writes")
+    batch_size_gen: Positive = Field(1, description="frames in a step of tool/gen_video.py")
+    fps: float = Field(17.0, description="frame rate of written videos", gt=0)
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; also used by the training")
+
+    @model_validator(mode="after")
+    def _scales(self) -> Test:
+        if any(scale <= 0 for scale in self.scales):
+            raise ValueError(f"scales {self.scales} must be positive")
+        return self
+
+
+class Distributed(_Section):
+    """Training on several GPUs: start it with torchrun."""
+
+    sync_bn: bool = Field(True, description="batch norm over all processes (CUDA only)")
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "DATA": Data,
+    "FLOW": Flow,
+    "TRAIN": Train,
+    "TEST": Test,
+    "DISTRIBUTED": Distributed,
+}
+
+
+class Settings(_Section):
+    """All sections."""
+
+    DATA: Data = Field(default_factory=Data)
+    FLOW: Flow = Field(default_factory=Flow)
+    TRAIN: Train = Field(default_factory=Train)
+    TEST: Test = Field(default_factory=Test)
+    DISTRIBUTED: Distributed = Field(default_factory=Distributed)

@@ -1,0 +1,147 @@
+"""The training data set: a labelled frame, one of its neighbours, and the flow between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from etc.config import UserError
+from etc.data.images import read_image
+from etc.data.labels import IGNORE, read_train_ids
+from etc.data.lists import Frame
+from etc.data.names import Layout, neighbour
+from etc.data.transform import ClipTransform, crop_flow, crop_image, crop_label, padding_of
+
+Sample = dict[str, Tensor]
+# (path of frame t, path of frame k, height and width) -> flow t -> k, float32 [2, H, W]
+FlowReader = Callable[[Path, Path, tuple[int, int]], np.ndarray]
+
+
+class ClipDataset(Dataset):
+    """Samples of a frame t, a neighbour k and the flow t -> k, all through one random affine map.
+
+    Items are asked for by ``(epoch, index)``: every random number of a sample comes from ``(seed, epoch,
+    index)``, so that neither the number of workers nor a resumed run changes a sample.
+
+    Args:
+        frames: labelled or unlabelled frames.
+        offsets: for every frame the neighbours to draw from, in frames; an empty list makes a single.
+        data_root: folder that the frames are relative to.
+        layout: naming of the frames.
+        frame_step: difference of the numbers of consecutive frames.
+        transform: the random geometry.
+        label_table: stored label value -> train id, uint8 ``[256]``.
+        flow: reads or computes the flow of a pair; ``None``: the training step computes it from the crops.
+        with_neighbour: ``False`` leaves the neighbour out, with the same draws for everything else.
+        seed: seed of the draws.
+
+    A sample is ``{"image": [3,h,w], "label": int64 [h,w], "neighbour": [3,h,w], "flow": [2,h,w],
+    "paired": bool []}``. Without neighbour ``paired`` is false and both planes are 0; ``flow`` is missing
+    when the step computes it, and both are missing under ``with_neighbour=False``.
+    """
+
+    def __init__(
+        self,
+        frames: list[Frame],
+        offsets: list[list[int]],
+        *,
+        data_root: str | Path,
+        layout: Layout,
+        frame_step: int,
+        transform: ClipTransform,
+        label_table: np.ndarray,
+        flow: FlowReader | None,
+        with_neighbour: bool,
+        seed: int,
+    ) -> None:
+        self.frames = frames
+        self.offsets = offsets
+        self.data_root = Path(data_root)
+        self.layout: Layout = layout
+        self.frame_step = frame_step
+        self.transform = transform
+        self.label_table = label_table
+        self.flow = flow
+        self.with_neighbour = with_neighbour
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        frame, offsets = self.frames[index], self.offsets[index]
+        path = self.data_root / frame.image
+        image = read_image(path)
+        shape = image.shape[:2]
+        draw = rng.random()
+        crop = self.transform.draw(rng, *shape)
+        padding = padding_of(crop, shape)
+        if frame.label is None:
+            label = np.full(crop.size, IGNORE, np.int64)
+        else:
+            label = crop_label(read_train_ids(self.data_root / frame.label, self.label_table, shape), crop)
+        sample = {
+            "image": torch.from_numpy(crop_image(image, crop, padding)),
+            "label": torch.from_numpy(label),
+        }
+        if self.with_neighbour:
+            sample["paired"] = torch.tensor(bool(offsets))
+            offset = offsets[int(draw * len(offsets))] if offsets else None
+            sample |= self._neighbour(path, image, crop, padding, offset)
+        return sample
+
+    def _neighbour(self, path, image, crop, padding, offset: int | None) -> Sample:
+        if offset is None:
+            planes = {"neighbour": torch.zeros(3, *crop.size)}
+            return planes if self.flow is None else planes | {"flow": torch.zeros(2, *crop.size)}
+        path_k = neighbour(path, offset, layout=self.layout, frame_step=self.frame_step)
+        image_k = read_image(path_k)
+        if image_k.shape != image.shape:
+            raise UserError(f"{path_k} and its neighbour {path.name} have different sizes")
+        planes = {"neighbour": torch.from_numpy(crop_image(image_k, crop, padding))}
+        if self.flow is not None:
+            flow = crop_flow(self.flow(path, path_k, image.shape[:2]), crop)
+            planes["flow"] = torch.from_numpy(flow)
+        return planes
+
+
+class EpochSampler(Sampler):
+    """Shuffled ``(epoch, index)`` keys of one process; the order depends on ``(seed, epoch)`` alone.
+
+    Args:
+        length: number of samples.
+        batch_size: samples a step and process; an incomplete last step is dropped.
+        seed: seed of the order.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, length: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        if not self.steps:
+            raise UserError(f"{length} training samples do not fill one batch of {batch_size * world}")
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.length // (self.batch_size * self.world)
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        own = order[self.rank : self.steps * self.batch_size * self.world : self.world]
+        return iter([(self.epoch, int(index)) for index in own])

@@ -1,0 +1,74 @@
+"""Reading and writing frames and label maps; every message names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from etc.config import UserError
+from utils.files import write_bytes
+
+_PNG_HEAD, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+_JPEG_HEAD, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """A frame as RGB, uint8 ``[H, W, 3]``.
+
+    Raises:
+        UserError: the file is missing, truncated or no image.
+    """
+    image = _decode(path, cv2.IMREAD_COLOR)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def read_label(path: str | Path) -> np.ndarray:
+    """A label map as stored, uint8 ``[H, W]``.
+
+    Raises:
+        UserError: the file is missing, truncated, no image, or has not one 8-bit channel.
+    """
+    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise UserError(
+            f"{path}: a label map has one 8-bit channel, this file has {label.dtype} {label.shape}"
+        )
+    return label
+
+
+def read_png16(path: str | Path) -> np.ndarray:
+    """A PNG of three 16-bit channels in file order, uint16 ``[H, W, 3]``.
+
+    Raises:
+        UserError: as :func:`read_label`.
+    """
+    image = _decode(path, cv2.IMREAD_UNCHANGED)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint16:
+        raise UserError(f"{path}: expected three 16-bit channels, this file has {image.dtype} {image.shape}")
+    return image[:, :, ::-1]
+
+
+def write_png(path: str | Path, image: np.ndarray, compression: int = 3) -> None:
+    """Write uint8 or uint16 ``[H, W]`` or RGB ``[H, W, 3]`` as PNG, atomically."""
+    bgr = image[:, :, ::-1] if image.ndim == 3 else image
+    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
+    if not done:
+        raise ValueError(f"cannot encode {image.dtype} {image.shape} as PNG for {path}")
+    write_bytes(path, data.tobytes())
+
+
+def _decode(path: str | Path, flags: int) -> np.ndarray:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    # OpenCV decodes what is there of a cut file and fills the rest: only the end marker tells.
+    truncated = (data.startswith(_PNG_HEAD) and not data.rstrip(b"\0").endswith(_PNG_END)) or (
+        data.startswith(_JPEG_HEAD) and _JPEG_END not in data[len(data) // 2 :]
+    )
+    image = None if truncated or not data else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise UserError(f"{path} is {'truncated' if truncated else 'not an image that can be decoded'}")
+    return image

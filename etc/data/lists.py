@@ -1,0 +1,147 @@
+"""List files: which frames to train on, to test on and to score; and the check that all of them exist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from etc.config import UserError
+from etc.data.names import Layout, follows, neighbour
+
+
+class Frame(NamedTuple):
+    """A line of a list file; paths relative to ``DATA.data_root``."""
+
+    image: str
+    label: str | None = None
+
+
+Clip = list[Frame]
+
+
+def read_frames(path: str | Path) -> list[Frame]:
+    """The frames of a list file, ``image label`` or ``image`` a line; blank lines and ``#`` lines are skipped.
+
+    Raises:
+        UserError: the file is missing, empty, or a line has more than two words.
+    """
+    frames = [frame for clip in _blocks(path) for frame in clip]
+    if not frames:
+        raise UserError(f"{path} lists no frame")
+    return frames
+
+
+def read_clips(path: str | Path, *, layout: Layout, frame_step: int = 1) -> list[Clip]:
+    """The clips of a list file of frames.
+
+    A blank line ends a clip. A file without blank lines (the published ones have none) is cut where the
+    sequence or the folder changes or a frame number is skipped.
+
+    Raises:
+        UserError: as :func:`read_frames`, or a clip of one frame: temporal consistency needs pairs.
+    """
+    clips = _blocks(path)
+    if len(clips) == 1:
+        clips = group_clips(clips[0], layout=layout, frame_step=frame_step)
+    if not clips:
+        raise UserError(f"{path} lists no frame")
+    for clip in clips:
+        if len(clip) < 2:
+            raise UserError(
+                f"{path}: the clip of {clip[0].image} has one frame, temporal consistency needs two"
+            )
+    return clips
+
+
+def group_clips(frames: Iterable[Frame], *, layout: Layout, frame_step: int = 1) -> list[Clip]:
+    """Cut a list of frames into clips of consecutive frames."""
+    clips: list[Clip] = []
+    for frame in frames:
+        if clips and follows(frame.image, clips[-1][-1].image, layout=layout, frame_step=frame_step):
+            clips[-1].append(frame)
+        else:
+            clips.append([frame])
+    return clips
+
+
+def format_frames(frames: Iterable[Frame]) -> str:
+    """The text of a list file."""
+    return "".join(" ".join(part for part in frame if part) + "\n" for frame in frames)
+
+
+def format_clips(clips: Iterable[Clip]) -> str:
+    """The text of a list file of clips: a blank line between clips."""
+    return "\n".join(format_frames(clip) for clip in clips)
+
+
+def prediction_names(frames: list[Frame]) -> list[str]:
+    """Where the prediction of each frame lies below ``<save_folder>/video/gray``, without suffix.
+
+    The frame's stem; where stems repeat (clips in folders of their own), the folder stands before it.
+
+    Raises:
+        UserError: folder and stem together still repeat.
+    """
+    names = [Path(frame.image).stem for frame in frames]
+    if len(set(names)) < len(names):
+        names = [f"{Path(frame.image).parent.name}/{Path(frame.image).stem}" for frame in frames]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"two listed frames would have the same prediction file {twice}.png")
+    return names
+
+
+def check_files(frames: Iterable[Frame], data_root: str | Path, *, source: str) -> None:
+    """Check that every listed frame and label is there.
+
+    Raises:
+        UserError: one message with the number of missing files and the first few.
+    """
+    root = Path(data_root)
+    if not root.is_dir():
+        raise UserError(f"DATA.data_root {root} does not exist: put or link the data set there")
+    wanted = [root / name for frame in frames for name in frame if name is not None]
+    raise_missing([path for path in wanted if not path.is_file()], len(wanted), source)
+
+
+def existing_neighbours(
+    frames: list[Frame], data_root: str | Path, offsets: list[int], *, layout: Layout, frame_step: int = 1
+) -> list[list[int]]:
+    """For every frame, those of ``offsets`` at which a neighbour lies on disk."""
+    root, found = Path(data_root), []
+    for frame in frames:
+        paths = [neighbour(root / frame.image, o, layout=layout, frame_step=frame_step) for o in offsets]
+        pairs = zip(offsets, paths, strict=True)
+        found.append([offset for offset, path in pairs if path is not None and path.is_file()])
+    return found
+
+
+def raise_missing(missing: list[Path], total: int, source: str) -> None:
+    """One error for all missing files; nothing when there are none."""
+    if missing:
+        first = ", ".join(str(path) for path in missing[:3])
+        more = ", ..." if len(missing) > 3 else ""
+        raise UserError(f"{source}: {len(missing)} of {total} files are missing: {first}{more}")
+
+
+def _blocks(path: str | Path) -> list[list[Frame]]:
+    """Frames of a list file, cut at blank lines."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the list file {path}: {getattr(error, 'strerror', error)}") from None
+    blocks: list[list[Frame]] = [[]]
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if words and words[0].startswith("#"):
+            continue
+        if len(words) > 2:
+            raise UserError(f"{path}:{number}: expected 'image label' or 'image', found {len(words)} words")
+        if words:
+            # os.path.normpath: published lists hold doubled slashes
+            blocks[-1].append(Frame(*(os.path.normpath(word) for word in words)))
+        elif blocks[-1]:
+            blocks.append([])
+    return [block for block in blocks if block]

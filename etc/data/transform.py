@@ -1,0 +1,151 @@
+"""The clip transform: scale, rotation, flip and crop as one affine matrix, the same for a whole clip.
+
+Applied once per image, straight from uint8 to the crop. Because it is one affine map, it also maps a stored
+optical flow exactly: a vector f at source point p becomes A f at the crop point that p lands on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from etc.data.labels import IGNORE
+
+# ImageNet statistics in 0..255, RGB: what every backbone here was pretrained with.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
+STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
+
+
+class CropMap(NamedTuple):
+    """One draw of the transform.
+
+    Attributes:
+        matrix: float64 ``[2, 3]``, source pixel (x, y, 1) -> crop pixel (x, y); pixel centres are integers.
+        size: height and width of the crop.
+        blur: whether the crop is blurred.
+    """
+
+    matrix: np.ndarray
+    size: tuple[int, int]
+    blur: bool
+
+
+class ClipTransform:
+    """Draws the random geometry of a training sample.
+
+    Args:
+        size: height and width of the crop.
+        scale: smallest and largest random scale.
+        rotate: smallest and largest rotation, degrees.
+        blur: probability of a 5x5 Gaussian blur.
+        flip: probability of mirroring.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int],
+        scale: tuple[float, float] = (0.5, 2.0),
+        rotate: tuple[float, float] = (-10.0, 10.0),
+        blur: float = 0.5,
+        flip: float = 0.5,
+    ) -> None:
+        self.size = size
+        self.scale = scale
+        self.rotate = rotate
+        self.blur = blur
+        self.flip = flip
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> CropMap:
+        """Draw the map for frames of ``height`` x ``width``.
+
+        The frame is scaled, rotated about its centre, mirrored, then cut at a random whole pixel; where it is
+        smaller than the crop it stands in the middle (the semseg protocol).
+        """
+        scale = rng.uniform(*self.scale)
+        angle = math.radians(rng.uniform(*self.rotate))
+        mirror = -1.0 if rng.random() < self.flip else 1.0
+        blur = bool(rng.random() < self.blur)
+        crop_h, crop_w = self.size
+        scaled_h, scaled_w = round(height * scale), round(width * scale)
+        # Rounding the scaled size makes the two scales differ a little, as resizing does.
+        scale_x, scale_y = scaled_w / width, scaled_h / height
+        left, top = _offset(rng, scaled_w, crop_w), _offset(rng, scaled_h, crop_h)
+        cos, sin = math.cos(angle), math.sin(angle)
+        linear = np.array([[mirror * cos * scale_x, mirror * sin * scale_y], [-sin * scale_x, cos * scale_y]])
+        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        target = np.array([(scaled_w - 1) / 2 - left, (scaled_h - 1) / 2 - top])
+        return CropMap(np.column_stack([linear, target - linear @ centre]), self.size, blur)
+
+
+def _offset(rng: np.random.Generator, length: int, crop: int) -> int:
+    """Where the crop starts on an axis; the draw is made always, so that later draws do not depend on sizes."""
+    position = rng.random()
+    return math.floor(position * (length - crop + 1)) if length >= crop else -((crop - length) // 2)
+
+
+def padding_of(crop: CropMap, shape: tuple[int, int]) -> np.ndarray:
+    """Crop pixels that no source pixel covers, bool ``[h, w]``; ``shape`` is that of the source."""
+    inside = np.ones(shape, np.uint8)
+    return _warp(inside, crop, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, 0) == 0
+
+
+def crop_image(image: np.ndarray, crop: CropMap, padding: np.ndarray) -> np.ndarray:
+    """Crop and normalise a frame.
+
+    Args:
+        image: RGB uint8 ``[H, W, 3]``.
+        crop: the map.
+        padding: as :func:`padding_of`.
+
+    Returns:
+        float32 ``[3, h, w]``, ``(rgb - MEAN) / STD``; padding is exactly 0 in all channels (the mean colour),
+        which no real 8-bit pixel is: the motion loss recognises it by that.
+    """
+    pixels = _warp(image, crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0)
+    if crop.blur:
+        pixels = cv2.GaussianBlur(pixels, (5, 5), 0)
+    normalised = normalise(pixels)
+    normalised[:, padding] = 0
+    return normalised
+
+
+def crop_label(label: np.ndarray, crop: CropMap) -> np.ndarray:
+    """Crop a label map, nearest: train ids uint8 ``[H, W]`` -> int64 ``[h, w]``, padding is 255."""
+    return _warp(label, crop, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, IGNORE).astype(np.int64)
+
+
+def crop_flow(flow: np.ndarray, crop: CropMap) -> np.ndarray:
+    """Map a flow between two frames to the flow between their crops.
+
+    Args:
+        flow: float32 ``[2, H, W]``, pixels.
+        crop: the map, the same for both frames.
+
+    Returns:
+        float32 ``[2, h, w]`` in crop pixels.
+    """
+    planes = _warp(
+        np.ascontiguousarray(flow.transpose(1, 2, 0)), crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0
+    )
+    linear = crop.matrix[:, :2].astype(np.float32)
+    return np.einsum("ij,hwj->ihw", linear, planes, optimize=False)
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """RGB uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]``, ``(rgb - MEAN) / STD``."""
+    planes = image.transpose(2, 0, 1).astype(np.float32, order="C")
+    planes -= MEAN[:, None, None]
+    planes /= STD[:, None, None]
+    return planes
+
+
+def _warp(image: np.ndarray, crop: CropMap, interpolation: int, border: int, value: float) -> np.ndarray:
+    h, w = crop.size
+    # The border colour as four equal numbers: OpenCV reads a plain one as the first channel only.
+    return cv2.warpAffine(
+        image, crop.matrix, (w, h), flags=interpolation, borderMode=border, borderValue=(value,) * 4
+    )

@@ -1,0 +1,56 @@
+"""Several processes started by torchrun: who am I, and sums over all of us. One process needs none of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Number of this process, 0 for the one that writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the group that torchrun started, if it did; gives the device of this process.
+
+    Args:
+        device: what the settings ask for; with CUDA every process takes the GPU of its local rank.
+    """
+    if "RANK" not in os.environ or dist.is_initialized():
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_counts(counts: Tensor, device: torch.device) -> Tensor:
+    """Integer counts summed over all processes; with one process they come back as they are."""
+    if world_size() == 1:
+        return counts
+    total = counts.to(device, copy=True)
+    dist.all_reduce(total)
+    return total.to(counts.device)
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,299 @@
+"""Optical flow estimators behind one interface, and the store that keeps what they computed.
+
+``estimate(rgb_t, rgb_k)`` takes RGB in 0..255 and gives the flow from t to k in pixels. ``FlowOfPairs`` stands
+on top: it knows frames by their files, reads the data set's own flow, or computes a pair once and keeps it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from etc.config import UserError
+from etc.data.images import read_image
+from etc.data.transform import MEAN, STD
+from etc.flow_files import data_set_flow, read_flow, write_kitti
+
+RAFT_NAMES = ("raft_small", "raft_large")
+
+
+class FlowEstimator(Protocol):
+    """What every estimator offers.
+
+    Attributes:
+        name: as given to :func:`build_flow`.
+        key: name and identity of the weights; two estimators with equal keys give equal flow.
+    """
+
+    name: str
+    key: str
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """Flow from t to k, float32 ``[N, 2, H, W]`` in pixels; images float ``[N, 3, H, W]``, RGB 0..255.
+
+        Raises:
+            ValueError: the shapes differ or cannot be handled.
+        """
+
+
+def build_flow(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    preset: Literal["ultrafast", "fast", "medium"] = "medium",
+    device: str | torch.device = "cpu",
+    normalized: bool = False,
+) -> FlowEstimator:
+    """Build an estimator.
+
+    Args:
+        name: ``dis``, ``raft_small``, ``raft_large``, ``stored``, or ``package.module:factory`` (a function
+            without arguments that returns an object with ``estimate``).
+        weights: weight file; RAFT without one downloads torchvision's (hash-checked).
+        preset: of ``dis``.
+        device: where networks run.
+        normalized: feed mean/std-normalised images instead of 0..255, as the published code did by mistake.
+
+    Raises:
+        UserError: an unknown name, or weights that are missing or do not fit.
+    """
+    if name == "dis":
+        estimator: FlowEstimator = DisFlow(preset=preset)
+    elif name in RAFT_NAMES:
+        estimator = RaftFlow(name, weights=weights, device=device)
+    elif name == "stored":
+        estimator = StoredFlow()
+    elif ":" in name:
+        estimator = _imported(name)
+    else:
+        known = ", ".join(("dis", *RAFT_NAMES, "stored", "package.module:factory"))
+        raise UserError(f"FLOW.name {name!r} is none of {known}")
+    return NormalizedInput(estimator) if normalized else estimator
+
+
+class DisFlow:
+    """OpenCV's DIS optical flow: fast, on the CPU, no weights."""
+
+    name = "dis"
+
+    def __init__(self, *, preset: str = "medium") -> None:
+        presets = {
+            "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+            "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+            "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+        }
+        self.preset = presets[preset]
+        self.key = f"dis-{preset}"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`."""
+        _check_images(rgb_t, rgb_k, smallest=16)
+        # A new solver a call: OpenCV's holds buffers of the last size and is not safe between threads.
+        solver = cv2.DISOpticalFlow_create(self.preset)
+        flows = [solver.calc(_gray(t), _gray(k), None) for t, k in zip(rgb_t, rgb_k, strict=True)]
+        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(rgb_t.device)
+
+
+class RaftFlow:
+    """RAFT of torchvision."""
+
+    def __init__(self, name: str, *, weights: str | Path | None, device: str | torch.device) -> None:
+        from torchvision.models import optical_flow
+
+        default = {"raft_small": "Raft_Small_Weights", "raft_large": "Raft_Large_Weights"}[name]
+        self.name = name
+        self.network = getattr(optical_flow, name)()
+        if weights is None:
+            source = getattr(optical_flow, default).DEFAULT
+            state = _download(name, source)
+            self.key = f"{name}-{source.name.lower()}"
+        else:
+            state = _read_weights(weights)
+            self.key = f"{name}-{file_digest(weights)}"
+        try:
+            self.network.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(f"{weights} does not fit {name}: {str(error).splitlines()[1].strip()}") from None
+        self.network.eval().requires_grad_(False).to(device)
+
+    @torch.inference_mode()
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`; any size: both sides are padded to a multiple of 8, at least 128."""
+        _check_images(rgb_t, rgb_k, smallest=16)
+        height, width = rgb_t.shape[-2:]
+        target = [max(128, -(-side // 8) * 8) for side in (height, width)]
+        pad = (0, target[1] - width, 0, target[0] - height)
+        device = next(self.network.parameters()).device
+        pair = [F.pad(x.to(device).float() / 127.5 - 1, pad, mode="replicate") for x in (rgb_t, rgb_k)]
+        return self.network(*pair)[-1][..., :height, :width].to(rgb_t.device)
+
+
+class StoredFlow:
+    """The flow that the data set itself keeps beside its frames; it is found by file name, not by pixels."""
+
+    name = "stored"
+    key = "stored"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """Always an error: pixels do not tell which file to read."""
+        raise UserError(
+            "FLOW.name stored reads flow files by frame name; it cannot estimate flow from pixels"
+        )
+
+
+class NormalizedInput:
+    """Feeds an estimator mean/std-normalised images: 58 times too little contrast, as published."""
+
+    def __init__(self, estimator: FlowEstimator) -> None:
+        self.estimator = estimator
+        self.name = estimator.name
+        self.key = f"{estimator.key}-normalized"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`."""
+        mean, std = (torch.from_numpy(x).to(rgb_t.device).view(1, 3, 1, 1) for x in (MEAN, STD))
+        return self.estimator.estimate((rgb_t - mean) / std, (rgb_k - mean) / std)
+
+
+class FlowOfPairs:
+    """Flow between two frames that are known by their files.
+
+    ``stored`` reads the data set's files; every other estimator computes a pair once and keeps it in the
+    store, one KITTI PNG a pair under ``<store>/<estimator key>/<width>x<height>/``. A damaged or foreign file
+    there is computed again.
+
+    Args:
+        estimator: from :func:`build_flow`.
+        store: folder of computed flow.
+    """
+
+    def __init__(self, estimator: FlowEstimator, store: str | Path) -> None:
+        self.estimator = estimator
+        self.store = Path(store)
+
+    def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
+        """Flow t -> k, float32 ``[2, H, W]``; ``shape`` is the frames' height and width."""
+        return self.with_validity(path_t, path_k, shape)[0]
+
+    def with_validity(
+        self, path_t: Path, path_k: Path, shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The flow, and where the data set says that it is valid (``None``: an estimator's flow).
+
+        Raises:
+            UserError: ``stored`` and no flow file, a flow of another size than the frames, or frames that
+                cannot be read.
+        """
+        if self.estimator.name == "stored":
+            return self._of_data_set(path_t, path_k, shape)
+        path = self.path(path_t, path_k, shape)
+        kept = self._kept(path, shape)
+        if kept is not None:
+            return kept, None
+        write_kitti(path, self._compute(path_t, path_k))
+        # Read back, so that the first use and every later one give the same numbers.
+        return read_flow(path)[0], None
+
+    def path(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> Path:
+        """Where the flow of a pair is kept."""
+        # Folders of different clips repeat stems; the digest of the folder tells them apart.
+        folder = hashlib.sha256(str(path_t.parent.resolve()).encode()).hexdigest()[:8]
+        return (
+            self.store
+            / self.estimator.key
+            / f"{shape[1]}x{shape[0]}"
+            / f"{path_t.parent.name}-{folder}"
+            / f"{path_t.stem}__{path_k.stem}.png"
+        )
+
+    def _compute(self, path_t: Path, path_k: Path) -> np.ndarray:
+        pair = [torch.from_numpy(read_image(p)).permute(2, 0, 1)[None].float() for p in (path_t, path_k)]
+        if pair[0].shape != pair[1].shape:
+            raise UserError(f"{path_t} and {path_k} have different sizes")
+        return self.estimator.estimate(*pair)[0].cpu().numpy()
+
+    @staticmethod
+    def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+        if not path.is_file():
+            return None
+        try:
+            flow, _ = read_flow(path)
+        except UserError:
+            return None
+        return flow if flow.shape[1:] == shape else None
+
+    @staticmethod
+    def _of_data_set(path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        path = data_set_flow(path_t, path_k)
+        if path is None:
+            raise UserError(f"FLOW.name stored: no flow file beside {path_t} for {path_k.name}")
+        flow, valid = read_flow(path)
+        if flow.shape[1:] != tuple(shape):
+            raise UserError(
+                f"{path}: flow is {flow.shape[2]}x{flow.shape[1]}, its frames are {shape[1]}x{shape[0]}"
+            )
+        return flow, valid
+
+
+def file_digest(path: str | Path) -> str:
+    """First 12 hex digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _gray(rgb: Tensor) -> np.ndarray:
+    pixels = rgb.detach().clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+
+
+def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
+    if rgb_t.shape != rgb_k.shape or rgb_t.ndim != 4 or rgb_t.shape[1] != 3:
+        raise ValueError(
+            f"expected two [N, 3, H, W] images, got {tuple(rgb_t.shape)} and {tuple(rgb_k.shape)}"
+        )
+    if min(rgb_t.shape[-2:]) < smallest:
+        raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} at least")
+
+
+def _read_weights(path: str | Path) -> dict[str, Tensor]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror}") from None
+    except Exception:  # torch.load raises many kinds for files that are no weights
+        raise UserError(f"FLOW.weights: {path} is not a file of weights") from None
+
+
+def _download(name: str, source) -> dict[str, Tensor]:
+    try:
+        return source.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights of {name} could not be downloaded from {source.url} ({error}); "
+            "fetch that file by hand and give it as FLOW.weights"
+        ) from None
+
+
+def _imported(name: str) -> FlowEstimator:
+    module, _, factory = name.partition(":")
+    try:
+        estimator = getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"FLOW.name {name}: {error}") from None
+    if not callable(getattr(estimator, "estimate", None)):
+        raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
+    for attribute in ("name", "key"):
+        if not hasattr(estimator, attribute):
+            setattr(estimator, attribute, name.replace(":", "."))
+    return estimator

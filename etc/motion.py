@@ -1,0 +1,117 @@
+"""The motion loss: the prediction for frame t must agree with the flow-warped prediction for a neighbour."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flownet import resample2d
+
+Visibility = Literal["published", "l1"]
+
+
+def visibility(image: Tensor, warped: Tensor, mode: Visibility = "l1") -> Tensor:
+    """How far each pixel of a frame can be trusted to be visible in its neighbour.
+
+    Args:
+        image: frame t, normalised, float ``[N, 3, H, W]``.
+        warped: the neighbour warped to t by the flow t -> k, same shape.
+        mode: ``"l1"`` sums the absolute channel differences; ``"published"`` takes the absolute value of
+            their sum, where differences of opposite sign cancel.
+
+    Returns:
+        ``exp(-error)`` in (0, 1], float ``[N, 1, H, W]``: 1 where both agree.
+
+    Raises:
+        ValueError: the shapes differ, or an unknown mode.
+
+    Source: Liu et al., ECCV 2020, motion loss.
+    """
+    if image.shape != warped.shape:
+        raise ValueError(f"image {tuple(image.shape)} and warped {tuple(warped.shape)} differ in shape")
+    if mode not in ("published", "l1"):
+        raise ValueError(f"visibility {mode!r} is neither 'published' nor 'l1'")
+    difference = image - warped
+    error = difference.abs().sum(1, keepdim=True) if mode == "l1" else difference.sum(1, keepdim=True).abs()
+    return torch.exp(-error)
+
+
+class MotionLoss(nn.Module):
+    """``weight * MSE(z_t * M, warp(z_k) * M)`` over all elements, M the visibility of the frame's pixels.
+
+    The gradient flows into both frames' logits; frames and flow get none.
+
+    Args:
+        weight: factor of the loss (published: ``st_weight`` 0.1).
+        visibility: see :func:`visibility`.
+        mask_padding: M is 0 also where frame t is padding, where the flow leads out of the frame, and where it
+            leads to padding. Padding is what is exactly 0 in all channels of a normalised frame, as
+            :func:`etc.data.transform.crop_image` makes it.
+
+    Source: Liu et al., ECCV 2020, temporal loss.
+    """
+
+    def __init__(
+        self, *, weight: float, visibility: Visibility = "published", mask_padding: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.visibility: Visibility = visibility
+        self.mask_padding = mask_padding
+
+    def forward(
+        self, image_t: Tensor, image_k: Tensor, logits_t: Tensor, logits_k: Tensor, flow_t_to_k: Tensor
+    ) -> Tensor:
+        """The weighted loss, a scalar.
+
+        Args:
+            image_t: frame t, normalised, float ``[N, 3, H, W]``.
+            image_k: its neighbour k, same shape.
+            logits_t: logits of frame t, ``[N, C, h, w]``; resized to ``H, W`` where they differ from it.
+            logits_k: logits of frame k, same shape.
+            flow_t_to_k: flow from t to k, ``[N, 2, H, W]``, pixels.
+
+        Raises:
+            ValueError: shapes that do not belong together.
+        """
+        size = image_t.shape[-2:]
+        if image_k.shape != image_t.shape or logits_k.shape != logits_t.shape:
+            raise ValueError(
+                f"frames {tuple(image_t.shape)}, {tuple(image_k.shape)} or logits {tuple(logits_t.shape)}, "
+                f"{tuple(logits_k.shape)} differ in shape"
+            )
+        if tuple(flow_t_to_k.shape) != (image_t.shape[0], 2, *size):
+            raise ValueError(f"flow {tuple(flow_t_to_k.shape)} does not fit frames {tuple(image_t.shape)}")
+        mask = self.mask(image_t, image_k, flow_t_to_k)
+        # Half-precision logits would lose the small differences that this loss is about.
+        z_t, z_k = (_resized(z.float(), size) for z in (logits_t, logits_k))
+        warped = resample2d(z_k, flow_t_to_k.detach())
+        return self.weight * F.mse_loss(z_t * mask, warped * mask)
+
+    @torch.no_grad()
+    def mask(self, image_t: Tensor, image_k: Tensor, flow_t_to_k: Tensor) -> Tensor:
+        """The weight M of every pixel, float ``[N, 1, H, W]`` in [0, 1]."""
+        weight = visibility(image_t, resample2d(image_k, flow_t_to_k), self.visibility)
+        if self.mask_padding:
+            weight = weight * _usable(image_t, image_k, flow_t_to_k)
+        return weight
+
+
+def _resized(logits: Tensor, size: torch.Size) -> Tensor:
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+def _usable(image_t: Tensor, image_k: Tensor, flow: Tensor) -> Tensor:
+    """Pixels that are no padding and whose source lies inside the neighbour and is no padding, ``[N, 1, H, W]``."""
+    height, width = image_t.shape[-2:]
+    real_t, real_k = ((image != 0).any(1, keepdim=True).to(flow.dtype) for image in (image_t, image_k))
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, :1]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1:]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    # A corner of the bilinear sample on padding would mix it in: only a warped mask of 1 is clean.
+    return real_t * inside * (resample2d(real_k, flow) > 1 - 1e-4)

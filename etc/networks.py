@@ -1,0 +1,71 @@
+"""Building and loading the segmentation network that the settings name; errors become the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from etc.config import UserError
+from etc.config_schema import Settings
+from model import build_model, load_student
+
+
+def device_of(settings: Settings) -> torch.device:
+    """The device that ``TEST.device`` names; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        UserError: no such device.
+    """
+    name = settings.TEST.device
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"TEST.device {name!r} is no device: auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"TEST.device {name}: {torch.cuda.device_count()} CUDA devices are here")
+    return device
+
+
+def new_network(settings: Settings) -> nn.Module:
+    """The network of the settings with its start weights (ImageNet, ``TRAIN.weight``, or random).
+
+    Raises:
+        UserError: an unknown arch, or weights that are missing or do not fit.
+    """
+    train = settings.TRAIN
+    # A checkpoint to start from replaces the ImageNet weights: no reason to download them.
+    pretrained = train.pretrained and train.weight is None
+    try:
+        network = build_model(train.network, classes=settings.DATA.classes, pretrained=pretrained)
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(f"TRAIN.arch {train.network}: {error}") from None
+    return network if train.weight is None else _load(network, train.weight, "TRAIN.weight")
+
+
+def trained_network(settings: Settings, path: str | Path | None = None) -> nn.Module:
+    """The network of the settings with the weights of ``path`` (default ``TEST.ckpt_path``), in eval mode.
+
+    Raises:
+        UserError: a missing checkpoint, one of another network, or a file that is no checkpoint.
+    """
+    try:
+        network = build_model(settings.TRAIN.network, classes=settings.DATA.classes, pretrained=False)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"TRAIN.arch {settings.TRAIN.network}: {error}") from None
+    network = _load(network, path or settings.TEST.ckpt_path, "TEST.ckpt_path")
+    network = network.eval().requires_grad_(False).to(device_of(settings))
+    return network.to(memory_format=torch.channels_last)
+
+
+def _load(network: nn.Module, path: str | Path, key: str) -> nn.Module:
+    if not Path(path).is_file():
+        raise UserError(f"{key} {path} does not exist")
+    try:
+        load_student(network, path)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from None
+    return network
