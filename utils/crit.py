@@ -1,9 +1,13 @@
 """Every training criterion: segmentation losses, and distillation from a teacher over several frames.
 
-Copy this one file to use them elsewhere: it needs nothing but torch. ``preds`` and ``soft`` are what the
-student and the teacher return: a dict with ``"logits"``, ``"dsn"`` (auxiliary logits) and ``"fea"``
-(features), or the logits alone. All maps are float ``[N, C, h, w]``; losses are computed in float32 even
-under autocast, and are scalars.
+Copy this one file to use them elsewhere: it needs nothing but torch.
+
+``preds`` and ``soft`` are what the student and the teacher return: a dict with ``"logits"``, ``"dsn"``
+(auxiliary logits) and ``"fea"`` (features), or the logits alone; ``mode`` says which of them to compare. All
+maps are float ``[N, C, h, w]``. The student's are resized (bilinear, aligned corners) to the teacher's, and
+no gradient goes to the teacher. Every loss is a scalar, computed in float32 even under autocast.
+
+All raise ValueError where an output is absent or batch sizes differ.
 
 Sources: Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020, and
 Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020.
@@ -11,13 +15,20 @@ Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-Outputs = Mapping[str, Tensor] | Tensor
+Out = Mapping[str, Tensor] | Tensor
+Normalize = Literal["cosine", "published"]
+
+# entries of a similarity matrix that are held at a time: a 97x97 map alone has 88 million an image
+BLOCK_ENTRIES = 2**23
+EPSILON = 1e-8
 
 # one weight a train id, road ... bicycle
 # fmt: off
@@ -49,11 +60,6 @@ class CrossEntropy2d(nn.Module):
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        self._check(logits, target)
-        target = target.long()
-        return self._mean(self._losses(logits, target), self._weights(target))
-
-    def _check(self, logits: Tensor, target: Tensor) -> None:
         if logits.dim() != 4 or target.shape != (logits.shape[0], *logits.shape[2:]):
             raise ValueError(
                 f"logits {tuple(logits.shape)} and target {tuple(target.shape)} do not match, "
@@ -62,24 +68,18 @@ class CrossEntropy2d(nn.Module):
         if self.class_weight is not None and self.class_weight.shape != logits.shape[1:2]:
             weights, classes = tuple(self.class_weight.shape), logits.shape[1]
             raise ValueError(f"class_weight has the shape {weights}, expected ({classes},)")
+        logits, target = full_precision(logits), target.long()
+        losses = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")
+        weights = self.pixel_weights(losses.detach(), target)
+        total = weights.sum()
+        return (losses * weights).sum() / total.where(total > 0, 1)
 
-    def _losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """-log p(true class) a pixel, 0 where ignored."""
-        return F.cross_entropy(
-            full_precision(logits), target, ignore_index=self.ignore_index, reduction="none"
-        )
-
-    def _weights(self, target: Tensor) -> Tensor:
+    def pixel_weights(self, losses: Tensor, target: Tensor) -> Tensor:
         """How much each pixel counts, 0 where ignored."""
         valid = target != self.ignore_index
         if self.class_weight is None:
-            return valid.float()
+            return valid.to(losses.dtype)
         return self.class_weight.to(target.device)[target.where(valid, 0)] * valid
-
-    @staticmethod
-    def _mean(losses: Tensor, weights: Tensor) -> Tensor:
-        total = weights.sum()
-        return (losses * weights).sum() / total.where(total > 0, 1)
 
 
 class OhemCrossEntropy2d(CrossEntropy2d):
@@ -109,23 +109,17 @@ class OhemCrossEntropy2d(CrossEntropy2d):
         super().__init__(class_weight=class_weight, ignore_index=ignore_index)
         if not 0 <= thresh <= 1 or min_kept < 0:
             raise ValueError(f"thresh is {thresh} and min_kept {min_kept}, expected 0..1 and at least 0")
-        self.thresh = thresh
-        self.min_kept = min_kept
+        self.thresh, self.min_kept = thresh, min_kept
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        self._check(logits, target)
-        target = target.long()
-        losses = self._losses(logits, target)
-        return self._mean(losses, self._weights(target) * self._hard(losses.detach(), target))
-
-    def _hard(self, losses: Tensor, target: Tensor) -> Tensor:
-        # ignored pixels rank last; so the threshold is infinite where fewer than min_kept count
+    def pixel_weights(self, losses: Tensor, target: Tensor) -> Tensor:
+        # ignored pixels rank last: the limit is infinite, and all are kept, where fewer than min_kept count
         probability = torch.exp(-losses).masked_fill(target == self.ignore_index, torch.inf)
-        if self.min_kept == 0:
-            return probability <= self.thresh
-        count = min(self.min_kept, probability.numel())
-        hardest = probability.flatten().topk(count, largest=False, sorted=False).values
-        return probability <= hardest.max().clamp_min(self.thresh)
+        limit = self.thresh
+        if self.min_kept > 0:
+            count = min(self.min_kept, probability.numel())
+            hardest = probability.flatten().topk(count, largest=False, sorted=False).values
+            limit = hardest.max().clamp_min(self.thresh)
+        return super().pixel_weights(losses, target) * (probability <= limit)
 
 
 class CriterionCrossEntropy(nn.Module):
@@ -135,23 +129,22 @@ class CriterionCrossEntropy(nn.Module):
         super().__init__()
         self.main = CrossEntropy2d(class_weight=class_weight, ignore_index=ignore_index)
 
-    def forward(self, preds: Outputs, target: Tensor) -> Tensor:
+    def forward(self, preds: Out, target: Tensor) -> Tensor:
         return at_label_size(self.main, preds, "logits", target)
 
 
 class CriterionDSN(nn.Module):
     """Cross entropy of the main head plus ``dsn_weight`` times that of the auxiliary head.
 
-    Logits are resized to the label (bilinear, aligned corners). Outputs without ``"dsn"`` have the main
-    head's loss alone.
+    Logits are resized to the label; where there is no ``"dsn"``, the main head's loss is all.
 
     Args:
         class_weight: a tensor of K, one weight a class (``CITYSCAPES_CLASS_WEIGHT`` was published), or None.
         ignore_index: label of the pixels that do not count.
         dsn_weight: weight of the auxiliary head's loss.
 
-    Shape: ``preds`` with ``"logits"`` and perhaps ``"dsn"`` ``[N, K, h, w]``, ``target`` integer
-    ``[N, H, W]`` -> scalar, 0 with a gradient of 0 where every pixel is ignored.
+    Shape: ``"logits"`` and ``"dsn"`` ``[N, K, h, w]``, target integer ``[N, H, W]`` -> scalar, 0 with a
+    gradient of 0 where every pixel is ignored.
 
     Raises:
         ValueError: the shapes do not match, or there are not K class weights.
@@ -169,7 +162,7 @@ class CriterionDSN(nn.Module):
         self.dsn = CrossEntropy2d(class_weight=class_weight, ignore_index=ignore_index)
         self.dsn_weight = dsn_weight
 
-    def forward(self, preds: Outputs, target: Tensor) -> Tensor:
+    def forward(self, preds: Out, target: Tensor) -> Tensor:
         loss = at_label_size(self.main, preds, "logits", target)
         if not isinstance(preds, Tensor) and "dsn" in preds:
             loss = loss + self.dsn_weight * at_label_size(self.dsn, preds, "dsn", target)
@@ -179,6 +172,8 @@ class CriterionDSN(nn.Module):
 class CriterionOhemDSN(CriterionDSN):
     """:class:`CriterionDSN` over the hard pixels of each head; arguments as there and in the OHEM loss."""
 
+    mined_heads: tuple[str, ...] = ("main", "dsn")
+
     def __init__(
         self,
         *,
@@ -189,30 +184,275 @@ class CriterionOhemDSN(CriterionDSN):
         min_kept: int = 100_000,
     ) -> None:
         super().__init__(class_weight=class_weight, ignore_index=ignore_index, dsn_weight=dsn_weight)
-        hard = {"thresh": thresh, "min_kept": min_kept}
-        self.main = OhemCrossEntropy2d(class_weight=class_weight, ignore_index=ignore_index, **hard)
-        self.dsn = OhemCrossEntropy2d(class_weight=class_weight, ignore_index=ignore_index, **hard)
+        for head in self.mined_heads:
+            loss = OhemCrossEntropy2d(
+                class_weight=class_weight, ignore_index=ignore_index, thresh=thresh, min_kept=min_kept
+            )
+            setattr(self, head, loss)
 
 
-class CriterionOhemDSN_single(CriterionDSN):
+class CriterionOhemDSN_single(CriterionOhemDSN):
     """:class:`CriterionDSN` over the hard pixels of the main head and all pixels of the auxiliary one."""
 
+    mined_heads = ("main",)
+
+
+class CriterionKD(nn.Module):
+    """Kullback-Leibler divergence KL(teacher || student) of a frame and its neighbour, summed.
+
+    Args:
+        mode: which output holds the logits.
+        T: temperature that divides both logits.
+        reduction: ``"mean"`` averages over every element (published); ``"pixel"`` sums over the classes,
+            averages over the pixels and multiplies by T squared.
+
+    Raises:
+        ValueError: student and teacher differ in classes.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
+    """
+
     def __init__(
-        self,
-        *,
-        class_weight: Tensor | None = None,
-        ignore_index: int = 255,
-        dsn_weight: float = 0.4,
-        thresh: float = 0.7,
-        min_kept: int = 100_000,
+        self, *, mode: str = "logits", T: float = 1.0, reduction: Literal["mean", "pixel"] = "mean"
     ) -> None:
-        super().__init__(class_weight=class_weight, ignore_index=ignore_index, dsn_weight=dsn_weight)
-        self.main = OhemCrossEntropy2d(
-            class_weight=class_weight, ignore_index=ignore_index, thresh=thresh, min_kept=min_kept
-        )
+        super().__init__()
+        check_choice("reduction", reduction, ("mean", "pixel"))
+        if T <= 0:
+            raise ValueError(f"T is {T}, expected a temperature above 0")
+        self.mode, self.T, self.reduction = mode, T, reduction
+
+    def forward(self, preds_frame: Out, soft_frame: Out, preds: Out, soft: Out) -> Tensor:
+        return self.divergence(preds_frame, soft_frame) + self.divergence(preds, soft)
+
+    def divergence(self, preds: Out, soft: Out) -> Tensor:
+        """The loss of one frame."""
+        student, teacher = aligned(preds, soft, self.mode, same_channels=True)
+        log_student = F.log_softmax(student / self.T, dim=1)
+        log_teacher = F.log_softmax(full_precision(teacher) / self.T, dim=1)
+        loss = F.kl_div(log_student, log_teacher, log_target=True, reduction="sum")
+        if self.reduction == "mean":
+            return loss / teacher.numel()
+        return loss * self.T**2 * teacher.shape[1] / teacher.numel()
 
 
-def entry(outputs: Outputs, mode: str) -> Tensor:
+class CriterionKDLong(CriterionKD):
+    """:class:`CriterionKD` over three frames: ``l_t + 0.4 * (l_f + l_b)``; arguments as there."""
+
+    def forward(self, preds_f: Out, soft_f: Out, preds_b: Out, soft_b: Out, preds: Out, soft: Out) -> Tensor:
+        neighbours = self.divergence(preds_f, soft_f) + self.divergence(preds_b, soft_b)
+        return self.divergence(preds, soft) + 0.4 * neighbours
+
+
+class CriterionSDcos_sig(nn.Module):
+    """Pair-wise-frames dependency (PF): how similar each position of a frame is to each of its neighbour.
+
+    Mean squared difference of the student's and the teacher's similarity matrices; their channels may differ.
+    Extra memory does not grow with the square of h*w.
+
+    Args:
+        mode: which output to compare.
+        normalize: ``"cosine"`` divides q_i.k_j by |q_i||k_j|; ``"published"`` by |k_i||q_j|, as the published
+            code does. A zero vector is similar to nothing: 0, with a gradient of 0.
+
+    Raises:
+        ValueError: the frames differ in size.
+    """
+
+    def __init__(self, *, mode: str = "fea", normalize: Normalize = "cosine") -> None:
+        super().__init__()
+        check_choice("normalize", normalize, ("cosine", "published"))
+        self.mode, self.normalize = mode, normalize
+
+    def forward(self, preds_frame: Out, soft_frame: Out, preds: Out, soft: Out) -> Tensor:
+        student_k, teacher_k = aligned(preds_frame, soft_frame, self.mode)
+        student_q, teacher_q = aligned(preds, soft, self.mode)
+        return similarity_error((student_q, student_k), (teacher_q, teacher_k), self.normalize)
+
+
+class CriterionSDcos_self(nn.Module):
+    """Cosine similarities among the positions of each of three frames: ``l_t + 0.4 * (l_f + l_b)``.
+
+    Mean squared difference of the student's and the teacher's; their channels may differ.
+
+    Args:
+        mode: which output to compare.
+        pool: side of the average pooling before it, of stride 2.
+
+    Raises:
+        ValueError: the pooling leaves less than two positions.
+    """
+
+    def __init__(self, *, mode: str = "fea", pool: int = 2) -> None:
+        super().__init__()
+        self.mode, self.pool = mode, pool
+
+    def forward(self, preds_f: Out, soft_f: Out, preds_b: Out, soft_b: Out, preds: Out, soft: Out) -> Tensor:
+        neighbours = self.error(preds_f, soft_f) + self.error(preds_b, soft_b)
+        return self.error(preds, soft) + 0.4 * neighbours
+
+    def error(self, preds: Out, soft: Out) -> Tensor:
+        """The loss of one frame."""
+        student, teacher = (pooled(x, self.pool, stride=2) for x in aligned(preds, soft, self.mode))
+        return similarity_error((student, student), (teacher, teacher))
+
+
+class ConvLSTMCell(nn.Module):
+    """One step of a convolutional LSTM.
+
+    Shape: ``x`` ``[N, input_channels, H, W]`` and the state (hidden, cell) of ``[N, hidden_channels, H, W]``
+    each, or None for zeros -> the next state.
+
+    Source: Shi et al., "Convolutional LSTM Network", NeurIPS 2015 (without peepholes).
+    """
+
+    def __init__(self, *, input_channels: int = 1, hidden_channels: int = 4, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.hidden_channels = hidden_channels
+        channels = input_channels + hidden_channels
+        self.Gates = nn.Conv2d(channels, 4 * hidden_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        if state is None:
+            zero = x.new_zeros(x.shape[0], self.hidden_channels, *x.shape[2:])
+            state = zero, zero
+        hidden, cell = state
+        into, remember, out, candidate = self.Gates(torch.cat([x, hidden], dim=1)).chunk(4, dim=1)
+        cell = remember.sigmoid() * cell + into.sigmoid() * candidate.tanh()
+        return out.sigmoid() * cell.tanh(), cell
+
+    def last_state(self, frames: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        """Hidden and cell state after reading all frames."""
+        state = None
+        for frame in frames:
+            state = self(full_precision(frame), state)
+        return state
+
+
+class CriterionLSTM(nn.Module):
+    """Multi-frame dependency (MF): a ConvLSTM reads each frame's cosine similarities as an image, in the
+    order f, t, b; mean squared difference of its last cell state plus that of its last hidden state.
+
+    Student and teacher share the cell, whose parameters get gradients from both. Zeros would satisfy the
+    loss: freeze them, or clip them if they learn along.
+
+    Args:
+        mode: which output to compare.
+        pool: side and stride of the average pooling before the similarity.
+
+    Raises:
+        ValueError: the pooling leaves less than two positions.
+    """
+
+    def __init__(self, *, mode: str = "fea", pool: int = 16) -> None:
+        super().__init__()
+        self.mode, self.pool = mode, pool
+        self.convlstm = ConvLSTMCell()
+
+    def forward(self, preds_f: Out, soft_f: Out, preds_b: Out, soft_b: Out, preds: Out, soft: Out) -> Tensor:
+        frames = ((preds_f, soft_f), (preds, soft), (preds_b, soft_b))
+        pairs = [aligned(*frame, self.mode) for frame in frames]
+        with full_precision_math(pairs[0][0]):
+            hidden, cell = self.convlstm.last_state(self.image(student) for student, _ in pairs)
+            soft_hidden, soft_cell = self.convlstm.last_state(self.image(teacher) for _, teacher in pairs)
+            return F.mse_loss(cell, soft_cell) + F.mse_loss(hidden, soft_hidden)
+
+    def image(self, x: Tensor) -> Tensor:
+        """Similarity matrix of a pooled map, ``[N, 1, P, P]``."""
+        x = pooled(x, self.pool, stride=self.pool)
+        return similarity(x, x)(slice(None)).unsqueeze(1)
+
+
+class CriterionLSTMGAN(nn.Module):
+    """:class:`CriterionLSTM` on the maps themselves, every channel an image: no pooling, no similarity.
+
+    Args:
+        mode: which output to compare. Memory is some 50 times that of the maps: rather not the features.
+
+    Returns two scalars: the mean squared difference of the last cell states, and the mean of 1 - the
+    teacher's, which keeps the cell from collapsing to 0.
+
+    Raises:
+        ValueError: student and teacher differ in channels.
+    """
+
+    def __init__(self, *, mode: str = "logits") -> None:
+        super().__init__()
+        self.mode = mode
+        self.convlstm = ConvLSTMCell()
+
+    def forward(
+        self, preds_f: Out, soft_f: Out, preds_b: Out, soft_b: Out, preds: Out, soft: Out
+    ) -> tuple[Tensor, Tensor]:
+        frames = ((preds_f, soft_f), (preds, soft), (preds_b, soft_b))
+        pairs = [aligned(*frame, self.mode, same_channels=True) for frame in frames]
+        with full_precision_math(pairs[0][0]):
+            _, cell = self.convlstm.last_state(student.flatten(0, 1)[:, None] for student, _ in pairs)
+            _, soft_cell = self.convlstm.last_state(teacher.flatten(0, 1)[:, None] for _, teacher in pairs)
+            return F.mse_loss(cell, soft_cell), (1 - soft_cell).mean()
+
+
+def similarity(q: Tensor, k: Tensor, normalize: Normalize = "cosine") -> Callable[[slice], Tensor]:
+    """Similarity of every position of one map ``[N, C, h, w]`` to every one of another, computed on demand:
+    the function returned takes a slice of the rows (positions of ``q``) and gives ``[N, rows, h*w]``."""
+    if q.shape != k.shape:
+        raise ValueError(f"the maps of two frames differ in shape: {tuple(q.shape)} and {tuple(k.shape)}")
+    q, k = q.flatten(2), k.flatten(2)
+    rows, columns = inverse_norm(q), inverse_norm(k)
+    if normalize == "published":
+        rows, columns = columns, rows
+
+    def block(part: slice) -> Tensor:
+        scaled = full_precision(q[:, :, part]) * rows[:, None, part]
+        return torch.bmm(scaled.transpose(1, 2), full_precision(k)) * columns[:, None]
+
+    return block
+
+
+def similarity_error(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], normalize: Normalize = "cosine"
+) -> Tensor:
+    """Mean squared difference of two similarity matrices, in blocks that the backward pass computes anew."""
+    n, positions = teacher[0].shape[0], teacher[0].shape[2:].numel()
+    step = max(1, BLOCK_ENTRIES // (n * positions))
+    with full_precision_math(teacher[0]):
+        student_block, teacher_block = similarity(*student, normalize), similarity(*teacher, normalize)
+
+        def error(part: slice) -> Tensor:
+            return (student_block(part) - teacher_block(part)).square().sum()
+
+        if positions <= step:
+            total = error(slice(None))
+        else:
+            parts = [slice(start, start + step) for start in range(0, positions, step)]
+            total = sum(checkpoint(error, part, use_reentrant=False) for part in parts)
+    return total / (n * positions**2)
+
+
+def inverse_norm(x: Tensor) -> Tensor:
+    """1/|x_i| over the channels of ``[N, C, P]``; 0 for a zero vector, whose direction has no gradient."""
+    norm = torch.linalg.vector_norm(full_precision(x), dim=1)
+    return torch.where(norm > EPSILON, 1 / norm.clamp_min(EPSILON), 0)
+
+
+def pooled(x: Tensor, side: int, stride: int) -> Tensor:
+    h, w = x.shape[-2:]
+    if min(h, w) < side or max(h, w) < side + stride:
+        raise ValueError(f"pooling {side}x{side} of a {h}x{w} map leaves no two positions to compare")
+    return F.avg_pool2d(full_precision(x), side, stride)
+
+
+def aligned(preds: Out, soft: Out, mode: str, *, same_channels: bool = False) -> tuple[Tensor, Tensor]:
+    """The student's map at the size of the teacher's, and the teacher's without gradient."""
+    student, teacher = entry(preds, mode), entry(soft, mode).detach()
+    fixed = 2 if same_channels else 1
+    if student.shape[:fixed] != teacher.shape[:fixed]:
+        what = "batch size or channels" if same_channels else "batch size"
+        shapes = f"student's {tuple(student.shape)} and the teacher's {tuple(teacher.shape)}"
+        raise ValueError(f"{mode!r}: the {shapes} differ in {what}")
+    return resize(full_precision(student), teacher.shape[-2:]), teacher
+
+
+def entry(outputs: Out, mode: str) -> Tensor:
     """One map of a network's outputs; outputs that are a tensor are the logits."""
     if isinstance(outputs, Tensor):
         outputs = {"logits": outputs}
@@ -231,5 +471,14 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-def at_label_size(criterion: nn.Module, preds: Outputs, mode: str, target: Tensor) -> Tensor:
+def at_label_size(criterion: nn.Module, preds: Out, mode: str, target: Tensor) -> Tensor:
     return criterion(resize(full_precision(entry(preds, mode)), target.shape[-2:]), target)
+
+
+def full_precision_math(x: Tensor) -> torch.autocast:
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected {' or '.join(choices)}")
