@@ -88,9 +88,7 @@ def _type_name(annotation: object) -> str:
     arguments = [a for a in get_args(annotation) if a is not type(None)]
     if isinstance(annotation, UnionType):
         return " | ".join(_type_name(a) for a in arguments)
-    if getattr(get_origin(annotation), "__name__", "") == "Literal" or str(annotation).startswith(
-        "typing.Lit"
-    ):
+    if getattr(get_origin(annotation), "__name__", "") == "Literal" or str(annotation).startswith("typing.Lit"):
         return " | ".join(str(a) for a in arguments)
     if get_origin(annotation) is list:
         return f"list of {_type_name(arguments[0])}"

@@ -116,9 +116,7 @@ def _pairs(words: list[str]) -> list[tuple[str, Any]]:
         word = rest.pop(0)
         key, equals, text = word.partition("=")
         if not re.fullmatch(r"[A-Za-z]+\.\w+", key):
-            raise ConfigError(
-                f"unexpected argument {word!r}: expected SECTION.key VALUE or SECTION.key=VALUE"
-            )
+            raise ConfigError(f"unexpected argument {word!r}: expected SECTION.key VALUE or SECTION.key=VALUE")
         if not equals:
             if not rest:
                 raise ConfigError(f"{key} has no value: expected SECTION.key VALUE or SECTION.key=VALUE")

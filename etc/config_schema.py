@@ -69,9 +69,7 @@ class Flow(_Section):
 class Train(_Section):
     """The network and its training."""
 
-    arch: str = Field(
-        "psp", description="psp, mobile, lraspp, deeplabv3_*, timm:<name>, package.module:factory"
-    )
+    arch: str = Field("psp", description="psp, mobile, lraspp, deeplabv3_*, timm:<name>, package.module:factory")
     layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the psp backbone")
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
     weight: str | None = Field(None, description="checkpoint to start from (fine-tuning)")
@@ -97,9 +95,7 @@ class Train(_Section):
     batch_size: Positive = Field(8, description="clips in a step, over all processes")
     batch_size_val: Positive = Field(1, description="frames in a validation step, a process")
     workers: int = Field(4, description="data loading processes, a process", ge=0)
-    base_lr: float = Field(
-        0.01, description="learning rate of the backbone; new layers learn 10x faster", gt=0
-    )
+    base_lr: float = Field(0.01, description="learning rate of the backbone; new layers learn 10x faster", gt=0)
     epochs: Positive = Field(200, description="passes over the training list")
     power: float = Field(0.9, description="power of the polynomial learning rate decay", ge=0)
     momentum: Fraction = Field(0.9, description="momentum of SGD")
@@ -107,9 +103,7 @@ class Train(_Section):
     amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
     manual_seed: int = Field(0, description="seed of weights, order, crops and neighbours", ge=0)
     print_freq: Positive = Field(10, description="steps between two log entries")
-    val_freq: Positive = Field(
-        10, description="epochs between two validations (the last is always validated)"
-    )
+    val_freq: Positive = Field(10, description="epochs between two validations (the last is always validated)")
     save_path: str = Field("exp/cityscapes/pspnet18_flow", description="folder of checkpoints and logs")
     resume: str | None = Field(
         None, description="auto: continue the run in save_path, or start it; or a checkpoint to continue"

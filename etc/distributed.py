@@ -41,11 +41,11 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def sum_counts(counts: Tensor, device: torch.device) -> Tensor:
+def sum_counts(counts: Tensor) -> Tensor:
     """Integer counts summed over all processes; with one process they come back as they are."""
     if world_size() == 1:
         return counts
-    total = counts.to(device, copy=True)
+    total = counts.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
     dist.all_reduce(total)
     return total.to(counts.device)
 

@@ -144,9 +144,7 @@ class StoredFlow:
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """Always an error: pixels do not tell which file to read."""
-        raise UserError(
-            "FLOW.name stored reads flow files by frame name; it cannot estimate flow from pixels"
-        )
+        raise UserError("FLOW.name stored reads flow files by frame name; it cannot estimate flow from pixels")
 
 
 class NormalizedInput:
@@ -183,9 +181,7 @@ class FlowOfPairs:
         """Flow t -> k, float32 ``[2, H, W]``; ``shape`` is the frames' height and width."""
         return self.with_validity(path_t, path_k, shape)[0]
 
-    def with_validity(
-        self, path_t: Path, path_k: Path, shape: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         """The flow, and where the data set says that it is valid (``None``: an estimator's flow).
 
         Raises:
@@ -237,9 +233,7 @@ class FlowOfPairs:
             raise UserError(f"FLOW.name stored: no flow file beside {path_t} for {path_k.name}")
         flow, valid = read_flow(path)
         if flow.shape[1:] != tuple(shape):
-            raise UserError(
-                f"{path}: flow is {flow.shape[2]}x{flow.shape[1]}, its frames are {shape[1]}x{shape[0]}"
-            )
+            raise UserError(f"{path}: flow is {flow.shape[2]}x{flow.shape[1]}, its frames are {shape[1]}x{shape[0]}")
         return flow, valid
 
 
@@ -259,9 +253,7 @@ def _gray(rgb: Tensor) -> np.ndarray:
 
 def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
     if rgb_t.shape != rgb_k.shape or rgb_t.ndim != 4 or rgb_t.shape[1] != 3:
-        raise ValueError(
-            f"expected two [N, 3, H, W] images, got {tuple(rgb_t.shape)} and {tuple(rgb_k.shape)}"
-        )
+        raise ValueError(f"expected two [N, 3, H, W] images, got {tuple(rgb_t.shape)} and {tuple(rgb_k.shape)}")
     if min(rgb_t.shape[-2:]) < smallest:
         raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} at least")
 

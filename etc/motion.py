@@ -54,9 +54,7 @@ class MotionLoss(nn.Module):
     Source: Liu et al., ECCV 2020, temporal loss.
     """
 
-    def __init__(
-        self, *, weight: float, visibility: Visibility = "published", mask_padding: bool = False
-    ) -> None:
+    def __init__(self, *, weight: float, visibility: Visibility = "published", mask_padding: bool = False) -> None:
         super().__init__()
         self.weight = weight
         self.visibility: Visibility = visibility

@@ -19,7 +19,7 @@ from etc.checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from etc.config import UserError, dump_settings
 from etc.config_schema import Settings
 from etc.data.clips import ClipDataset, EpochSampler
-from etc.data.datasets import training_set
+from etc.datasets import training_set
 from etc.evaluate import validate
 from etc.flow import build_flow
 from etc.motion import MotionLoss
@@ -93,9 +93,7 @@ class Trainer:
         if distributed.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             task = DistributedDataParallel(self.task, device_ids=ids)
-        bar = tqdm(
-            total=self.total_steps, initial=self.step, unit="step", desc="train", disable=distributed.rank() > 0
-        )
+        bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="train", disable=distributed.rank() > 0)
         with bar, contextlib.closing(writer) if writer else contextlib.nullcontext():
             while self.epoch < train.epochs:
                 self._train_epoch(task, bar, writer)
@@ -214,9 +212,7 @@ class Trainer:
         train, flow = self.settings.TRAIN, self.settings.FLOW
         motion = None
         if train.st_weight > 0:
-            motion = MotionLoss(
-                weight=train.st_weight, visibility=train.visibility, mask_padding=train.mask_padding
-            )
+            motion = MotionLoss(weight=train.st_weight, visibility=train.visibility, mask_padding=train.mask_padding)
         online = None
         if motion and flow.source == "online":
             online = build_flow(
@@ -243,9 +239,7 @@ def _loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLo
     if train.batch_size % world:
         raise UserError(f"TRAIN.batch_size {train.batch_size} is no multiple of {world} processes")
     batch = train.batch_size // world
-    sampler = EpochSampler(
-        len(data), batch_size=batch, seed=train.manual_seed, rank=distributed.rank(), world=world
-    )
+    sampler = EpochSampler(len(data), batch_size=batch, seed=train.manual_seed, rank=distributed.rank(), world=world)
     loader = DataLoader(
         data,
         batch_size=batch,

@@ -118,9 +118,7 @@ def _offsets(settings: Settings, frames: list[Frame]) -> list[list[int]]:
     data, train = settings.DATA, settings.TRAIN
     gap = train.frame_gap
     wanted = [o for o in range(-gap, gap + 1) if o] if train.random_frame else [gap]
-    found = existing_neighbours(
-        frames, data.data_root, wanted, layout=data.layout, frame_step=data.frame_step
-    )
+    found = existing_neighbours(frames, data.data_root, wanted, layout=data.layout, frame_step=data.frame_step)
     lacking = [frame.image for frame, offsets in zip(frames, found, strict=True) if len(offsets) < len(wanted)]
     if lacking and train.st_weight > 0 and not data.allow_single:
         raise UserError(

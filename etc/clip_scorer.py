@@ -1,0 +1,154 @@
+"""All counts of one clip, fed frame by frame, in memory that does not grow with the clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etc.config import UserError
+from etc.data.labels import IGNORE
+from etc.flow import FlowOfPairs
+from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion
+
+BOUNDARY_BAND = 0.005  # of the image diagonal
+VC_WINDOWS = (8, 16)
+_VC_CHUNK = 64  # frames that are kept for video consistency
+
+Counts = dict[str, Tensor]
+
+
+class ScoredFrame(NamedTuple):
+    """A frame's path, its prediction and, where there is one, its ground truth; ids uint8 ``[H, W]``."""
+
+    path: Path
+    prediction: np.ndarray
+    label: np.ndarray | None
+
+
+class PairFlow(NamedTuple):
+    """Flow t -> t+1, float32 ``[2, H, W]``, and what is known of occlusion: backward flow, or visible pixels."""
+
+    forward: np.ndarray
+    backward: np.ndarray | None
+    valid: np.ndarray | None
+
+
+class ClipScorer:
+    """Counts one clip.
+
+    Args:
+        classes: number of classes K.
+        flow: gives the flow of a pair by the frames' paths.
+        occlusion: strict: drop occluded pixels by a backward flow, where the data set itself does not name them.
+    """
+
+    def __init__(self, classes: int, flow: FlowOfPairs, *, occlusion: bool) -> None:
+        self.flow, self.occlusion, self.classes = flow, occlusion, classes
+        self.metrics = {
+            "strict": TemporalConsistency(classes),
+            "boundary": TemporalConsistency(classes, boundary_band=BOUNDARY_BAND),
+            "published": TemporalConsistency(classes, "published"),
+        }
+        self.truth = TemporalConsistency(classes)
+        self.flicker = FlickerRate()
+        self.windows = {
+            f"vc{window}_{definition}": _Windows(classes, window, definition)
+            for window in VC_WINDOWS
+            for definition in ("vspw", "correct")
+        }
+        self.segmentation = torch.zeros(classes, classes, dtype=torch.int64)
+        self.pixels = 0
+        self.last: ScoredFrame | None = None
+        self.last_pair: tuple[np.ndarray, PairFlow] | None = None
+
+    def add(self, frame: ScoredFrame) -> None:
+        """Count the next frame of the clip.
+
+        Raises:
+            UserError: its prediction has another size than the one before, or the flow cannot be had.
+        """
+        if frame.label is not None:
+            self.segmentation += confusion(frame.prediction, frame.label, self.classes)
+        for windows in self.windows.values():
+            windows.add(frame)
+        if self.last is not None:
+            self._add_pair(self.last, frame)
+        self.last = frame
+
+    def counts(self) -> Counts:
+        """Integer counts of the clip."""
+        table = {name: metric.counts for name, metric in self.metrics.items()}
+        table |= {name: windows.counts() for name, windows in self.windows.items()}
+        return table | {
+            "truth": self.truth.counts,
+            "flicker": self.flicker.counts,
+            "segmentation": self.segmentation,
+            "pixels": torch.tensor(self.pixels),
+        }
+
+    def _add_pair(self, last: ScoredFrame, frame: ScoredFrame) -> None:
+        shape = frame.prediction.shape
+        if last.prediction.shape != shape:
+            raise UserError(f"the predictions of {last.path.name} and {frame.path.name} have different sizes")
+        flow = self._flow_of(last.path, frame.path, shape)
+        self.pixels += frame.prediction.size
+        for metric in self.metrics.values():
+            metric.update(last.prediction, frame.prediction, *flow)
+        if last.label is not None and frame.label is not None:
+            self.truth.update(last.label, frame.label, *flow)
+        if self.last_pair is not None:
+            before, flow_before = self.last_pair
+            middle = last.prediction
+            if flow.valid is not None:
+                # A path that lands on a pixel without a visible successor ends there.
+                middle = np.where(flow.valid, middle, np.uint8(IGNORE))
+            self.flicker.update(
+                before,
+                middle,
+                frame.prediction,
+                flow_before.forward,
+                flow.forward,
+                flow_before.backward,
+                flow.backward,
+                flow_before.valid,
+            )
+        self.last_pair = (last.prediction, flow)
+
+    def _flow_of(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> PairFlow:
+        forward, valid = self.flow.with_validity(path_t, path_k, shape)
+        backward = self.flow(path_k, path_t, shape) if self.occlusion and valid is None else None
+        return PairFlow(forward, backward, valid if self.occlusion else None)
+
+
+class _Windows:
+    """Video consistency of the runs of labelled frames of a clip, in chunks that overlap by what a window needs."""
+
+    def __init__(self, classes: int, window: int, definition: str) -> None:
+        self.metric = VideoConsistency(classes, window, definition)
+        # "vspw" leaves out the last window of what it is given: the next chunk must begin with it.
+        self.overlap = window if definition == "vspw" else window - 1
+        self.frames: list[ScoredFrame] = []
+
+    def add(self, frame: ScoredFrame) -> None:
+        if frame.label is None:
+            self._flush()
+            self.frames = []
+            return
+        self.frames.append(frame)
+        if len(self.frames) == _VC_CHUNK:
+            self._flush()
+            self.frames = self.frames[-self.overlap :]
+
+    def counts(self) -> Tensor:
+        self._flush()
+        self.frames = []
+        return self.metric.counts
+
+    def _flush(self) -> None:
+        if len(self.frames) > self.overlap:
+            predictions = np.stack([frame.prediction for frame in self.frames])
+            self.metric.update(predictions, np.stack([frame.label for frame in self.frames]))

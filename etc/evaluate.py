@@ -1,0 +1,182 @@
+"""Runs the metrics over clips and over labelled frames.
+
+Everything is counted into integer tables with one row a clip. Processes started by torchrun share the clips and
+sum their tables, so that the result is the same to the last pixel for any number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from etc import distributed
+from etc.clip_scorer import VC_WINDOWS, ClipScorer, Counts, ScoredFrame
+from etc.config import UserError
+from etc.config_schema import Settings
+from etc.data.images import read_image, read_label
+from etc.data.labels import IGNORE, label_table, read_train_ids
+from etc.data.lists import Clip, Frame, prediction_names
+from etc.datasets import clips_to_score, flow_of_pairs, labelled_frames
+from etc.metrics import TemporalConsistency, bootstrap_interval, confusion, scores
+from etc.predictor import predictor_from
+from etc.results import ClipScores, FrameScores
+
+
+def score_clips(settings: Settings) -> ClipScores:
+    """Score the temporal consistency of the predictions below ``TEST.save_folder``.
+
+    Predictions are read from ``<save_folder>/video/gray`` as ``tool/gen_video.py`` writes them. Flow is computed
+    the first time and kept in ``FLOW.store``.
+
+    Raises:
+        UserError: missing predictions (how many, and the first few), frames or lists; predictions of the wrong
+            size, or with ids outside the classes.
+    """
+    clips = clips_to_score(settings)
+    folder = Path(settings.TEST.save_folder) / "video" / "gray"
+    names = _prediction_files(clips, folder)
+    tables: list[Counts | None] = [None] * len(clips)
+    flow = flow_of_pairs(settings)
+    classes = settings.DATA.classes
+    own = range(distributed.rank(), len(clips), distributed.world_size())
+    for index in tqdm(own, desc="score", unit="clip", disable=distributed.rank() > 0):
+        scorer = ClipScorer(classes, flow, occlusion=settings.FLOW.occlusion)
+        for frame, file in zip(clips[index], names[index], strict=True):
+            scorer.add(_scored_frame(settings, frame, _read_prediction(file, classes)))
+        tables[index] = scorer.counts()
+    return summarise(_pooled(tables), [Path(clip[0].image).stem for clip in clips], settings)
+
+
+def score_frames(settings: Settings) -> FrameScores:
+    """mIoU of the network in ``TEST.ckpt_path`` on ``TEST.test_list`` (or ``DATA.val_list``).
+
+    Raises:
+        UserError: missing files, or a checkpoint that does not fit.
+    """
+    frames = labelled_frames(settings, settings.TEST.test_list)
+    counts = _confusion_of(predictor_from(settings), frames, settings, desc="test")
+    return FrameScores(counts, frames=len(frames), settings=settings)
+
+
+def validate(network: nn.Module, settings: Settings, device: torch.device) -> dict[str, float]:
+    """mIoU on ``DATA.val_list`` and strict TC on ``DATA.clip_list`` of a network in training.
+
+    Returns:
+        ``{"mIoU", "TC"}`` in [0, 1]. The network is left in eval mode.
+    """
+    predictor = predictor_from(settings, network=network, device=device)
+    counts = _confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
+    flow, root = flow_of_pairs(settings), Path(settings.DATA.data_root)
+    strict = TemporalConsistency(settings.DATA.classes)
+    clips = clips_to_score(settings)
+    own = clips[distributed.rank() :: distributed.world_size()]
+    for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):
+        last: tuple[Path, np.ndarray] | None = None
+        for frame in clip:
+            path = root / frame.image
+            prediction = predictor([read_image(path)])[0]
+            if last is not None:
+                forward, valid = flow.with_validity(last[0], path, prediction.shape)
+                strict.update(last[1], prediction, forward, valid=valid)
+            last = (path, prediction)
+    strict_counts = distributed.sum_counts(strict.counts)
+    return {"mIoU": scores(counts)["mIoU"], "TC": scores(strict_counts)["mIoU"]}
+
+
+def summarise(tables: Counts, names: list[str], settings: Settings) -> ClipScores:
+    """Turn pooled tables, one row a clip, into every figure of the report."""
+    total = {name: table.sum(0) for name, table in tables.items()}
+    figures: dict[str, Any] = {}
+    figures["strict"] = scores(total["strict"])
+    figures["boundary"] = scores(total["boundary"])
+    figures["published"] = scores(total["published"], "published")
+    low, high = bootstrap_interval(tables["strict"], _mean_iou)
+    figures["strict_interval"] = [low, high]
+    figures["ceiling"] = scores(total["truth"])["mIoU"]
+    figures["segmentation"] = scores(total["segmentation"])
+    figures["flicker"] = _share(total["flicker"][0], total["flicker"][1])
+    figures["coverage"] = _share(total["strict"].sum(), total["pixels"])
+    for window in VC_WINDOWS:
+        for definition in ("vspw", "correct"):
+            sums, windows = total[f"vc{window}_{definition}"].tolist()
+            figures[f"vc{window}_{definition}"] = sums / 2**40 / windows if windows else math.nan
+    per_clip = [
+        {
+            "clip": name,
+            "strict": scores(tables["strict"][i])["mIoU"],
+            "published": scores(tables["published"][i], "published")["mIoU"],
+            "flicker": _share(tables["flicker"][i, 0], tables["flicker"][i, 1]),
+        }
+        for i, name in enumerate(names)
+    ]
+    return ClipScores(figures=figures, clips=per_clip, settings=settings)
+
+
+def _mean_iou(counts: Tensor) -> float:
+    return scores(counts)["mIoU"]
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return part.item() / whole.item() if whole.item() else math.nan
+
+
+def _pooled(tables: list[Counts | None]) -> Counts:
+    """One row a clip, filled by the process that counted it."""
+    mine = next((table for table in tables if table is not None), None)
+    if mine is None:
+        raise UserError(f"{len(tables)} clips are too few for {distributed.world_size()} processes")
+    pooled = {}
+    for name, example in mine.items():
+        rows = [torch.zeros_like(example) if table is None else table[name] for table in tables]
+        pooled[name] = distributed.sum_counts(torch.stack(rows))
+    return pooled
+
+
+def _confusion_of(predictor, frames: list[Frame], settings: Settings, *, desc: str) -> Tensor:
+    """Confusion counts of a predictor over labelled frames, summed over all processes."""
+    data = settings.DATA
+    root, counts = Path(data.data_root), torch.zeros(data.classes, data.classes, dtype=torch.int64)
+    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    own = frames[distributed.rank() :: distributed.world_size()]
+    for frame in tqdm(own, desc=desc, unit="frame", leave=False, disable=distributed.rank() > 0):
+        image = read_image(root / frame.image)
+        label = read_train_ids(root / frame.label, table, image.shape[:2])
+        counts += confusion(predictor([image])[0], label, data.classes)
+    return distributed.sum_counts(counts)
+
+
+def _prediction_files(clips: list[Clip], folder: Path) -> list[list[Path]]:
+    """The prediction file of every frame, all of them checked."""
+    names = prediction_names([frame for clip in clips for frame in clip])
+    files = [folder / f"{name}.png" for name in names]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(files)} predictions are missing, the first is {missing[0]}: "
+            "write them with tool/gen_video.py"
+        )
+    rest = iter(files)
+    return [[next(rest) for _ in clip] for clip in clips]
+
+
+def _read_prediction(file: Path, classes: int) -> np.ndarray:
+    prediction = read_label(file)
+    highest = int(prediction[prediction != IGNORE].max(initial=0))
+    if highest >= classes:
+        raise UserError(f"{file}: id {highest} is outside the {classes} classes")
+    return prediction
+
+
+def _scored_frame(settings: Settings, frame: Frame, prediction: np.ndarray) -> ScoredFrame:
+    data = settings.DATA
+    root, label = Path(data.data_root), None
+    if frame.label is not None:
+        table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+        label = read_train_ids(root / frame.label, table, prediction.shape)
+    return ScoredFrame(root / frame.image, prediction, label)

@@ -1,0 +1,119 @@
+"""Results for people: terminal tables, and the pictures of a training step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.utils import flow_to_image
+
+from etc.config_schema import Settings
+from etc.data.labels import read_colors
+from etc.motion import MotionLoss
+from etc.results import ClipScores, FrameScores, class_names
+from etc.task import to_rgb255
+from flownet import resample2d
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share in percent; ``-`` where there is none."""
+    return "-" if math.isnan(share) else f"{100 * share:.{digits}f}"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of cells as text: the first column to the left, the others to the right, a rule below the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, *others = (
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def clip_table(result: ClipScores) -> str:
+    """Every figure of a scoring, fit for 100 columns."""
+    figures = result.figures
+    low, high = figures["strict_interval"]
+    head = [
+        ["temporal consistency", "mIoU %", "note"],
+        ["TC strict", percent(figures["strict"]["mIoU"]), f"95% over clips {percent(low)} - {percent(high)}"],
+        ["TC of the ground truth", percent(figures["ceiling"]), "the ceiling under this flow"],
+        ["TC boundary", percent(figures["boundary"]["mIoU"]), "strict, near class boundaries"],
+        ["TC published", percent(figures["published"]["mIoU"]), "only to compare with published numbers"],
+        ["flicker rate", percent(figures["flicker"], 3), "share of pixels that go a, b, a"],
+        ["VC8 / VC16 vspw", _pair(figures, "vspw"), "constant where the truth is"],
+        ["VC8 / VC16 correct", _pair(figures, "correct"), "constant and right"],
+        ["mIoU", percent(figures["segmentation"]["mIoU"]), "of the labelled frames of these clips"],
+        ["coverage", percent(figures["coverage"]), "share of pixels that strict counts"],
+    ]
+    for row in head[1:]:
+        row[2] = row[2].ljust(max(len(r[2]) for r in head))
+    classes = [["class", "TC strict %", "TC published %", "IoU %"]]
+    columns = (figures[name]["iou"] for name in ("strict", "published", "segmentation"))
+    for name, *values in zip(class_names(result.settings), *columns, strict=True):
+        classes.append([name, *map(percent, values)])
+    return f"{table(head)}\n\n{table(classes)}"
+
+
+def frame_table(result: FrameScores) -> str:
+    """mIoU, mAcc, allAcc and IoU of each class."""
+    figures = result.figures
+    rows = [["class", "IoU %"]]
+    rows += [[name, percent(iou)] for name, iou in zip(class_names(result.settings), figures["iou"], strict=True)]
+    summary = "  ".join(f"{name} {percent(figures[name])}" for name in ("mIoU", "mAcc", "allAcc"))
+    return f"{table(rows)}\n\n{summary}  ({result.frames} frames, classes that occur)"
+
+
+def _pair(figures: dict, definition: str) -> str:
+    return " / ".join(percent(figures[f"vc{window}_{definition}"]) for window in (8, 16))
+
+
+def training_pictures(batch: dict[str, Tensor], result: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+    """What the first sample of a step looks like, uint8 ``[3, h, w]`` each, for TensorBoard.
+
+    Args:
+        batch: the step's batch.
+        result: what :class:`etc.task.MotionTask` returned for it.
+        settings: for the palette and the motion loss.
+
+    Returns:
+        ``frame``, ``label``, ``prediction`` and, for a pair, ``neighbour``, ``flow``, ``visibility``, ``warped``.
+    """
+    palette = torch.from_numpy(read_colors(settings.DATA.colors_path, settings.DATA.classes))
+    image = batch["image"][:1]
+    pictures = {
+        "frame": _rgb(image),
+        "label": _colored(batch["label"][0], palette),
+        "prediction": _colored(_ids(result["logits"][:1], image), palette),
+    }
+    if "flow" not in result or not batch["paired"].any():
+        return pictures
+    # The pairs of the step stand in the order of the batch: the first pair need not be the first sample.
+    image, neighbour = (batch[name][batch["paired"]][:1] for name in ("image", "neighbour"))
+    flow, logits_k = result["flow"][:1], result["logits_k"][:1].float()
+    train = settings.TRAIN
+    loss = MotionLoss(weight=1.0, visibility=train.visibility, mask_padding=train.mask_padding)
+    logits_k = F.interpolate(logits_k, size=image.shape[-2:], mode="bilinear", align_corners=True)
+    return pictures | {
+        "neighbour": _rgb(neighbour),
+        "flow": flow_to_image(flow)[0].cpu(),
+        "visibility": (loss.mask(image, neighbour, flow)[0] * 255).to(torch.uint8).expand(3, -1, -1).cpu(),
+        "warped": _colored(_ids(resample2d(logits_k, flow), image), palette),
+    }
+
+
+def _ids(logits: Tensor, image: Tensor) -> Tensor:
+    size = image.shape[-2:]
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=True)[0].argmax(0)
+
+
+def _rgb(image: Tensor) -> Tensor:
+    return to_rgb255(image)[0].clamp(0, 255).to(torch.uint8).cpu()
+
+
+def _colored(ids: Tensor, palette: Tensor) -> Tensor:
+    return palette[ids.cpu().long()].permute(2, 0, 1)

@@ -1,0 +1,124 @@
+"""Results of an evaluation as files: JSON for programs, CSV for spreadsheets, the settings beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from etc.config import UserError, dump_settings
+from etc.config_schema import Settings
+from etc.data.labels import read_names
+from etc.metrics import scores
+from utils.files import write_text
+
+TC_FILE, MIOU_FILE = "tc.json", "miou.json"
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """Temporal consistency and what must stand beside it.
+
+    Attributes:
+        figures: ``strict``, ``boundary``, ``published``, ``segmentation`` (each as :func:`etc.metrics.scores`),
+            ``strict_interval`` (95% over clips), ``ceiling``, ``flicker``, ``coverage``, ``vc{8,16}_{vspw,correct}``.
+        clips: one row a clip.
+        settings: the effective settings.
+    """
+
+    figures: dict[str, Any]
+    clips: list[dict[str, Any]]
+    settings: Settings
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tc.json``, ``tc.csv`` (classes, then clips) and ``tc_settings.yaml``."""
+        folder = Path(folder)
+        names = class_names(self.settings)
+        rows: list[list[Any]] = [["kind", "name", "strict", "published"]]
+        pairs = zip(names, self.figures["strict"]["iou"], self.figures["published"]["iou"], strict=True)
+        rows += [["class", *pair] for pair in pairs]
+        rows += [["clip", clip["clip"], clip["strict"], clip["published"]] for clip in self.clips]
+        _write_json(folder / TC_FILE, {"classes": names, **self.figures, "clips": self.clips})
+        _write_csv(folder / "tc.csv", rows)
+        write_text(folder / "tc_settings.yaml", dump_settings(self.settings))
+
+
+@dataclass(frozen=True)
+class FrameScores:
+    """mIoU over labelled frames.
+
+    Attributes:
+        counts: confusion counts, int64 ``[K, K]``, rows are the labels.
+        frames: number of frames.
+        settings: the effective settings.
+    """
+
+    counts: Tensor
+    frames: int
+    settings: Settings
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """As :func:`etc.metrics.scores`; the mean is over the classes that occur."""
+        return scores(self.counts)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``miou.json``, ``miou.csv`` and ``miou_settings.yaml``."""
+        folder = Path(folder)
+        names = class_names(self.settings)
+        content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
+        _write_json(folder / MIOU_FILE, content)
+        rows = [["class", "iou"], *zip(names, self.figures["iou"], strict=True)]
+        _write_csv(folder / "miou.csv", rows)
+        write_text(folder / "miou_settings.yaml", dump_settings(self.settings))
+
+
+def class_names(settings: Settings) -> list[str]:
+    """Names of the classes of the settings."""
+    return read_names(settings.DATA.names_path, settings.DATA.classes)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read ``tc.json`` or ``miou.json``; absent values are NaN.
+
+    Raises:
+        UserError: the file is missing or no result.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_hook=_with_nan)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} is not a result file") from None
+
+
+def _with_nan(node: dict[str, Any]) -> dict[str, Any]:
+    def value(x: Any) -> Any:
+        return [value(v) for v in x] if isinstance(x, list) else math.nan if x is None else x
+
+    return {key: value(x) for key, x in node.items()}
+
+
+def _without_nan(node: Any) -> Any:
+    """JSON has no NaN: null stands for a value that does not exist."""
+    if isinstance(node, dict):
+        return {key: _without_nan(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_without_nan(value) for value in node]
+    return None if isinstance(node, float) and math.isnan(node) else node
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_text(path, json.dumps(_without_nan(content), indent=1) + "\n")
+
+
+def _write_csv(path: Path, rows: list) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
