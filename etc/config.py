@@ -197,7 +197,7 @@ def _nearest(section: str, key: str) -> str:
     if key in known:
         return f"; did you mean {known[key][0]}.{key}?"
     names = {f"{home}.{name}": name for name, homes in known.items() for home in homes}
-    own = difflib.get_close_matches(key, [n for n in names.values()], n=1, cutoff=0.5)
+    own = difflib.get_close_matches(key, list(names.values()), n=1, cutoff=0.5)
     if not own:
         return ""
     homes = known[own[0]]

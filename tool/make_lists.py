@@ -1,0 +1,40 @@
+"""Write the list files of a data set from its official folder.
+
+    python tool/make_lists.py cityscapes data/cityscapes          # into data/lists/cityscapes
+    python tool/make_lists.py camvid data/camvid
+    python tool/make_lists.py folder my/videos --out my/lists     # every folder of frames becomes a clip
+
+Cityscapes: train.lst and val.lst (frames with a label), val_clips.lst (the 500 validation snippets of 30 frames) and
+val_clips_sampled.lst (the 108 snippets that published numbers come from).
+"""
+
+import argparse
+from pathlib import Path
+
+from etc import cli
+from etc.config import UserError
+from etc.data.make_lists import camvid_lists, cityscapes_lists, folder_lists, write_lists
+
+LAYOUTS = {"cityscapes": cityscapes_lists, "camvid": camvid_lists, "folder": folder_lists}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("layout", choices=LAYOUTS, help="naming and folders of the data set")
+    parser.add_argument("root", help="folder of the data set")
+    parser.add_argument("--out", help="folder of the lists (default: data/lists/<layout>)")
+    words = parser.parse_args(argv)
+    if not Path(words.root).is_dir():
+        raise UserError(f"{words.root} is not a folder")
+    lists = LAYOUTS[words.layout](words.root)
+    out = Path(words.out or f"data/lists/{words.layout}")
+    write_lists(lists, out)
+    for name, text in lists.items():
+        lines = text.splitlines()
+        clips = f" in {lines.count('') + 1} clips" if "clips" in name else ""
+        print(f"{out / name}: {len(lines) - lines.count('')} frames{clips}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

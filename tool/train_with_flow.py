@@ -1,0 +1,24 @@
+"""Train a segmentation network with motion loss.
+
+    python tool/train_with_flow.py                                             # the quickstart world, CPU
+    python tool/train_with_flow.py TRAIN.st_weight 0 TRAIN.save_path exp/base  # the baseline
+    python tool/train_with_flow.py --config configs/camvid/pspnet18_flow.yaml TRAIN.resume auto
+    torchrun --nproc_per_node 4 tool/train_with_flow.py --config configs/cityscapes/pspnet18_flow.yaml
+
+Writes last.pth, best.pth (by mIoU), settings.yaml and TensorBoard logs into TRAIN.save_path.
+"""
+
+from etc import cli, distributed
+from etc.networks import device_of
+from etc.trainer import Trainer
+
+
+def main(argv: list[str] | None = None) -> int:
+    settings = cli.parse(argv, description=__doc__)
+    with distributed.process_group(device_of(settings)) as device:
+        Trainer(settings, device).run()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
