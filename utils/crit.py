@@ -16,12 +16,11 @@ Liu et al., "Structured Knowledge Distillation for Dense Prediction", TPAMI 2020
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 Out = Mapping[str, Tensor] | Tensor
 Normalize = Literal["cosine", "published"]
@@ -397,9 +396,7 @@ def similarity(q: Tensor, k: Tensor, normalize: Normalize = "cosine") -> Callabl
     if q.shape != k.shape:
         raise ValueError(f"the maps of two frames differ in shape: {tuple(q.shape)} and {tuple(k.shape)}")
     q, k = q.flatten(2), k.flatten(2)
-    rows, columns = inverse_norm(q), inverse_norm(k)
-    if normalize == "published":
-        rows, columns = columns, rows
+    rows, columns = scales(q, k, normalize)
 
     def block(part: slice) -> Tensor:
         scaled = full_precision(q[:, :, part]) * rows[:, None, part]
@@ -411,21 +408,46 @@ def similarity(q: Tensor, k: Tensor, normalize: Normalize = "cosine") -> Callabl
 def similarity_error(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], normalize: Normalize = "cosine"
 ) -> Tensor:
-    """Mean squared difference of two similarity matrices, in blocks that the backward pass computes anew."""
-    n, positions = teacher[0].shape[0], teacher[0].shape[2:].numel()
-    step = max(1, BLOCK_ENTRIES // (n * positions))
-    with full_precision_math(teacher[0]):
-        student_block, teacher_block = similarity(*student, normalize), similarity(*teacher, normalize)
+    """Mean squared difference of the similarity matrices of two pairs of maps."""
+    with full_precision_math(student[0]):
+        q, k = (full_precision(x).flatten(2) for x in student)
+        rows, columns = scales(q, k, normalize)
+        teacher_rows = similarity(*teacher, normalize)
+        return SimilarityError.apply(q * rows[:, None], k * columns[:, None], teacher_rows)
 
-        def error(part: slice) -> Tensor:
-            return (student_block(part) - teacher_block(part)).square().sum()
 
-        if positions <= step:
-            total = error(slice(None))
-        else:
-            parts = [slice(start, start + step) for start in range(0, positions, step)]
-            total = sum(checkpoint(error, part, use_reentrant=False) for part in parts)
-    return total / (n * positions**2)
+class SimilarityError(torch.autograd.Function):
+    """Mean of (q_i.k_j - teacher_ij)^2, block after block of rows. The gradients are computed on the way, so
+    that no block has to be kept, or computed twice."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, teacher_rows: Callable[[slice], Tensor]) -> Tensor:
+        n, _, positions = q.shape
+        step = max(1, BLOCK_ENTRIES // (n * positions))
+        total, mean = q.new_zeros(()), 1 / (n * positions**2)
+        wanted = any(ctx.needs_input_grad)
+        gradient_q, gradient_k = (torch.zeros_like(x) if wanted else None for x in (q, k))
+        for start in range(0, positions, step):
+            part = slice(start, start + step)
+            error = torch.bmm(q[:, :, part].transpose(1, 2), k).sub_(teacher_rows(part))
+            total += mean * torch.linalg.vector_norm(error).square()
+            if wanted:
+                gradient_q[:, :, part] = 2 * mean * torch.bmm(k, error.transpose(1, 2))
+                gradient_k.baddbmm_(q[:, :, part], error, alpha=2 * mean)
+        ctx.gradients = gradient_q, gradient_k
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        gradient_q, gradient_k = ctx.gradients
+        return gradient * gradient_q, gradient * gradient_k, None
+
+
+def scales(q: Tensor, k: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    """What the rows (positions of ``q``) and the columns of ``q_i.k_j`` are multiplied with."""
+    rows, columns = inverse_norm(q), inverse_norm(k)
+    return (columns, rows) if normalize == "published" else (rows, columns)
 
 
 def inverse_norm(x: Tensor) -> Tensor:

@@ -114,13 +114,10 @@ def test_kd_takes_plain_logits():
 
 @pytest.mark.parametrize("normalize", ["cosine", "published"])
 def test_pf_equals_the_scalar_loop(normalize):
-    (student_k, student_q), (teacher_k, teacher_q) = maps(2), maps(2, (2, 6, 3, 5), seed=1)
-    loss = CriterionSDcos_sig(normalize=normalize)(
-        *interleaved((student_k, student_q), (teacher_k, teacher_q))
-    )
+    students, teachers = maps(2), maps(2, (2, 6, 3, 5), seed=1)
+    loss = CriterionSDcos_sig(normalize=normalize)(*interleaved(students, teachers))
     published = normalize == "published"
-    student = loop_similarity(student_q, student_k, published)
-    teacher = loop_similarity(teacher_q, teacher_k, published)
+    student, teacher = (loop_similarity(q, k, published) for k, q in (students, teachers))
     assert float(loss) == pytest.approx(float((student - teacher).square().mean()), rel=1e-9)
 
 
@@ -130,9 +127,7 @@ def test_the_published_normaliser_differs_from_the_cosine():
     assert not torch.isclose(published, CriterionSDcos_sig()(*arguments), rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "block", [2**23, 1, 2 * 15 * 4]
-)  # at once; row by row; four rows, the last block smaller
+@pytest.mark.parametrize("block", [2**23, 1, 2 * 15 * 4])  # at once; row by row; by four rows of 15
 def test_pf_gradient_does_not_depend_on_the_blocks(block, monkeypatch):
     monkeypatch.setattr(crit, "BLOCK_ENTRIES", block)
     (student_k, student_q), (teacher_k, teacher_q) = maps(2, gradient=True), maps(2, (2, 6, 3, 5), seed=1)
@@ -155,14 +150,18 @@ def test_a_zero_vector_is_similar_to_nothing_and_gets_no_gradient():
         loss.backward()
         assert loss.isfinite()
         assert all(x.grad.isfinite().all() for x in leaves)
-    expected = (
-        (loop_similarity(students[1], students[0]) - loop_similarity(teachers[1], teachers[0]))
-        .square()
-        .mean()
+    student, teacher = (loop_similarity(q, k) for k, q in (students, teachers))
+    loss = CriterionSDcos_sig()(*interleaved(students, teachers))
+    assert float(loss) == pytest.approx(float((student - teacher).square().mean()), rel=1e-9)
+
+
+def test_one_frame_may_be_without_gradient():
+    (student_k, student_q), teachers = maps(2, gradient=True), maps(2, seed=1)
+    both = torch.autograd.grad(
+        CriterionSDcos_sig()(*interleaved((student_k, student_q), teachers)), student_k
     )
-    assert float(CriterionSDcos_sig()(*interleaved(students, teachers))) == pytest.approx(
-        float(expected), rel=1e-9
-    )
+    alone = CriterionSDcos_sig()(*interleaved((student_k, student_q.detach()), teachers))
+    torch.testing.assert_close(torch.autograd.grad(alone, student_k), both)
 
 
 def test_self_similarity_pools_by_two_and_weighs_the_neighbours():
@@ -187,11 +186,11 @@ def test_self_similarity_windows_of_three_overlap():
     def windows(x):
         return torch.stack([x[:, :, y : y + 3, u : u + 3].mean((2, 3)) for y in (0, 2) for u in (0, 2)], -1)
 
-    pooled = [[windows(x)[..., None, :] for x in frames] for frames in (students, teachers)]
-    f, b, t = (
-        float((loop_similarity(s, s) - loop_similarity(t, t)).square().mean())
-        for s, t in zip(*pooled, strict=True)
-    )
+    def matrix(x):
+        return loop_similarity(windows(x)[..., None, :], windows(x)[..., None, :])
+
+    pairs = zip(students, teachers, strict=True)
+    f, b, t = (float((matrix(student) - matrix(teacher)).square().mean()) for student, teacher in pairs)
     loss = CriterionSDcos_self(pool=3)(*interleaved(students, teachers))
     assert float(loss) == pytest.approx(t + 0.4 * (f + b), rel=1e-9)
 
@@ -237,7 +236,7 @@ def test_mf_equals_the_scalar_loop_and_reads_the_frames_in_order():
     soft_hidden, soft_cell = loop_convlstm(criterion.convlstm, images(teachers))
     expected = (cell - soft_cell).square().mean() + (hidden - soft_hidden).square().mean()
     loss = criterion(*interleaved([x.float() for x in students], [x.float() for x in teachers]))
-    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_mf_pools_by_sixteen():
@@ -261,9 +260,8 @@ def test_lstm_gan_equals_the_scalar_loop():
 
     _, cell = loop_convlstm(criterion.convlstm, images(students))
     _, soft_cell = loop_convlstm(criterion.convlstm, images(teachers))
-    error, push = criterion(
-        *interleaved([x.float() for x in students], [x.float() for x in teachers], "logits")
-    )
+    arguments = interleaved([x.float() for x in students], [x.float() for x in teachers], "logits")
+    error, push = (loss.detach() for loss in criterion(*arguments))
     assert float(error) == pytest.approx(float((cell - soft_cell).square().mean()), rel=1e-4)
     assert float(push) == pytest.approx(float((1 - soft_cell).mean()), rel=1e-5)
 
