@@ -32,9 +32,7 @@ def read_label(path: str | Path) -> np.ndarray:
     """
     label = _decode(path, cv2.IMREAD_UNCHANGED)
     if label.ndim != 2 or label.dtype != np.uint8:
-        raise UserError(
-            f"{path}: a label map has one 8-bit channel, this file has {label.dtype} {label.shape}"
-        )
+        raise UserError(f"{path}: a label map has one 8-bit channel, this file has {label.dtype} {label.shape}")
     return label
 
 

@@ -54,9 +54,7 @@ def read_train_ids(path: str | Path, table: np.ndarray, shape: tuple[int, int] |
     """
     label = read_label(path)
     if shape is not None and label.shape != tuple(shape):
-        raise UserError(
-            f"{path}: label is {label.shape[1]}x{label.shape[0]}, its frame is {shape[1]}x{shape[0]}"
-        )
+        raise UserError(f"{path}: label is {label.shape[1]}x{label.shape[0]}, its frame is {shape[1]}x{shape[0]}")
     ids = table[label]
     wrong = ids == _INVALID
     if wrong.any():

@@ -49,9 +49,7 @@ def read_clips(path: str | Path, *, layout: Layout, frame_step: int = 1) -> list
         raise UserError(f"{path} lists no frame")
     for clip in clips:
         if len(clip) < 2:
-            raise UserError(
-                f"{path}: the clip of {clip[0].image} has one frame, temporal consistency needs two"
-            )
+            raise UserError(f"{path}: the clip of {clip[0].image} has one frame, temporal consistency needs two")
     return clips
 
 

@@ -45,7 +45,7 @@ def cityscapes_lists(
         UserError: the folder is not in that layout.
     """
     root = Path(root)
-    if not (root / "leftImg8bit").is_dir():
+    if not ((root / "leftImg8bit").is_dir() or (root / "leftImg8bit_sequence").is_dir()):
         raise UserError(f"{root} has no folder leftImg8bit: expected the Cityscapes layout")
     lists = {}
     for split in ("train", "val"):
@@ -62,7 +62,7 @@ def cityscapes_lists(
             stems = (NAMES / f"{source}.txt").read_text(encoding="utf-8").split()
             found = [annotated[f"{stem}_leftImg8bit"] for stem in stems if f"{stem}_leftImg8bit" in annotated]
             if len(found) == len(stems):
-                lists[f"{name}.lst"] = format_clips(_snippet(root, frame) for frame in found)
+                lists[f"{name}.lst"] = format_clips(_snippet(frame) for frame in found)
     if not lists:
         raise UserError(f"{root}: no frame in leftImg8bit has a label in gtFine")
     return lists
@@ -110,24 +110,22 @@ def folder_lists(root: str | Path) -> Lists:
 
 
 def _labelled_frames(root: Path, split: str) -> list[Frame]:
-    """Frames of a split with a label in gtFine, sorted."""
+    """Frames of a split with a label in gtFine, sorted; from the video folder where it is, for their neighbours."""
     frames = []
+    images = "leftImg8bit_sequence" if (root / "leftImg8bit_sequence" / split).is_dir() else "leftImg8bit"
     for label in sorted((root / "gtFine" / split).glob("*/*_gtFine_labelIds.png")):
         stem = label.name.removesuffix("_gtFine_labelIds.png")
-        folder = root / "leftImg8bit" / split / label.parent.name
+        folder = root / images / split / label.parent.name
         image = next((p for s in IMAGE_SUFFIXES if (p := folder / f"{stem}_leftImg8bit{s}").is_file()), None)
         if image is not None:
             frames.append(Frame(_relative(image, root), _relative(label, root)))
     return frames
 
 
-def _snippet(root: Path, annotated: Frame) -> Clip:
+def _snippet(annotated: Frame) -> Clip:
     """The 30 frames around an annotated one; they need not be on disk: who reads the list checks that."""
-    image = annotated.image
-    if (root / "leftImg8bit_sequence").is_dir():
-        image = image.replace("leftImg8bit/", "leftImg8bit_sequence/", 1)
     offsets = range(-CLIP_BEFORE, CLIP_AFTER + 1)
-    paths = [neighbour(Path(image), offset, layout="cityscapes") for offset in offsets]
+    paths = [neighbour(Path(annotated.image), offset, layout="cityscapes") for offset in offsets]
     return [
         Frame(path.as_posix(), annotated.label if offset == 0 else None)
         for offset, path in zip(offsets, paths, strict=True)

@@ -78,9 +78,7 @@ def follows(path: str, previous: str, *, layout: Layout, frame_step: int = 1) ->
     later, earlier = frame_number(path, layout), frame_number(previous, layout)
     if later is None or earlier is None:
         return False
-    return (later.head, later.tail) == (earlier.head, earlier.tail) and (
-        later.number - earlier.number == frame_step
-    )
+    return (later.head, later.tail) == (earlier.head, earlier.tail) and (later.number - earlier.number == frame_step)
 
 
 @lru_cache(maxsize=4096)

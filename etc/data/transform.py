@@ -128,9 +128,7 @@ def crop_flow(flow: np.ndarray, crop: CropMap) -> np.ndarray:
     Returns:
         float32 ``[2, h, w]`` in crop pixels.
     """
-    planes = _warp(
-        np.ascontiguousarray(flow.transpose(1, 2, 0)), crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0
-    )
+    planes = _warp(np.ascontiguousarray(flow.transpose(1, 2, 0)), crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0)
     linear = crop.matrix[:, :2].astype(np.float32)
     return np.einsum("ij,hwj->ihw", linear, planes, optimize=False)
 
@@ -146,6 +144,4 @@ def normalise(image: np.ndarray) -> np.ndarray:
 def _warp(image: np.ndarray, crop: CropMap, interpolation: int, border: int, value: float) -> np.ndarray:
     h, w = crop.size
     # The border colour as four equal numbers: OpenCV reads a plain one as the first channel only.
-    return cv2.warpAffine(
-        image, crop.matrix, (w, h), flags=interpolation, borderMode=border, borderValue=(value,) * 4
-    )
+    return cv2.warpAffine(image, crop.matrix, (w, h), flags=interpolation, borderMode=border, borderValue=(value,) * 4)
