@@ -1,0 +1,6 @@
+"""A synthetic driving world with exact labels, flow and visibility."""
+
+from etc.data.world.render import Frame, World, WorldFlow
+from etc.data.world.write import write_world
+
+__all__ = ["Frame", "World", "WorldFlow", "write_world"]

@@ -1,0 +1,93 @@
+"""Planar surfaces and the shapes that street objects are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+from zlib import crc32
+
+import numpy as np
+
+from etc.data.world.geometry import Array
+from etc.data.world.textures import Rng, Texture
+
+SKY, GROUND, DECAL, SOLID = range(4)  # painting layers; within a layer far surfaces come first
+T = TypeVar("T")
+
+# Cityscapes labelIds
+ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN = 7, 8, 11, 12, 13, 17, 19, 20
+VEGETATION, TERRAIN, SKY_LABEL, PERSON, RIDER, CAR, TRUCK, BUS = 21, 22, 23, 24, 25, 26, 27, 28
+TRAIN, MOTORCYCLE, BICYCLE = 31, 32, 33
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A textured parallelogram in the coordinates of its body, see ``geometry``. ``infinite``: ``origin`` is a direction."""
+
+    origin: Array
+    right: Array
+    down: Array
+    texture: Texture
+    body: int = 0
+    layer: int = SOLID
+    infinite: bool = False
+
+
+@dataclass
+class City:
+    """Looks shared by all streets of one style: the same key gives the same texture, whatever was made before."""
+
+    style_seed: int
+    _made: dict[Hashable, object] = field(default_factory=dict)
+
+    def rng(self, *key: Hashable) -> Rng:
+        return np.random.default_rng([self.style_seed, crc32(repr(key).encode())])
+
+    def get(self, key: tuple[Hashable, ...], make: Callable[[Rng], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make(self.rng(*key))
+        return self._made[key]  # type: ignore[return-value]
+
+
+def upright(
+    start: tuple[float, float], end: tuple[float, float], base: float, top: float, texture: Texture
+) -> Surface:
+    """A vertical rectangle over the ground line from ``start`` to ``end`` (x, z), between two heights."""
+    return Surface(
+        origin=np.array([start[0], -top, start[1]]),
+        right=np.array([end[0] - start[0], 0.0, end[1] - start[1]]),
+        down=np.array([0.0, top - base, 0.0]),
+        texture=texture,
+    )
+
+
+def flat(
+    x: tuple[float, float],
+    z: tuple[float, float],
+    texture: Texture,
+    *,
+    height: float = 0.0,
+    layer: int = SOLID,
+) -> Surface:
+    """A horizontal rectangle; the texture's top is at the far end ``z[1]``."""
+    return Surface(
+        origin=np.array([x[0], -height, z[1]]),
+        right=np.array([x[1] - x[0], 0.0, 0.0]),
+        down=np.array([0.0, 0.0, z[0] - z[1]]),
+        texture=texture,
+        layer=layer,
+    )
+
+
+def extrude(profile: Sequence[tuple[float, float]], width: float, skins: Sequence[Texture]) -> list[Surface]:
+    """One rectangle across ``width`` for each edge of a side view ``profile`` of (z, height) points, textured by ``skins``.
+
+    The profile runs from the tail over the top to the nose; a texture's top is at the higher end of its edge.
+    """
+    parts = []
+    for low, high, skin in zip(profile[:-1], profile[1:], skins, strict=True):
+        (z0, y0), (z1, y1) = (low, high) if high[1] >= low[1] else (high, low)
+        origin, down = np.array([-width / 2, -y1, z1]), np.array([0.0, y1 - y0, z0 - z1])
+        parts.append(Surface(origin, np.array([width, 0.0, 0.0]), down, skin))
+    return parts

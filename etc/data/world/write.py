@@ -1,0 +1,167 @@
+"""Writes the synthetic world to disk in the Cityscapes layout, with exact flow in KITTI's 16-bit format."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from etc.data.world.render import World, WorldFlow
+
+CITIES = {"train": ("ardenford", "brookhaven", "castellan"), "val": ("dunmore", "eastvale")}
+FLOW_LIMIT = 511.0  # pixels; what 16 bits at 1/64 pixel hold
+PNG_EFFORT = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Snippet:
+    """One clip to be written; plain values, so that it can travel to another process."""
+
+    root: str
+    split: str
+    city: str
+    sequence: int
+    seed: int
+    style_seed: int
+    height: int
+    width: int
+    frames: int
+    pairs: tuple[tuple[int, int], ...]
+
+
+def write_world(
+    root: Path,
+    *,
+    train_snippets: int,
+    val_snippets: int,
+    height: int = 256,
+    width: int = 512,
+    seed: int = 0,
+    frames: int = 30,
+    frame_gap: int = 2,
+    labelled: Sequence[int] = (4, 9, 14, 19, 24),
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Render snippets of ``frames`` frames under ``root``, which appears only when all of it is written.
+
+    ``leftImg8bit/{split}/{city}/{city}_{seq:06d}_{frame:06d}_leftImg8bit.png`` and
+    ``gtFine/.../..._gtFine_labelIds.png`` exist for every frame. ``flow/.../{city}_{seq:06d}_{t:06d}_to_{k:06d}_flow.png``
+    exists in val for neighbours in both directions, in train from each ``labelled`` frame to those at most
+    ``frame_gap`` away. Train and val share neither city names nor streets nor textures.
+
+    Args:
+        seed: another seed gives other streets and other textures.
+        workers: processes; each renders whole snippets.
+        progress: called with (snippets done, snippets in all).
+
+    Raises:
+        FileExistsError: ``root`` exists.
+        ValueError: a count or a frame number out of range.
+    """
+    root = Path(root)
+    if root.exists():
+        raise FileExistsError(f"{root} exists already; remove it to render the world anew")
+    if min(train_snippets, val_snippets, frame_gap) < 0 or train_snippets + val_snippets < 1 or workers < 1:
+        raise ValueError(
+            f"need train_snippets + val_snippets >= 1, frame_gap >= 0 and workers >= 1, got {train_snippets}, "
+            f"{val_snippets}, {frame_gap}, {workers}"
+        )
+    if any(not 0 <= t < frames for t in labelled):
+        raise ValueError(f"labelled frames {tuple(labelled)} outside a clip of {frames} frames")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
+    try:
+        pairs = {"train": _train_pairs(frames, frame_gap, labelled), "val": _val_pairs(frames)}
+        counts = {"train": train_snippets, "val": val_snippets}
+        snippets = [
+            _Snippet(str(building), split, city, sequence, street, style, height, width, frames, pairs[split])
+            for split, count in counts.items()
+            for city, sequence, street, style in _plan(split, count, seed)
+        ]
+        for done, _ in enumerate(_write_all(snippets, workers), start=1):
+            if progress is not None:
+                progress(done, len(snippets))
+        building.chmod(0o755)
+        os.rename(building, root)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def encode_flow(flow: WorldFlow) -> NDArray[np.uint16]:
+    """KITTI's PNG, uint16 ``[H, W, 3]`` in the order u, v, valid: ``64 * flow + 2**15``; all 0 where not visible."""
+    valid = flow.visible & (np.abs(flow.flow) <= FLOW_LIMIT).all(0)
+    channels = [
+        np.where(valid, np.rint(np.clip(part, -FLOW_LIMIT, FLOW_LIMIT) * 64) + 2**15, 0) for part in flow.flow
+    ]
+    return np.dstack([*channels, valid]).astype(np.uint16)
+
+
+def _plan(split: str, count: int, seed: int) -> Iterator[tuple[str, int, int, int]]:
+    """City, sequence number, street seed and style seed of each snippet; the cities take turns."""
+    cities, first = CITIES[split], 0 if split == "train" else 500_000
+    for i in range(count):
+        turn = i % len(cities)
+        style = 100 * seed + turn + (0 if split == "train" else 50)
+        yield cities[turn], i // len(cities), 1_000_000 * seed + first + i, style
+
+
+def _train_pairs(frames: int, frame_gap: int, labelled: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    offsets = [o for o in range(-frame_gap, frame_gap + 1) if o != 0]
+    return tuple((t, t + o) for t in sorted(set(labelled)) for o in offsets if 0 <= t + o < frames)
+
+
+def _val_pairs(frames: int) -> tuple[tuple[int, int], ...]:
+    return tuple(pair for t in range(frames - 1) for pair in ((t, t + 1), (t + 1, t)))
+
+
+def _write_all(snippets: Sequence[_Snippet], workers: int) -> Iterator[None]:
+    if workers == 1:
+        yield from map(_write_snippet, snippets)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the caller's threads' locks
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        futures = [pool.submit(_write_snippet, snippet) for snippet in snippets]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_snippet(snippet: _Snippet) -> None:
+    s = snippet
+    world = World(seed=s.seed, style_seed=s.style_seed, height=s.height, width=s.width, frames=s.frames)
+    kinds = ("leftImg8bit", "gtFine", "flow")
+    images, labels, flows = (Path(s.root) / kind / s.split / s.city for kind in kinds)
+    for folder in (images, labels, flows):
+        folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{s.city}_{s.sequence:06d}"
+    targets: dict[int, list[int]] = {}
+    for t, k in s.pairs:
+        targets.setdefault(t, []).append(k)
+    for t in range(s.frames):
+        frame = world.render(t)
+        _write_png(images / f"{stem}_{t:06d}_leftImg8bit.png", frame.image[..., ::-1])
+        _write_png(labels / f"{stem}_{t:06d}_gtFine_labelIds.png", frame.label)
+        for k in targets.get(t, ()):
+            _write_png(
+                flows / f"{stem}_{t:06d}_to_{k:06d}_flow.png", encode_flow(world.flow(t, k))[..., ::-1]
+            )
+
+
+def _write_png(path: Path, image: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    if not cv2.imwrite(str(path), np.ascontiguousarray(image), PNG_EFFORT):
+        raise OSError(f"could not write {path}")
