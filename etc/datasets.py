@@ -2,36 +2,85 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
+from tqdm import tqdm
+
+from etc import distributed
 from etc.config import UserError
 from etc.config_schema import Settings
 from etc.data.clips import ClipDataset
 from etc.data.labels import label_table
 from etc.data.lists import Clip, Frame, check_files, existing_neighbours, read_clips, read_frames
+from etc.data.make_lists import cityscapes_lists, write_lists
 from etc.data.transform import ClipTransform
 from etc.data.world import write_world
+from etc.data.names import neighbour
 from etc.flow import FlowOfPairs, build_flow
+from etc.flow_files import data_set_flow
+from utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
+WORLD_FILE = "world.json"
+SYNTHETIC_LABELLED = (4, 9, 14, 19, 24)  # frames of a snippet that train and val lists name
+SYNTHETIC_GAP = 2  # training flow is rendered to this many frames before and after
+
 
 def prepare(settings: Settings) -> None:
-    """Render the synthetic world where the settings ask for it and it is not there yet."""
+    """Render the synthetic world, with its list files, where the settings ask for it and it is not there yet.
+
+    Raises:
+        UserError: ``DATA.data_root`` holds something else, or a world of other settings.
+    """
     data = settings.DATA
-    if not data.synthetic or Path(data.data_root).exists():
+    if not data.synthetic:
         return
-    logger.info("rendering the synthetic world into %s (once)", data.data_root)
-    write_world(
-        Path(data.data_root),
-        height=data.synthetic_height,
-        width=data.synthetic_width,
-        train_snippets=data.synthetic_train,
-        val_snippets=data.synthetic_val,
-        seed=data.synthetic_seed,
-        workers=2,
-    )
+    root = Path(data.data_root)
+    wanted = {key: value for key, value in data.model_dump().items() if key.startswith("synthetic_")}
+    if root.exists():
+        _check_world(root, wanted)
+        return
+    if distributed.rank() == 0:
+        logger.info("rendering the synthetic world into %s (once)", root)
+        # The world appears under its name when all of it is there: a killed rendering leaves no half of it.
+        building = root.with_name(f"{root.name}.building")
+        shutil.rmtree(building, ignore_errors=True)
+        count = data.synthetic_train + data.synthetic_val
+        with tqdm(total=count, desc="render", unit="snippet") as bar:
+            write_world(
+                building,
+                height=data.synthetic_height,
+                width=data.synthetic_width,
+                train_snippets=data.synthetic_train,
+                val_snippets=data.synthetic_val,
+                seed=data.synthetic_seed,
+                frame_gap=SYNTHETIC_GAP,
+                labelled=SYNTHETIC_LABELLED,
+                workers=min(count, os.cpu_count() or 1),
+                progress=lambda done, total: bar.update(),
+            )
+        write_lists(cityscapes_lists(building, clips="sequences", labelled=SYNTHETIC_LABELLED), building / "list")
+        write_text(building / WORLD_FILE, json.dumps(wanted))
+        building.rename(root)
+    distributed.barrier()
+
+
+def _check_world(root: Path, wanted: dict[str, int]) -> None:
+    try:
+        found = json.loads((root / WORLD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"DATA.data_root {root} holds something else than a synthetic world: choose another") from None
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            raise UserError(
+                f"DATA.data_root {root} was rendered with {key} {found.get(key)}, now DATA.{key} is {value}: "
+                "choose another folder, or delete that one"
+            )
 
 
 def flow_of_pairs(settings: Settings, device: str = "cpu") -> FlowOfPairs:
@@ -64,10 +113,13 @@ def training_set(settings: Settings) -> ClipDataset:
     prepare(settings)
     frames = read_frames(data.train_list)
     check_files(frames, data.data_root, source=data.train_list)
+    offsets = _offsets(settings, frames)
+    if with_neighbour and flow.name == "stored":
+        _check_stored_flow(settings, frames, offsets)
     return ClipDataset(
         frames,
         # The baseline draws from the same neighbours, so that all its other random numbers are the same.
-        _offsets(settings, frames),
+        offsets,
         data_root=data.data_root,
         layout=data.layout,
         frame_step=data.frame_step,
@@ -129,3 +181,20 @@ def _offsets(settings: Settings, frames: list[Frame]) -> list[list[int]]:
     if singles and train.st_weight > 0:
         logger.warning("%d of %d frames have no neighbour: no motion loss for them", singles, len(frames))
     return found
+
+
+def _check_stored_flow(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> None:
+    """Every pair that training may draw must have its flow file."""
+    data, missing = settings.DATA, []
+    for frame, own in zip(frames, offsets, strict=True):
+        path = Path(data.data_root) / frame.image
+        for offset in own:
+            path_k = neighbour(path, offset, layout=data.layout, frame_step=data.frame_step)
+            if data_set_flow(path, path_k) is None:
+                missing.append((path, path_k))
+    if missing:
+        first = f"{missing[0][0]} to {missing[0][1].name}"
+        raise UserError(
+            f"FLOW.name stored: {len(missing)} of {sum(map(len, offsets))} frame pairs have no flow file, the first "
+            f"is {first}"
+        )

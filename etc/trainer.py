@@ -239,6 +239,11 @@ def _loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLo
     if train.batch_size % world:
         raise UserError(f"TRAIN.batch_size {train.batch_size} is no multiple of {world} processes")
     batch = train.batch_size // world
+    # A pair brings two images into the same pass, a lone one cannot be normalised by the 1x1 bin of the ppm.
+    lone = train.st_weight == 0 or settings.DATA.allow_single
+    synchronised = settings.DISTRIBUTED.sync_bn and world > 1 and torch.cuda.is_available()
+    if batch == 1 and lone and not synchronised:
+        raise UserError(f"TRAIN.batch_size {train.batch_size}: batch norm needs two images a process or more")
     sampler = EpochSampler(len(data), batch_size=batch, seed=train.manual_seed, rank=distributed.rank(), world=world)
     loader = DataLoader(
         data,

@@ -1,0 +1,160 @@
+"""Training end to end on the tiny world: what is written, what resuming gives, what is refused."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from etc.config import UserError, load_settings
+from etc.trainer import NonFiniteLoss, Trainer
+
+CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def train(overrides: list[str]) -> Path:
+    settings = load_settings(None, overrides)
+    Trainer(settings, CPU).run()
+    return Path(settings.TRAIN.save_path)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["student"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def test_a_training_writes_checkpoints_settings_and_tensorboard(tiny_training):
+    folder = train(tiny_training)
+    content = torch.load(folder / "last.pth", weights_only=True)
+    assert {"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics"} <= set(content)
+    assert content["epoch"] == 2 and content["step"] == 4
+    assert not any(key.startswith(("flow", "teacher")) for key in content["student"])
+    assert 0 < content["metrics"]["mIoU"] < 1 and 0 < content["metrics"]["TC"] <= 1
+    assert load_settings(folder / "settings.yaml") == load_settings(None, tiny_training)
+    log = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert {"loss/segmentation", "loss/motion", "learning_rate", "validation/mIoU", "validation/TC"} <= set(
+        log.Tags()["scalars"]
+    )
+    assert {"frame", "label", "prediction", "neighbour", "flow", "visibility", "warped"} <= set(log.Tags()["images"])
+
+
+def test_the_learning_rate_is_poly_and_new_layers_learn_ten_times_faster(tiny_training):
+    trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.base_lr=0.002"]), CPU)
+    seen = []
+    step = trainer.scheduler.step
+    trainer.scheduler.step = lambda: (seen.append([g["lr"] for g in trainer.optimizer.param_groups]), step())
+    trainer.run()
+    expected = [0.002 * (1 - i / 4) ** 0.9 for i in range(4)]
+    assert [lr for lr, _ in seen] == pytest.approx(expected)
+    assert [lr for _, lr in seen] == pytest.approx([10 * lr for lr in expected])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_training, tmp_path):
+    one = train(tiny_training)
+    two = train([*tiny_training, f"TRAIN.save_path={tmp_path}/two", "TRAIN.workers=1"])
+    three = train([*tiny_training, f"TRAIN.save_path={tmp_path}/three", "TRAIN.manual_seed=1"])
+    assert_same_weights(one / "last.pth", two / "last.pth")
+    assert not torch.equal(weights(one / "last.pth")["cls.4.bias"], weights(three / "last.pth")["cls.4.bias"])
+
+
+def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tiny_training, tmp_path):
+    overrides = [*tiny_training, "TRAIN.epochs=6", "TRAIN.val_freq=6"]
+    whole = train([*overrides, f"TRAIN.save_path={tmp_path}/whole"])
+    command = [sys.executable, str(REPOSITORY / "tool/train_with_flow.py"), *overrides]
+    # The same number of threads: sums in another order would differ in the last bit.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
+    last = tmp_path / "run" / "last.pth"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 1))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
+    interrupted = torch.load(last, weights_only=True)["epoch"]
+    assert 1 <= interrupted < 6
+    resumed = train([*overrides, "TRAIN.resume=auto"])
+    assert_same_weights(whole / "last.pth", resumed / "last.pth")
+
+
+def test_a_finished_run_is_not_overwritten_and_not_mixed_with_another(tiny_training):
+    folder = train(tiny_training)
+    before = (folder / "last.pth").read_bytes()
+    with pytest.raises(UserError, match="holds a training run already"):
+        train([*tiny_training, "TRAIN.resume=null"])
+    with pytest.raises(UserError, match=r"TRAIN\.st_weight 0\.1, now it is 0"):
+        train([*tiny_training, "TRAIN.resume=auto", "TRAIN.st_weight=0.0"])
+    assert (folder / "last.pth").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tmp_path):
+    train([*tiny_training, "TRAIN.epochs=1"])
+    before = (tmp_path / "run/last.pth").read_bytes()
+    settings = load_settings(None, [*tiny_training, f"TRAIN.save_path={tmp_path}/two", "TRAIN.base_lr=1e30"])
+    with pytest.raises(NonFiniteLoss, match=r"the \w+ loss is (nan|inf) in step \d"):
+        Trainer(settings, CPU).run()
+    assert not (tmp_path / "two/last.pth").exists()
+    assert (tmp_path / "run/last.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("TRAIN.batch_size=64", "do not fill one batch of 64"),
+        ("TRAIN.batch_size=1 TRAIN.st_weight=0.0", "batch norm needs two images"),
+        ("DATA.train_list=nowhere.lst", "nowhere.lst"),
+        ("TRAIN.resume=nowhere.pth", "nowhere.pth does not exist"),
+        ("TRAIN.weight=nowhere.pth", "nowhere.pth does not exist"),
+        ("TRAIN.arch=psq18", "psq18"),
+        ("TRAIN.frame_gap=7", "lack a neighbour"),
+        ("TRAIN.frame_gap=3", "10 of 30 frame pairs have no flow file"),
+        ("FLOW.source=online", "FLOW.source stored"),
+    ],
+)
+def test_unusable_settings_are_refused_before_anything_is_written(tiny_training, tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        train([*tiny_training, *override.split()])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.pth").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(UserError, match=r"last\.pth is truncated or not a checkpoint"):
+        train([*tiny_training, "TRAIN.resume=auto"])
+
+
+def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
+    lines = Path(next(o for o in tiny_training if "train_list" in o).partition("=")[2]).read_text().splitlines()
+    # Frame 0 of a folder of its own has no neighbour at all.
+    root = Path(tiny_training[0].partition("=")[2])
+    single = root / "leftImg8bit/train/lonely/lonely_000000_000000_leftImg8bit.png"
+    label = root / "gtFine/train/lonely/lonely_000000_000000_gtFine_labelIds.png"
+    for target, source in zip((single, label), lines[0].split(), strict=True):
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((root / source).read_bytes())
+    entry = f"{single.relative_to(root)} {label.relative_to(root)}"
+    (tmp_path / "mixed.lst").write_text("\n".join([lines[0], entry]))
+    folder = train(
+        [
+            *tiny_training,
+            f"DATA.train_list={tmp_path}/mixed.lst",
+            "DATA.allow_single=true",
+            "FLOW.name=dis",
+            "FLOW.source=online",
+            "FLOW.preset=ultrafast",
+        ]
+    )
+    assert torch.load(folder / "last.pth", weights_only=True)["step"] == 2
