@@ -128,12 +128,14 @@ class Planes:
     ``to_image[s] @ (s, t, 1) = depth * (x, y, 1)`` and ``to_texture[s] @ (x, y, 1) = (s, t, 1) / depth``, so the last row
     of ``to_texture`` gives the inverse depth, affine in the pixel. ``corners`` are camera coordinates ``[S, 4, 3]`` in
     the order top left, top right, bottom right, bottom left. ``edge_on`` surfaces have no inverse.
+    ``side`` is 1 where the camera is on the side to which ``right x down`` points, else -1.
     """
 
     to_image: Array
     to_texture: Array
     corners: Array
     edge_on: NDArray[np.bool_]
+    side: NDArray[np.int64]
 
 
 def see_planes(frames: Array, infinite: NDArray[np.bool_], camera: Camera, t: float) -> Planes:
@@ -153,7 +155,8 @@ def see_planes(frames: Array, infinite: NDArray[np.bool_], camera: Camera, t: fl
     edge_on = np.abs(determinant) < 1e-9 * size
     inverse = cofactors / np.where(edge_on, 1.0, determinant)[:, None, None]
     intrinsics = camera.intrinsics
-    return Planes(intrinsics @ seen, inverse @ np.linalg.inv(intrinsics), corners, edge_on)
+    side = np.where(determinant < 0, 1, -1)
+    return Planes(intrinsics @ seen, inverse @ np.linalg.inv(intrinsics), corners, edge_on, side)
 
 
 def clip_near(corners: Array) -> Array:
@@ -165,3 +168,14 @@ def clip_near(corners: Array) -> Array:
         if (start[2] >= NEAR) != (end[2] >= NEAR):
             kept.append(start + (end - start) * (NEAR - start[2]) / (end[2] - start[2]))
     return np.array(kept).reshape(-1, 3)
+
+
+def project_bounds(corners: Array, intrinsics: Array) -> tuple[Array, Array, Array, Array]:
+    """Least and greatest pixel ``[S, 2]`` and depth ``[S]`` of polygons ``[S, N, 3]`` in camera coordinates.
+
+    The pixels hold where the least depth is positive.
+    """
+    depth = corners[:, :, 2]
+    pixels = corners @ intrinsics.T
+    pixels = pixels[:, :, :2] / np.maximum(depth, 1e-6)[:, :, None]
+    return pixels.min(1), pixels.max(1), depth.min(1), depth.max(1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import cv2
 import numpy as np
 
-from etc.data.world.geometry import NEAR, Array, clip_near
+from etc.data.world.geometry import Array
 from etc.data.world.textures import Texture
 
 BAND = 1.5  # a slanted plane is drawn in bands of this depth ratio, each from its own mip level
+SOFTNESS = 0.45  # mip levels are chosen this much coarser than one texel a pixel: less shimmer
 SOLID = 127  # alpha from which a pixel belongs to the surface
 
 
@@ -29,43 +33,37 @@ class Canvas:
         texture: Texture,
         *,
         to_texture: Array,
-        corners: Array,
-        intrinsics: Array,
-        infinite: bool = False,
+        window: tuple[int, int, int, int],
+        depths: tuple[float, float] | None,
     ) -> None:
-        """Draw surface ``index``. ``to_texture`` ``[3, 3]`` and ``corners`` ``[4, 3]`` as in ``geometry.Planes``."""
-        outline = clip_near(corners)
-        if len(outline) < 3:
-            return
-        depths = outline[:, 2]
-        pixels = outline @ intrinsics.T
-        pixels = pixels[:, :2] / pixels[:, 2:]
-        height, width = self.label.shape
-        x0, y0 = np.maximum(np.floor(pixels.min(0)), 0).astype(int)
-        x1, y1 = np.minimum(np.ceil(pixels.max(0)) + 1, (width, height)).astype(int)
-        if x0 >= x1 or y0 >= y1:
+        """Draw surface ``index``.
+
+        Args:
+            to_texture: ``[3, 3]`` as in ``geometry.Planes``.
+            window: columns and rows that may show it, ``x0, y0, x1, y1``.
+            depths: its least and greatest depth in metres; None for a surface at infinity.
+        """
+        x0, y0, x1, y1 = window
+        if depths is None:
+            nearness = np.zeros((y1 - y0, x1 - x0), np.float32)
+            self._blend(index, texture, to_texture, nearness, nearness >= 0, (x0, y0))
             return
         a, b, c = to_texture[2]
         nearness = (a * self._columns[x0:x1] + (b * self._rows[y0:y1] + c)).astype(np.float32)
-        if infinite:
-            nearness[:] = 0
-            self._blend(index, texture, to_texture, nearness, nearness >= 0, (x0, y0))
-            return
-        nearest, farthest = 1 / max(NEAR, depths.min()), 1 / depths.max()
-        bands = max(1, int(np.ceil(np.log(nearest / farthest) / np.log(BAND))))
-        free = nearness > np.maximum(self.nearness[y0:y1, x0:x1], np.float32(0))
-        if bands == 1:
+        free = nearness > np.maximum(self.nearness[y0:y1, x0:x1], 0)
+        bands = math.ceil(math.log(depths[1] / depths[0]) / math.log(BAND))
+        if bands <= 1:
             self._blend(index, texture, to_texture, nearness, free, (x0, y0))
             return
-        edges = np.geomspace(farthest, nearest, bands + 1)
+        edges = np.geomspace(1 / depths[1], 1 / depths[0], bands + 1)
         edges[0], edges[-1] = 0, np.inf  # the plane a little beyond its outline: anti-aliased edges
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             part = free & (nearness > low) & (nearness <= high)
             rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-            if len(rows) and len(columns):
+            if len(rows):
                 top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-                window = np.s_[top:bottom, left:right]
-                self._blend(index, texture, to_texture, nearness[window], part[window], (x0 + left, y0 + top))
+                inner = np.s_[top:bottom, left:right]
+                self._blend(index, texture, to_texture, nearness[inner], part[inner], (x0 + left, y0 + top))
 
     def _blend(
         self,
@@ -80,21 +78,22 @@ class Canvas:
         height, width = free.shape
         x0, y0 = corner
         window = np.s_[y0 : y0 + height, x0 : x0 + width]
-        shifted = to_texture @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1.0]])
+        shifted = to_texture.copy()
+        shifted[:, 2] += to_texture[:, 0] * x0 + to_texture[:, 1] * y0
         level = texture.level(*_mip_level(texture, shifted, width, height))
         patch = _warp(level, shifted, width, height, cv2.INTER_LINEAR)
         alpha = patch[..., 3]
-        mask = free.astype(np.uint8)
-        clear = cv2.bitwise_not(alpha)
-        below = cv2.multiply(self.image[window], cv2.merge((clear, clear, clear, clear)), scale=1 / 255)
-        self.image[window] = cv2.copyTo(cv2.add(below, patch), mask, self.image[window].copy())
+        clear = cv2.cvtColor(cv2.bitwise_not(alpha), cv2.COLOR_GRAY2BGRA)
+        blended = cv2.add(cv2.multiply(self.image[window], clear, scale=1 / 255), patch)
+        cv2.copyTo(blended, free.view(np.uint8), self.image[window])
         solid = free & (alpha >= SOLID)
         np.copyto(self.nearness[window], nearness, where=solid)
-        np.copyto(self.surface[window], np.int32(index), where=solid)
-        label = texture.label
-        if not isinstance(label, int):
-            label = _warp(label, shifted, width, height, cv2.INTER_NEAREST)
-        np.copyto(self.label[window], np.uint8(label) if isinstance(label, int) else label, where=solid)
+        self.surface[window][solid] = index
+        if isinstance(texture.label, int):
+            self.label[window][solid] = texture.label
+        else:
+            label = _warp(texture.label, shifted, width, height, cv2.INTER_NEAREST)
+            np.copyto(self.label[window], label, where=solid)
 
 
 def _warp(source: np.ndarray, to_texture: Array, width: int, height: int, interpolation: int) -> np.ndarray:
@@ -107,13 +106,19 @@ def _warp(source: np.ndarray, to_texture: Array, width: int, height: int, interp
 
 def _mip_level(texture: Texture, to_texture: Array, width: int, height: int) -> tuple[int, int]:
     """The level whose texels are about as large as a pixel at the middle of the window."""
-    pixel = np.array([(width - 1) / 2, (height - 1) / 2, 1.0])
-    s, t, nearness = to_texture @ pixel
+    # plain floats: this runs for every surface, and arrays of three cost more than the sums
+    (a, b, c), (d, e, f), (g, h, i) = to_texture.tolist()
+    x, y = (width - 1) / 2, (height - 1) / 2
+    nearness = g * x + h * y + i
     if nearness <= 0:
         return 0, 0
-    gradient = (to_texture[:2, :2] - np.outer([s, t], to_texture[2, :2]) / nearness) / nearness
-    texels_per_pixel = np.hypot(gradient[:, 0], gradient[:, 1]) * texture.size
-    levels = np.round(np.log2(np.maximum(texels_per_pixel, 1e-6)) + 0.2).astype(int)
-    limits = np.log2(texture.size).astype(int)
-    x, y = np.clip(levels, 0, limits)
-    return int(x), int(y)
+    s, t = (a * x + b * y + c) / nearness, (d * x + e * y + f) / nearness
+    columns, rows = texture.size
+    across = columns * math.hypot(a - s * g, b - s * h) / nearness
+    down = rows * math.hypot(d - t * g, e - t * h) / nearness
+    return _level(across, columns), _level(down, rows)
+
+
+def _level(texels_per_pixel: float, texels: int) -> int:
+    wanted = round(math.log2(max(texels_per_pixel, 1e-6)) + SOFTNESS)
+    return min(max(wanted, 0), int(math.log2(texels)))

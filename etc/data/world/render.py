@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etc.data.world.geometry import NEAR, Array, Planes, see_planes
+from etc.data.world.geometry import NEAR, Array, Planes, clip_near, project_bounds, see_planes
 from etc.data.world.raster import Canvas
 from etc.data.world.scene import build_street
 from etc.data.world.sensor import Sensor
 
 REMEMBERED_FRAMES = 8  # label and surface maps kept for flow: pairs are asked for in runs
+SLIVER = 0.35  # pixels; anything narrower is not drawn
 HAZE = 260.0  # metres after which the air has swallowed 63% of the contrast
 MIN_ADVANCE = 1e-2  # smallest depth ratio of a followed point: keeps the flow finite behind the camera
+
+Window = tuple[int, int, int, int]
 
 
 class Frame(NamedTuple):
@@ -72,6 +76,7 @@ class World:
         self._body = np.array([s.body for s in surfaces])
         self._infinite = np.array([s.infinite for s in surfaces])
         self._layer = np.array([s.layer for s in surfaces])
+        self._facing = np.array([s.facing for s in surfaces])
         self._cut_out = np.array([s.texture.cut_out for s in surfaces])
         self._columns = np.arange(width, dtype=np.float32)
         self._rows = np.arange(height, dtype=np.float32)[:, None]
@@ -125,15 +130,13 @@ class World:
             self._drawn.move_to_end(t)
             return self._drawn[t]
         planes, canvas = self._planes(t), Canvas(self.height, self.width)
-        intrinsics = self._scene.camera.intrinsics
-        for index in self._painting_order(planes):
+        for index, window, depths in self._painting_order(planes):
             canvas.draw(
-                int(index),
+                index,
                 self._scene.surfaces[index].texture,
                 to_texture=planes.to_texture[index],
-                corners=planes.corners[index],
-                intrinsics=intrinsics,
-                infinite=bool(self._infinite[index]),
+                window=window,
+                depths=None if self._infinite[index] else depths,
             )
         clarity = np.exp(np.float32(-1 / HAZE) / np.maximum(canvas.nearness, np.float32(1e-4)))
         clarity[canvas.nearness <= 0] = 1  # the sky is painted as seen through the air
@@ -145,17 +148,23 @@ class World:
             self._drawn.popitem(last=False)
         return frame
 
-    def _painting_order(self, planes: Planes) -> NDArray[np.int64]:
-        """Surfaces that may be seen, layer by layer from far to near."""
-        depth = planes.corners[:, :, 2]
-        pixels = planes.corners @ self._scene.camera.intrinsics.T
-        pixels = pixels[:, :, :2] / np.maximum(depth, NEAR)[:, :, None]
-        low, high = pixels.min(1), pixels.max(1)
-        outside = ((high < -1) | (low > (self.width, self.height))).any(1) | ((high - low) < 0.2).any(1)
-        whole = depth.min(1) >= NEAR  # the bounds above hold only for these
-        hidden = planes.edge_on | (depth.max(1) < NEAR) | (whole & outside)
-        order = np.lexsort((-depth.max(1), self._layer))
-        return order[~hidden[order]]
+    def _painting_order(self, planes: Planes) -> Iterator[tuple[int, Window, tuple[float, float]]]:
+        """Surfaces that may be seen, layer by layer from far to near, with their windows and depth ranges."""
+        intrinsics, limits = self._scene.camera.intrinsics, (self.width, self.height)
+        low, high, near, far = project_bounds(planes.corners, intrinsics)
+        for index in np.flatnonzero((near < NEAR) & (far > NEAR)):  # reaches behind the camera
+            one = slice(index, index + 1)
+            low[one], high[one], near[one], far[one] = project_bounds(
+                clip_near(planes.corners[index])[None], intrinsics
+            )
+        start = np.maximum(np.floor(low), 0).astype(int)
+        stop = np.minimum(np.ceil(high) + 1, limits).astype(int)
+        shown = (start < stop).all(1) & (high - low > SLIVER).all(1) & (far > NEAR) & ~planes.edge_on
+        shown &= self._facing * planes.side >= 0
+        windows = np.concatenate([start, stop], axis=1).tolist()
+        for index in np.lexsort((-far, self._layer)):
+            if shown[index]:
+                yield int(index), tuple(windows[index]), (float(near[index]), float(far[index]))
 
     def _follow(
         self, surface: NDArray[np.int32], here: Planes, there: Planes

@@ -20,7 +20,7 @@ from etc.data.world.surface import (
     Surface,
     upright,
 )
-from etc.data.world.textures import Rng, Texture, sky, to_rgba
+from etc.data.world.textures import Rng, Texture, sky
 
 VIEW = 120.0  # metres of street beyond the last camera position
 BEHIND = -4.0
@@ -58,7 +58,7 @@ class Street:
             self.bodies.append(body)
         for part in parts:
             grown = (part.origin * scale, part.right * scale, part.down * scale)
-            self.surfaces.append(Surface(*grown, part.texture, index, part.layer, part.infinite))
+            self.surfaces.append(Surface(*grown, part.texture, index, part.layer, part.infinite, part.facing))
 
     def clear_of_crossing(self, z: float, margin: float) -> bool:
         return not self.crossing[0] - margin < z < self.crossing[1] + margin

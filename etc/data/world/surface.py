@@ -23,7 +23,11 @@ TRAIN, MOTORCYCLE, BICYCLE = 31, 32, 33
 
 @dataclass(frozen=True)
 class Surface:
-    """A textured parallelogram in the coordinates of its body, see ``geometry``. ``infinite``: ``origin`` is a direction."""
+    """A textured parallelogram in the coordinates of its body, see ``geometry``.
+
+    ``infinite``: ``origin`` is a direction. ``facing``: it is seen only from the side to which ``facing * (right x down)``
+    points; 0: from both.
+    """
 
     origin: Array
     right: Array
@@ -32,6 +36,7 @@ class Surface:
     body: int = 0
     layer: int = SOLID
     infinite: bool = False
+    facing: int = 0
 
 
 @dataclass
@@ -51,7 +56,13 @@ class City:
 
 
 def upright(
-    start: tuple[float, float], end: tuple[float, float], base: float, top: float, texture: Texture
+    start: tuple[float, float],
+    end: tuple[float, float],
+    base: float,
+    top: float,
+    texture: Texture,
+    *,
+    facing: int = 0,
 ) -> Surface:
     """A vertical rectangle over the ground line from ``start`` to ``end`` (x, z), between two heights."""
     return Surface(
@@ -59,6 +70,7 @@ def upright(
         right=np.array([end[0] - start[0], 0.0, end[1] - start[1]]),
         down=np.array([0.0, top - base, 0.0]),
         texture=texture,
+        facing=facing,
     )
 
 
@@ -86,8 +98,10 @@ def extrude(profile: Sequence[tuple[float, float]], width: float, skins: Sequenc
     The profile runs from the tail over the top to the nose; a texture's top is at the higher end of its edge.
     """
     parts = []
-    for low, high, skin in zip(profile[:-1], profile[1:], skins, strict=True):
-        (z0, y0), (z1, y1) = (low, high) if high[1] >= low[1] else (high, low)
+    for start, end, skin in zip(profile[:-1], profile[1:], skins, strict=True):
+        rising = end[1] >= start[1]
+        (z0, y0), (z1, y1) = (start, end) if rising else (end, start)
         origin, down = np.array([-width / 2, -y1, z1]), np.array([0.0, y1 - y0, z0 - z1])
-        parts.append(Surface(origin, np.array([width, 0.0, 0.0]), down, skin))
+        facing = -1 if rising else 1  # outwards
+        parts.append(Surface(origin, np.array([width, 0.0, 0.0]), down, skin, facing=facing))
     return parts

@@ -37,7 +37,7 @@ def car(city: City, kind: str, paint: int) -> list[Surface]:
     parts = extrude(profile, width, skins)
     for x, shade in ((-width / 2, 0.8), (width / 2, 0.95)):
         side = city.get(("side", shade, *key), lambda rng, s=shade: _car_side(rng, profile, belt, colour * s))
-        parts.append(upright((x, 0), (x, length), 0, _roof(profile), side))
+        parts.append(upright((x, 0), (x, length), 0, _roof(profile), side, facing=1 if x < 0 else -1))
     return _centred(parts, length) + [shadow(city, width, length)]
 
 
@@ -143,11 +143,11 @@ def _block(
     sides = [city.get(("flank", shade, *key), lambda rng, s=shade: _flank(rng, kind, label, length, top - base, colour * s)) for shade in (0.8, 1.0)]  # fmt: skip
     ends = [city.get(("end", rear, *key), lambda rng, r=rear: _face(rng, kind, label, width, top - base, colour, rear=r)) for rear in (True, False)]  # fmt: skip
     parts = [
-        upright((x, start), (x, start + length), base, top, side)
+        upright((x, start), (x, start + length), base, top, side, facing=1 if x < 0 else -1)
         for x, side in zip((-width / 2, width / 2), sides, strict=True)
     ]
     parts += [
-        upright((-width / 2, z), (width / 2, z), base, top, end)
+        upright((-width / 2, z), (width / 2, z), base, top, end, facing=1 if z > start else -1)
         for z, end in zip((start, start + length), ends, strict=True)
     ]
     return parts
