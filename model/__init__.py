@@ -1,11 +1,13 @@
 """Segmentation networks: one frame in, logits out."""
 
 from model.base import SegmentationNetwork
-from model.build import WeightsUnavailable, build_model, parameter_groups
+from model.build import ARCHITECTURES, build_model, parameter_groups
 from model.checkpoint import LoadReport, load_student
 from model.pspnet import PSPNet
+from model.weights import WeightsUnavailable
 
 __all__ = [
+    "ARCHITECTURES",
     "LoadReport",
     "PSPNet",
     "SegmentationNetwork",

@@ -1,24 +1,22 @@
-"""Networks by name, their ImageNet start, and their learning rates."""
+"""Networks by name, and their learning rates."""
 
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from torchvision.models import ResNet18_Weights, WeightsEnum
+from torchvision.models import ResNet18_Weights
 
 from model.base import SegmentationNetwork
 from model.checkpoint import read_weights
+from model.outside import DEEPLABS, deeplabv3, imported, lraspp
 from model.pspnet import PSPNet
+from model.pyramid import from_timm, mobile
+from model.weights import fetch
 
 PSPNETS = {"psp18": 18, "psp50": 50, "psp101": 101, "psp152": 152}
-
-
-class WeightsUnavailable(OSError):
-    """ImageNet weights could not be fetched; the message says where to put the file by hand."""
+ARCHITECTURES = (*PSPNETS, "mobile", "lraspp", *DEEPLABS, "timm:<name>", "package.module:factory")
 
 
 def build_model(
@@ -33,21 +31,47 @@ def build_model(
     """A segmentation network by name.
 
     Args:
-        arch: ``psp18``, ``psp50``, ``psp101`` or ``psp152``.
+        arch: one of ``ARCHITECTURES``: ``psp18`` to ``psp152``; ``mobile``, MobileNetV2 with the heads of
+            PSPNet; ``lraspp`` and ``deeplabv3_*`` of torchvision; ``timm:<name>``, a timm encoder with the
+            heads of PSPNet; or ``package.module:factory``, where ``factory(classes=...)`` makes a module
+            that returns logits or a dict with ``logits`` or ``out``.
         classes: number of classes.
-        pretrained: start the backbone from ImageNet weights, torchvision's where there are any.
-        weights: a file of ImageNet weights to use instead (``psp*`` alone; semseg's for 50, 101 and 152).
-        dropout: probability with which the heads drop a channel in training.
+        pretrained: start the backbone from ImageNet weights.
+        weights: a file of ImageNet weights for the backbone of a ``psp*``; 50, 101 and 152 have no others
+            (semseg's, with a deep stem).
+        dropout: probability with which PSPNet's heads drop a channel in training.
         aux: whether to add the auxiliary head, where the network knows one.
 
     Raises:
         ValueError: unknown ``arch``; weights asked for that do not exist or do not fit.
         FileNotFoundError: no file at ``weights``.
-        WeightsUnavailable: the download failed.
+        WeightsUnavailable: the download failed (an OSError).
     """
-    if arch not in PSPNETS:
-        raise ValueError(f"arch {arch!r} is unknown, expected one of {', '.join(PSPNETS)}")
-    network = PSPNet(layers=PSPNETS[arch], classes=classes, dropout=dropout, aux=aux)
+    if weights is not None and arch not in PSPNETS:
+        raise ValueError(f"weights is for {', '.join(PSPNETS)}, arch {arch!r} takes no file")
+    if arch in PSPNETS:
+        network = PSPNet(layers=PSPNETS[arch], classes=classes, dropout=dropout, aux=aux)
+        start_backbone(network, arch, pretrained=pretrained, weights=weights)
+        return network
+    if arch == "mobile":
+        return mobile(classes=classes, pretrained=pretrained, dropout=dropout, aux=aux)
+    if arch == "lraspp":
+        return lraspp(classes=classes, pretrained=pretrained)
+    if arch in DEEPLABS:
+        return deeplabv3(arch, classes=classes, pretrained=pretrained, aux=aux)
+    if arch.startswith("timm:"):
+        name = arch.removeprefix("timm:")
+        return from_timm(name, classes=classes, pretrained=pretrained, dropout=dropout, aux=aux)
+    if ":" in arch:
+        if pretrained:
+            raise ValueError(f"pretrained is not for arch {arch!r}: its factory decides how it starts")
+        return imported(arch, classes=classes)
+    raise ValueError(f"arch {arch!r} is unknown, expected one of {', '.join(ARCHITECTURES)}")
+
+
+def start_backbone(
+    network: PSPNet, arch: str, *, pretrained: bool, weights: str | PathLike[str] | None
+) -> None:
     if weights is not None:
         network.load_backbone(read_weights(weights))
     elif pretrained and arch == "psp18":
@@ -57,27 +81,6 @@ def build_model(
             f"{arch} has a deep stem that torchvision has no ImageNet weights for: give the file as weights "
             "(semseg's resnet50_v2.pth and alike), or set pretrained to false"
         )
-    return network
-
-
-def fetch(weights: WeightsEnum) -> dict[str, Any]:
-    """torchvision's weights, from its cache folder or else the network.
-
-    Raises:
-        WeightsUnavailable: the download failed.
-    """
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the hash does not match
-        raise unavailable(weights, error) from error
-
-
-def unavailable(weights: WeightsEnum, error: Exception) -> WeightsUnavailable:
-    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    return WeightsUnavailable(
-        f"cannot download the ImageNet weights ({error}): place {weights.url} at {place}, "
-        "or set pretrained to false"
-    )
 
 
 def parameter_groups(model: nn.Module, base_lr: float) -> list[dict[str, Any]]:

@@ -142,7 +142,7 @@ class PSPNet(SegmentationNetwork):
         self.load_state_dict({key: renamed[key] for key in own if key in renamed}, strict=False)
 
 
-def check_size(*, classes: int, dropout: float) -> None:
+def check_size(*, classes: int, dropout: float = 0.0) -> None:
     if classes < 1:
         raise ValueError(f"classes is {classes}, expected at least 1")
     if not 0 <= dropout < 1:

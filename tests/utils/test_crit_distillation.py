@@ -140,6 +140,18 @@ def test_pf_gradient_does_not_depend_on_the_blocks(block, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("normalize", ["cosine", "published"])
+def test_pf_gradient_is_the_derivative_of_its_value(normalize, monkeypatch):
+    monkeypatch.setattr(crit, "BLOCK_ENTRIES", 20)
+    students, (teacher_k, teacher_q) = maps(2, (1, 3, 2, 3), gradient=True), maps(2, (1, 4, 2, 3), seed=1)
+    criterion = CriterionSDcos_sig(normalize=normalize)
+
+    def loss(k, q):
+        return criterion({"fea": k}, {"fea": teacher_k}, {"fea": q}, {"fea": teacher_q})
+
+    assert torch.autograd.gradcheck(loss, students)
+
+
 def test_a_zero_vector_is_similar_to_nothing_and_gets_no_gradient():
     students, teachers = maps(2), maps(2, seed=1)
     students[0][:, :, 1, 2] = 0
@@ -157,9 +169,8 @@ def test_a_zero_vector_is_similar_to_nothing_and_gets_no_gradient():
 
 def test_one_frame_may_be_without_gradient():
     (student_k, student_q), teachers = maps(2, gradient=True), maps(2, seed=1)
-    both = torch.autograd.grad(
-        CriterionSDcos_sig()(*interleaved((student_k, student_q), teachers)), student_k
-    )
+    loss = CriterionSDcos_sig()(*interleaved((student_k, student_q), teachers))
+    both = torch.autograd.grad(loss, student_k)
     alone = CriterionSDcos_sig()(*interleaved((student_k, student_q.detach()), teachers))
     torch.testing.assert_close(torch.autograd.grad(alone, student_k), both)
 
