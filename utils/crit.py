@@ -41,9 +41,7 @@ CITYSCAPES_CLASS_WEIGHT = torch.tensor([
 class CrossEntropy2d(nn.Module):
     """Cross entropy averaged over the pixels that are not ignored, each counting as its class weighs.
 
-    Args:
-        class_weight: a tensor of K, one weight a class, or None for equal weights.
-        ignore_index: label of the pixels that do not count.
+    Args: ``class_weight`` and ``ignore_index`` as in :class:`CriterionDSN`.
 
     Shape: logits float ``[N, K, H, W]``, target integer ``[N, H, W]`` with 0..K-1 and ``ignore_index``
     -> scalar, 0 with a gradient of 0 where every pixel is ignored.
@@ -87,9 +85,10 @@ class OhemCrossEntropy2d(CrossEntropy2d):
 
     The pixels are ranked over the whole batch. Where at most ``min_kept`` are not ignored, all are kept.
 
+    Class weights weigh the kept pixels, and do not touch the ranking.
+
     Args:
-        class_weight: as in the cross entropy; it weighs the kept pixels, and does not touch the ranking.
-        ignore_index: label of the pixels that do not count.
+        class_weight, ignore_index: as in :class:`CriterionDSN`.
         thresh: probability of the true class, 0..1.
         min_kept: number of pixels a batch.
 
@@ -122,7 +121,7 @@ class OhemCrossEntropy2d(CrossEntropy2d):
 
 
 class CriterionCrossEntropy(nn.Module):
-    """Cross entropy of the main head alone; see :class:`CriterionDSN`."""
+    """:class:`CriterionDSN` without its auxiliary head."""
 
     def __init__(self, *, class_weight: Tensor | None = None, ignore_index: int = 255) -> None:
         super().__init__()
@@ -132,7 +131,7 @@ class CriterionCrossEntropy(nn.Module):
         return at_label_size(self.main, preds, "logits", target)
 
 
-class CriterionDSN(nn.Module):
+class CriterionDSN(CriterionCrossEntropy):
     """Cross entropy of the main head plus ``dsn_weight`` times that of the auxiliary head.
 
     Logits are resized to the label; where there is no ``"dsn"``, the main head's loss is all.
@@ -146,23 +145,18 @@ class CriterionDSN(nn.Module):
     gradient of 0 where every pixel is ignored.
 
     Raises:
-        ValueError: the shapes do not match, or there are not K class weights.
+        ValueError: the batch sizes do not match, or there are not K class weights.
     """
 
     def __init__(
-        self,
-        *,
-        class_weight: Tensor | None = None,
-        ignore_index: int = 255,
-        dsn_weight: float = 0.4,
+        self, *, class_weight: Tensor | None = None, ignore_index: int = 255, dsn_weight: float = 0.4
     ) -> None:
-        super().__init__()
-        self.main = CrossEntropy2d(class_weight=class_weight, ignore_index=ignore_index)
+        super().__init__(class_weight=class_weight, ignore_index=ignore_index)
         self.dsn = CrossEntropy2d(class_weight=class_weight, ignore_index=ignore_index)
         self.dsn_weight = dsn_weight
 
     def forward(self, preds: Out, target: Tensor) -> Tensor:
-        loss = at_label_size(self.main, preds, "logits", target)
+        loss = super().forward(preds, target)
         if not isinstance(preds, Tensor) and "dsn" in preds:
             loss = loss + self.dsn_weight * at_label_size(self.dsn, preds, "dsn", target)
         return loss
@@ -348,12 +342,12 @@ class CriterionLSTM(nn.Module):
         self.convlstm = ConvLSTMCell()
 
     def forward(self, preds_f: Out, soft_f: Out, preds_b: Out, soft_b: Out, preds: Out, soft: Out) -> Tensor:
-        frames = ((preds_f, soft_f), (preds, soft), (preds_b, soft_b))
-        pairs = [aligned(*frame, self.mode) for frame in frames]
+        pairs = [aligned(*pair, self.mode) for pair in ((preds_f, soft_f), (preds, soft), (preds_b, soft_b))]
         with full_precision_math(pairs[0][0]):
-            hidden, cell = self.convlstm.last_state(self.image(student) for student, _ in pairs)
-            soft_hidden, soft_cell = self.convlstm.last_state(self.image(teacher) for _, teacher in pairs)
-            return F.mse_loss(cell, soft_cell) + F.mse_loss(hidden, soft_hidden)
+            states = [
+                self.convlstm.last_state(map(self.image, frames)) for frames in zip(*pairs, strict=True)
+            ]
+            return sum(F.mse_loss(state, soft_state) for state, soft_state in zip(*states, strict=True))
 
     def image(self, x: Tensor) -> Tensor:
         """Similarity matrix of a pooled map, ``[N, 1, P, P]``."""
