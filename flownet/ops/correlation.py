@@ -42,8 +42,8 @@ def correlation(
         backend: ``"auto"``, ``"torch"`` or ``"cupy"``.
 
     Returns:
-        ``[N, D * D, oh, ow]``, dtype of ``f1``, where ``oh = ceil((H + 2 * pad_size - 2 * border) / stride1)``
-        with ``border = max_displacement + kernel_size // 2``, and ``ow`` likewise.
+        ``[N, D * D, oh, ow]``, dtype of ``f1``. ``oh = ceil((H + 2 * (pad_size - border)) / stride1)`` with
+        ``border = max_displacement + kernel_size // 2``, and ``ow`` likewise.
 
     Raises:
         ValueError: inputs of different shape, dtype or device, settings out of range, empty output.
