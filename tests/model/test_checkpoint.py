@@ -154,7 +154,9 @@ class Payload:
         return (pytest.fail, ("a pickle was executed",))
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))]
+)
 def test_a_pickle_that_runs_code_is_refused_and_not_run(path, save):
     save({"state_dict": Payload()}, path)
     with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights"):
