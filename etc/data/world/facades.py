@@ -81,7 +81,7 @@ def roof(rng: Rng, width: float, depth: float, shade: float) -> Texture:
 
 
 def wall(rng: Rng, width: float, height: float, shade: float) -> Texture:
-    """A garden or retaining wall with a coping: bricks, blocks or stained concrete in the colours of houses."""
+    """A garden or retaining wall with a coping: bricks, blocks or concrete in the colours of houses."""
     rows, columns = round(height * TEXELS * 1.5), round(width * TEXELS * 1.5)
     colour = tone(rng)
     image = plain(rng, rows, columns, colour, stain=0.12, grain=0.06)
@@ -95,7 +95,7 @@ def wall(rng: Rng, width: float, height: float, shade: float) -> Texture:
 
 
 def fence(rng: Rng, width: float, height: float, shade: float) -> Texture:
-    """Wooden boards with narrow gaps, sheet panels between posts, or a railing; labelled where it is solid."""
+    """Wooden boards with narrow gaps, sheet panels between posts, or a railing; gaps are see-through."""
     scale = TEXELS * 2
     rows, columns = round(height * scale), round(width * scale)
     kind = rng.integers(3)

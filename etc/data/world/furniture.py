@@ -1,4 +1,7 @@
-"""Trees, poles, lamps, signs and traffic lights. Local axes: x across, z along the street, origin at the foot."""
+"""Trees, poles, lamps, signs and traffic lights.
+
+Local axes: x across, z along the street, origin at the foot.
+"""
 
 from __future__ import annotations
 
@@ -81,9 +84,8 @@ def sign(city: City, rng: Rng) -> list[Surface]:
     return parts
 
 
-def traffic_light(city: City, rng: Rng, side: float, *, arm: bool) -> list[Surface]:
-    """A signal post at the kerb; with ``arm`` another signal hangs over the lane."""
-    state = int(rng.integers(3))
+def traffic_light(city: City, state: int, side: float, *, arm: bool) -> list[Surface]:
+    """A signal (``state`` 0 red, 1 amber, 2 green) at the kerb; ``arm``: another one hangs over the lane."""
     head = city.get(("signal", state), lambda r: _signal(r, state))
     parts = [post(city, 3.4, 0.15, kind=2), upright((-0.2, -0.06), (0.2, -0.06), 2.35, 3.35, head)]
     if arm:

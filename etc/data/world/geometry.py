@@ -1,10 +1,10 @@
 """Pinhole camera, rigid motion and plane homographies of the synthetic world.
 
-World axes: X right, Y **down**, Z along the street; the ground is ``Y = 0`` and lengths are metres. Time is counted in
-frames and may be fractional. Pixel ``(x, y)`` has its centre at integer coordinates.
+World axes: X right, Y **down**, Z along the street; the ground is ``Y = 0`` and lengths are metres. Time is
+counted in frames and may be fractional. Pixel ``(x, y)`` has its centre at integer coordinates.
 
-A planar surface is given by a texture corner ``origin`` and two edge vectors ``right`` and ``down``; the point with
-texture coordinates ``(s, t)`` in [0, 1]^2 is ``origin + s * right + t * down``.
+A planar surface is given by a texture corner ``origin`` and two edge vectors ``right`` and ``down``; the
+point with texture coordinates ``(s, t)`` in [0, 1]^2 is ``origin + s * right + t * down``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Sway:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera driving along +Z. Lengths in metres, angles in radians, ``speed`` in metres a frame."""
+    """A pinhole camera driving along +Z. Metres, radians, ``speed`` in metres a frame."""
 
     height: int
     width: int
@@ -99,8 +99,8 @@ def rotation_z(angle: float) -> Array:
 class Body:
     """Rigid motion of one object: constant velocity, and for limbs a swing in the plane of the object.
 
-    ``x, z`` is the place on the ground at frame 0, ``yaw`` turns local +Z towards +X, ``vx, vz`` are metres a frame. A limb
-    swings about its joint ``pivot = (x, height)`` in local coordinates.
+    ``x, z`` is the place on the ground at frame 0, ``yaw`` turns local +Z towards +X, ``vx, vz`` are metres
+    a frame. A limb swings about its joint ``pivot = (x, height)`` in local coordinates.
     """
 
     x: float = 0.0
@@ -125,10 +125,11 @@ class Body:
 class Planes:
     """All surfaces as one camera sees them at one time; ``S`` surfaces.
 
-    ``to_image[s] @ (s, t, 1) = depth * (x, y, 1)`` and ``to_texture[s] @ (x, y, 1) = (s, t, 1) / depth``, so the last row
-    of ``to_texture`` gives the inverse depth, affine in the pixel. ``corners`` are camera coordinates ``[S, 4, 3]`` in
-    the order top left, top right, bottom right, bottom left. ``edge_on`` surfaces have no inverse.
-    ``side`` is 1 where the camera is on the side to which ``right x down`` points, else -1.
+    ``to_image[s] @ (s, t, 1) = depth * (x, y, 1)`` and ``to_texture[s] @ (x, y, 1) = (s, t, 1) / depth``,
+    so the last row of ``to_texture`` gives the inverse depth, affine in the pixel. ``corners`` are camera
+    coordinates ``[S, 4, 3]`` in the order top left, top right, bottom right, bottom left. ``edge_on``
+    surfaces have no inverse. ``side`` is 1 where the camera is on the side to which ``right x down``
+    points, else -1.
     """
 
     to_image: Array
@@ -139,9 +140,11 @@ class Planes:
 
 
 def see_planes(frames: Array, infinite: NDArray[np.bool_], camera: Camera, t: float) -> Planes:
-    """``frames`` ``[S, 3, 3]`` holds ``right, down, origin`` of each surface in its columns, in world coordinates at ``t``.
+    """All surfaces from the camera's place at ``t``.
 
-    For ``infinite`` surfaces the third column is a direction: the camera's position does not matter to them.
+    ``frames`` ``[S, 3, 3]`` holds ``right, down, origin`` of each surface in its columns, in world
+    coordinates. For ``infinite`` surfaces the third column is a direction: the camera's position does not
+    matter to them.
     """
     rotation, centre = camera.pose(t)
     seen = frames.copy()
@@ -160,7 +163,7 @@ def see_planes(frames: Array, infinite: NDArray[np.bool_], camera: Camera, t: fl
 
 
 def clip_near(corners: Array) -> Array:
-    """The part of a convex polygon ``[N, 3]`` in camera coordinates that lies before the near plane; maybe empty."""
+    """The part of a convex polygon ``[N, 3]`` in camera axes that lies before the near plane; maybe empty."""
     kept: list[Array] = []
     for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         if start[2] >= NEAR:

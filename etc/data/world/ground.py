@@ -14,7 +14,7 @@ TILE = 512
 
 
 class Ground:
-    """Paints rectangles of material and label; x to the right, z ahead, metres."""
+    """Paints rectangles of material and label: ``x`` across in any order, ``z`` from near to far, metres."""
 
     def __init__(self, city: City, start: float, end: float) -> None:
         self._city, self._start, self._end = city, start, end
@@ -51,15 +51,15 @@ class Ground:
     def surface(self, rng: Rng) -> Surface:
         """The finished plane, with stains."""
         height, width = self._label.shape
-        stains = 1 + 0.07 * noise(rng, max(8, height // 10), max(8, width // 10), cell=6)
+        stains = 1 + 0.07 * noise(rng, height // 10, width // 10, cell=6)
         stains = cv2.resize(stains, (width, height), interpolation=cv2.INTER_LINEAR)
-        rgba = np.full((height, width, 4), 255, np.uint8)
-        rgba[..., :3] = np.clip(self._colour * stains[..., None], 0, 255)
+        colour = cv2.multiply(self._colour, cv2.merge([stains] * 3), dtype=cv2.CV_8U)
+        rgba = cv2.cvtColor(colour, cv2.COLOR_RGB2RGBA)
         return flat((-REACH, REACH), (self._start, self._end), Texture(rgba, self._label), layer=GROUND)
 
     def _window(self, x: tuple[float, float], z: tuple[float, float]) -> tuple[slice, slice] | None:
         height, width = self._label.shape
-        left, right = (round((v + REACH) / ACROSS) for v in x)
+        left, right = (round((v + REACH) / ACROSS) for v in sorted(x))
         top, bottom = (round((self._end - v) / ALONG) for v in (z[1], z[0]))  # the far end is on top
         left, right, top, bottom = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
         return (slice(top, bottom), slice(left, right)) if left < right and top < bottom else None
@@ -75,7 +75,7 @@ def _tile(rng: Rng, material: str) -> Image:
     elif material == "kerb":
         image = plain(rng, TILE, TILE, (grey + 35) * warm, stain=0.05, grain=0.05)
     else:
-        image = plain(rng, TILE, TILE, grey * warm, stain=0.05, grain=0.09)
+        image = plain(rng, TILE, TILE, grey * warm, stain=0.05, grain=0.07)
     if material == "slabs":
         image *= rng.uniform(1.0, 1.35)
         masonry(rng, image, rows=0.5 / ALONG, columns=0.5 / ACROSS, mortar=(70, 68, 64), spread=0.06)
@@ -85,22 +85,26 @@ def _tile(rng: Rng, material: str) -> Image:
 
 
 def lay_carriageway(ground: Ground, rng: Rng, half: float, walk: float, start: float, end: float) -> None:
-    """Road, markings, kerbs and pavements along the whole street; ``half`` the road's and ``walk`` the pavement's width."""
+    """A road ``2 * half`` wide with its markings, and pavements ``walk`` wide with their kerbs."""
     paving = "slabs" if rng.random() < 0.7 else "asphalt"
     for side in (-1, 1):
-        inner, outer = sorted((side * half, side * (half + walk)))
-        ground.paint(paving, (inner, outer), (start, end), SIDEWALK)
-        ground.paint("kerb", tuple(sorted((side * half, side * (half + 0.18)))), (start, end), SIDEWALK)
+        ground.paint(paving, (side * half, side * (half + walk)), (start, end), SIDEWALK)
+        verge = rng.random() < 0.4
+        if verge:
+            ground.paint("grass", (side * half, side * (half + 0.4 * walk)), (start, end), TERRAIN)
+        # a strip of its own label, thinner than a pixel from afar, would make the true labels flicker
+        kerb = TERRAIN if verge else SIDEWALK
+        ground.paint("kerb", (side * half, side * (half + 0.18)), (start, end), kerb)
     ground.paint("asphalt", (-half, half), (start, end), ROAD)
     if rng.random() < 0.35:
         for side in (-1, 1):
-            ground.paint("cobbles", tuple(sorted((side * half, side * (half - 2.1)))), (start, end), ROAD)
+            ground.paint("cobbles", (side * half, side * (half - 2.1)), (start, end), ROAD)
     wear = rng.uniform(0.15, 0.55)
     for z in np.arange(start, end, rng.choice([6.0, 9.0])):
         ground.mark((-0.07, 0.07), (z, z + 3.0), wear=wear)
     for z in np.arange(start, end, 6.0):
         for side in (-1, 1):
-            ground.mark(tuple(sorted((side * (half - 2.2), side * (half - 2.1)))), (z, z + 5.0), wear=wear)
+            ground.mark((side * (half - 2.2), side * (half - 2.1)), (z, z + 5.0), wear=wear)
     for _ in range(int((end - start) / 7)):
         x, z = rng.uniform(-half, half - 1), rng.uniform(start, end)
         size = (0.6, 0.6) if rng.random() < 0.4 else (rng.uniform(0.5, 3.0), rng.uniform(1, 8))
@@ -112,7 +116,7 @@ def lay_crossing(ground: Ground, rng: Rng, half: float, centre: float, width: fl
     low, high = centre - width / 2, centre + width / 2
     for z in ((low - 2.0, low), (high, high + 2.0)):
         for side in (-1, 1):
-            ground.paint("slabs", tuple(sorted((side * half, side * REACH))), z, SIDEWALK)
+            ground.paint("slabs", (side * half, side * REACH), z, SIDEWALK)
     ground.paint("asphalt", (-REACH, REACH), (low, high), ROAD)
     wear = rng.uniform(0.1, 0.4)
     for x in np.arange(-half + 0.3, half - 0.5, 1.0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from etc.data.world.surface import BICYCLE, MOTORCYCLE, PERSON, RIDER
@@ -70,7 +72,7 @@ def bicycle_side(rng: Rng, ridden: bool) -> Texture:
         pad.ring(x, 0.34, 0.32, 0.05, (28, 28, 30))
         pad.disc(x, 0.34, 0.05, None, (120, 120, 120))
     bars = [(0.38, 0.34), (0.80, 0.32), (0.68, 0.80), (1.28, 0.82), (0.80, 0.32)]
-    for start, end in zip(bars[:-1], bars[1:], strict=True):
+    for start, end in pairwise(bars):
         pad.limb(start, end, 0.05, paint)
     pad.limb((0.38, 0.34), (0.68, 0.78), 0.04, paint)
     pad.limb((1.42, 0.34), (1.26, 0.98), 0.05, paint)

@@ -23,7 +23,7 @@ Window = tuple[int, int, int, int]
 
 
 class Frame(NamedTuple):
-    """image uint8 ``[H, W, 3]`` RGB; label uint8 ``[H, W]`` Cityscapes labelIds; surface int32 ``[H, W]`` index."""
+    """image uint8 ``[H, W, 3]`` RGB; label uint8 ``[H, W]`` Cityscapes labelIds; surface int32 ``[H, W]``."""
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8]
@@ -70,6 +70,7 @@ class World:
         self.height, self.width, self.frames = height, width, frames
         style = seed if style_seed is None else style_seed
         self._scene = build_street(seed=seed, style_seed=style, height=height, width=width, frames=frames)
+        self.camera = self._scene.camera
         self._sensor = Sensor.draw(seed) if noise else None
         surfaces = self._scene.surfaces
         self._local = np.stack([np.stack([s.right, s.down, s.origin], axis=1) for s in surfaces])
@@ -95,11 +96,12 @@ class World:
     def flow(self, t: int, k: int) -> WorldFlow:
         """Where each pixel of frame ``t`` is in frame ``k``, and whether it is seen there.
 
-        The flow follows the surface point at the pixel's centre; it is defined for hidden points too. Visibility is a
-        sampled definition: a pixel is visible iff its flow lands inside frame ``k`` (``-0.5 <= x < W - 0.5``, same for y)
-        and the pixel it lands on, ``floor(x + 0.5)``, shows the same surface, and on a cut-out (foliage, people,
-        vehicles, ...) the same label too. The surface of the ground is one, so the line between road and pavement may
-        move by the rounding. A point behind the camera of ``k`` is not visible; its flow leads out of the frame.
+        The flow follows the surface point at the pixel's centre; also where that point is hidden in ``k``.
+        Visibility is a sampled definition: a pixel is visible iff its flow lands inside frame ``k`` (``-0.5
+        <= x < W - 0.5``, same for y) and the pixel it lands on, ``floor(x + 0.5)``, shows the same surface,
+        and on a cut-out (foliage, people, vehicles, ...) the same label too. The surface of the ground is
+        one, so the line between road and pavement may move by the rounding. A point behind the camera of
+        ``k`` is not visible; its flow leads out of the frame.
         """
         self._check(t)
         self._check(k)
@@ -122,7 +124,7 @@ class World:
         rotations, shifts = (np.stack(parts) for parts in zip(*poses, strict=True))
         frames = rotations[self._body] @ self._local
         frames[:, :, 2] += np.where(self._infinite[:, None], 0.0, shifts[self._body])
-        return see_planes(frames, self._infinite, self._scene.camera, t)
+        return see_planes(frames, self._infinite, self.camera, t)
 
     def _clean(self, t: int) -> Frame:
         """The frame without sensor effects."""
@@ -150,7 +152,7 @@ class World:
 
     def _painting_order(self, planes: Planes) -> Iterator[tuple[int, Window, tuple[float, float]]]:
         """Surfaces that may be seen, layer by layer from far to near, with their windows and depth ranges."""
-        intrinsics, limits = self._scene.camera.intrinsics, (self.width, self.height)
+        intrinsics, limits = self.camera.intrinsics, (self.width, self.height)
         low, high, near, far = project_bounds(planes.corners, intrinsics)
         for index in np.flatnonzero((near < NEAR) & (far > NEAR)):  # reaches behind the camera
             one = slice(index, index + 1)
@@ -169,7 +171,7 @@ class World:
     def _follow(
         self, surface: NDArray[np.int32], here: Planes, there: Planes
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Flow ``[2, H, W]`` of the surface points under the pixels, and where they stay before the camera."""
+        """Flow ``[2, H, W]`` of the points under the pixels, and where they stay before the camera."""
         homographies: Array = there.to_image @ here.to_texture
         table = np.ascontiguousarray(homographies.reshape(-1, 9).T)
         a, b, c, d, e, f, g, h, i = (row[surface] for row in table)

@@ -1,4 +1,4 @@
-"""What a real camera adds to a picture: exposure drift, motion blur and noise, as a function of (seed, frame)."""
+"""What a real camera adds to a picture: exposure drift, motion blur and noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etc.data.world.geometry import Sway
 
 @dataclass(frozen=True)
 class Sensor:
-    """``shutter`` is the exposure time in frames; ``read`` and ``shot`` scale the two kinds of noise, in grey levels."""
+    """``shutter`` is the exposure time in frames; ``read`` and ``shot`` are noise spreads in grey levels."""
 
     seed: int
     shutter: float
@@ -23,8 +23,10 @@ class Sensor:
     warmth: Sway
 
     def expose(self, image: NDArray[np.uint8], motion: NDArray[np.float32], t: int) -> NDArray[np.uint8]:
-        """The clean ``image`` ``[H, W, 3]`` as the camera records it; ``motion`` ``[2, H, W]`` is the flow while the
-        shutter is open, in pixels."""
+        """The clean ``image`` ``[H, W, 3]`` as the camera records it at ``t``, the same on every call.
+
+        ``motion`` ``[2, H, W]`` is the flow while the shutter is open, in pixels.
+        """
         height, width = image.shape[:2]
         rng = np.random.Generator(np.random.SFC64([self.seed, 7919, t]))
         x = np.arange(width, dtype=np.float32)

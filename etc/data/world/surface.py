@@ -25,8 +25,8 @@ TRAIN, MOTORCYCLE, BICYCLE = 31, 32, 33
 class Surface:
     """A textured parallelogram in the coordinates of its body, see ``geometry``.
 
-    ``infinite``: ``origin`` is a direction. ``facing``: it is seen only from the side to which ``facing * (right x down)``
-    points; 0: from both.
+    ``infinite``: ``origin`` is a direction. ``facing``: it is seen only from the side to which ``facing *
+    (right x down)`` points; 0: from both.
     """
 
     origin: Array
@@ -41,7 +41,7 @@ class Surface:
 
 @dataclass
 class City:
-    """Looks shared by all streets of one style: the same key gives the same texture, whatever was made before."""
+    """Looks shared by all streets of one style: a key gives the same texture whatever was made before."""
 
     style_seed: int
     _made: dict[Hashable, object] = field(default_factory=dict)
@@ -93,9 +93,10 @@ def flat(
 
 
 def extrude(profile: Sequence[tuple[float, float]], width: float, skins: Sequence[Texture]) -> list[Surface]:
-    """One rectangle across ``width`` for each edge of a side view ``profile`` of (z, height) points, textured by ``skins``.
+    """One rectangle across ``width`` for each edge of a side view, textured by ``skins``.
 
-    The profile runs from the tail over the top to the nose; a texture's top is at the higher end of its edge.
+    The profile of (z, height) points runs from the tail over the top to the nose; a texture's top is at the
+    higher end of its edge.
     """
     parts = []
     for start, end, skin in zip(profile[:-1], profile[1:], skins, strict=True):

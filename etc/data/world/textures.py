@@ -28,12 +28,14 @@ class Texture:
     """
 
     def __init__(self, rgba: Image, label: int | Image) -> None:
-        alpha = rgba[..., 3:].astype(np.uint16)
-        # premultiplied: filtering must not bleed the colour of transparent texels into the edge
-        premultiplied = np.concatenate([(rgba[..., :3] * alpha + 127) // 255, alpha], axis=2)
         self.label = label
         self.cut_out = bool((rgba[..., 3] < 255).any())
-        self._levels: dict[tuple[int, int], Image] = {(0, 0): premultiplied.astype(np.uint8)}
+        if self.cut_out:
+            # premultiplied: filtering must not bleed the colour of transparent texels into the edge
+            rgba = cv2.multiply(
+                rgba, cv2.merge((*[rgba[..., 3]] * 3, np.full_like(rgba[..., 3], 255))), scale=1 / 255
+            )
+        self._levels: dict[tuple[int, int], Image] = {(0, 0): rgba}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -42,7 +44,7 @@ class Texture:
         return width, height
 
     def level(self, x: int, y: int) -> Image:
-        """The texture area-averaged by ``2**x`` across and ``2**y`` down: planes are mostly seen at a slant."""
+        """The texture averaged by ``2**x`` across and ``2**y`` down: planes are mostly seen at a slant."""
         if (x, y) not in self._levels:
             finer = self.level(x - 1, y) if x > 0 else self.level(x, y - 1)
             height, width = finer.shape[:2]
@@ -114,15 +116,13 @@ class Sketch:
     def texture(self, rng: Rng, *, grain: float = 0.06) -> Texture:
         """The sketch with a little wear and tear (``grain``, relative contrast)."""
         height, width = (side // SUPERSAMPLE for side in self._rgba.shape[:2])
-        alpha = self._rgba[..., 3:] / np.float32(255)
-        small = cv2.resize(
-            np.dstack([self._rgba[..., :3] * alpha, alpha]), (width, height), None, 0, 0, cv2.INTER_AREA
-        )
-        colour = small[..., :3] / np.maximum(small[..., 3:], 1e-3)
+        # every drawn texel is opaque and every other one black: the sketch is premultiplied as it is
+        small = cv2.resize(self._rgba, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        colour = small[..., :3] * (255 / np.maximum(small[..., 3:], 1))
         colour *= 1 + grain * noise(rng, height, width, cell=max(2, height // 12))[..., None]
         labels = self._labels[::SUPERSAMPLE, ::SUPERSAMPLE][:height, :width]
         label = int(labels.flat[0]) if (labels == labels.flat[0]).all() else np.ascontiguousarray(labels)
-        return Texture(to_rgba(colour, small[..., 3] * 255), label)
+        return Texture(to_rgba(colour, small[..., 3]), label)
 
 
 def to_rgba(colour: Floats, alpha: Floats | float = 255.0) -> Image:
@@ -134,7 +134,7 @@ def to_rgba(colour: Floats, alpha: Floats | float = 255.0) -> Image:
 
 
 def noise(rng: Rng, height: int, width: int, *, cell: float, octaves: int = 3) -> Floats:
-    """Smooth noise of about unit spread: octaves of interpolated random grids, the coarsest with ``cell`` texels."""
+    """Smooth noise of about unit spread: octaves of random grids, the coarsest ``cell`` texels wide."""
     total = np.zeros((height, width), np.float32)
     amplitude, norm = 1.0, 0.0
     for _ in range(octaves):
@@ -158,7 +158,7 @@ def plain(
 
 
 def masonry(rng: Rng, image: Floats, *, rows: float, columns: float, mortar: Colour, spread: float) -> None:
-    """Lay bricks, slabs or blocks of ``rows`` x ``columns`` texels over ``image``, in place, every other row shifted."""
+    """Lay bricks or slabs of ``rows`` x ``columns`` texels over ``image``, in place."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     row = np.floor(y / rows).astype(np.int32)
@@ -193,7 +193,7 @@ def crown(rng: Rng, width: float, height: float, colour: Colour, *, texels: floa
 def hedge(rng: Rng, width: float, height: float, colour: Colour, *, ragged: float, texels: float) -> Image:
     """A row of bushes: foliage with an uneven top edge, ``ragged`` metres high."""
     rows, columns = max(4, round(height * texels)), max(4, round(width * texels))
-    rim = noise(rng, 1, columns, cell=max(4.0, 0.8 * texels))[0] * 0.5 + 0.5
+    rim = noise(rng, 1, columns, cell=max(4.0, 0.6 * height * texels))[0] * 0.35 + 0.5
     depth = np.arange(rows, dtype=np.float32)[:, None] - np.clip(rim, 0, 1.5) * ragged * texels
     depth = depth + 0.06 * texels * noise(rng, rows, columns, cell=4)
     return to_rgba(foliage(rng, rows, columns, colour), np.clip(depth + 0.5, 0, 1) * 255)

@@ -1,4 +1,7 @@
-"""Cars, vans, lorries, buses and trams: extruded side views. Local axes: x across, +z ahead, origin under the middle."""
+"""Cars, vans, lorries, buses and trams: extruded side views.
+
+Local axes: x across, +z ahead, origin under the middle.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from etc.data.world.textures import Floats, Rng, Sketch, Texture, plain, to_rgba
 
 # side views, tail to nose: (metres ahead of the tail, height)
 PROFILES = {
-    "hatchback": ((0.0, 0.0), (0.03, 0.90), (0.38, 1.42), (2.35, 1.45), (3.2, 0.95), (4.1, 0.76), (4.15, 0.0)),
-    "sedan": ((0.0, 0.0), (0.02, 0.92), (0.75, 1.00), (1.45, 1.42), (2.6, 1.42), (3.4, 0.95), (4.5, 0.76), (4.55, 0.0)),
+    "hatchback": ((0.0, 0), (0.03, 0.9), (0.38, 1.42), (2.35, 1.45), (3.2, 0.95), (4.1, 0.76), (4.15, 0)),
+    "sedan": ((0, 0), (0.02, 0.92), (0.75, 1), (1.45, 1.4), (2.6, 1.4), (3.4, 0.95), (4.5, 0.76), (4.55, 0)),
     "suv": ((0.0, 0.0), (0.02, 1.02), (0.22, 1.68), (2.6, 1.70), (3.3, 1.08), (4.3, 0.96), (4.35, 0.0)),
     "van": ((0.0, 0.0), (0.02, 1.05), (0.10, 1.95), (3.9, 1.95), (4.6, 1.12), (5.0, 0.95), (5.05, 0.0)),
 }  # fmt: skip
-PAINTS = ((22, 22, 24), (70, 72, 76), (150, 153, 156), (205, 206, 204), (36, 48, 88), (120, 24, 26), (60, 72, 60),
-          (96, 88, 76), (176, 160, 60))  # fmt: skip
+PAINTS = ((22, 22, 24), (70, 72, 76), (150, 153, 156), (205, 206, 204), (36, 48, 88), (120, 24, 26),
+          (60, 72, 60), (96, 88, 76), (176, 160, 60))  # fmt: skip
 GLASS = np.array([38.0, 44.0, 50.0])
 TYRE = (24, 24, 26)
 
@@ -38,7 +41,7 @@ def car(city: City, kind: str, paint: int) -> list[Surface]:
     for x, shade in ((-width / 2, 0.8), (width / 2, 0.95)):
         side = city.get(("side", shade, *key), lambda rng, s=shade: _car_side(rng, profile, belt, colour * s))
         parts.append(upright((x, 0), (x, length), 0, _roof(profile), side, facing=1 if x < 0 else -1))
-    return _centred(parts, length) + [shadow(city, width, length)]
+    return [*_centred(parts, length), shadow(city, width, length)]
 
 
 def box_vehicle(city: City, kind: str, paint: int) -> list[Surface]:
@@ -49,11 +52,10 @@ def box_vehicle(city: City, kind: str, paint: int) -> list[Surface]:
         wheels = city.get(("truck wheels",), lambda rng: _truck_wheels(rng, 8.0))
         parts += [upright((x, 0), (x, 8.0), 0, 1.0, wheels) for x in (-1.15, 1.15)]
         parts.append(upright((-1.2, 0.2), (1.2, 0.2), 0, 0.55, city.get(("truck tail",), _truck_tail)))
-        return _centred(parts, 8.05) + [shadow(city, 2.4, 8.05)]
+        return [*_centred(parts, 8.05), shadow(city, 2.4, 8.05)]
     length, label = (11.0, BUS) if kind == "bus" else (19.0, TRAIN)
-    return _centred(_block(city, kind, label, paint, (0, 0, length, 3.1)), length) + [
-        shadow(city, 2.5, length)
-    ]
+    parts = _block(city, kind, label, paint, (0, 0, length, 3.1))
+    return [*_centred(parts, length), shadow(city, 2.5, length)]
 
 
 def shadow(city: City, width: float, length: float) -> Surface:
@@ -140,16 +142,21 @@ def _block(
     width = 2.4
     key = (kind, paint)
     colour = city.get(("livery", *key), _livery)
-    sides = [city.get(("flank", shade, *key), lambda rng, s=shade: _flank(rng, kind, label, length, top - base, colour * s)) for shade in (0.8, 1.0)]  # fmt: skip
-    ends = [city.get(("end", rear, *key), lambda rng, r=rear: _face(rng, kind, label, width, top - base, colour, rear=r)) for rear in (True, False)]  # fmt: skip
-    parts = [
-        upright((x, start), (x, start + length), base, top, side, facing=1 if x < 0 else -1)
-        for x, side in zip((-width / 2, width / 2), sides, strict=True)
-    ]
-    parts += [
-        upright((-width / 2, z), (width / 2, z), base, top, end, facing=1 if z > start else -1)
-        for z, end in zip((start, start + length), ends, strict=True)
-    ]
+    parts = []
+    for x, shade in ((-width / 2, 0.8), (width / 2, 1.0)):
+        side = city.get(
+            ("flank", shade, *key),
+            lambda rng, s=shade: _flank(rng, kind, label, (length, top - base), colour * s),
+        )
+        facing = 1 if x < 0 else -1
+        parts.append(upright((x, start), (x, start + length), base, top, side, facing=facing))
+    for z, rear in ((start, True), (start + length, False)):
+        end = city.get(
+            ("end", rear, *key),
+            lambda rng, r=rear: _face(rng, kind, label, (width, top - base), colour, rear=r),
+        )
+        facing = -1 if rear else 1
+        parts.append(upright((-width / 2, z), (width / 2, z), base, top, end, facing=facing))
     return parts
 
 
@@ -160,7 +167,8 @@ def _livery(rng: Rng) -> Floats:
     return (base[rng.integers(len(base))] * rng.uniform(0.75, 1.05)).astype(np.float32)
 
 
-def _flank(rng: Rng, kind: str, label: int, length: float, height: float, colour: Floats) -> Texture:
+def _flank(rng: Rng, kind: str, label: int, size: tuple[float, float], colour: Floats) -> Texture:
+    length, height = size
     pad = Sketch(length, height, texels=30, label=label)
     pad.box(0, 0 if kind == "box" else 0.35, length, height, colour)
     if kind == "box":
@@ -187,8 +195,9 @@ def _flank(rng: Rng, kind: str, label: int, length: float, height: float, colour
 
 
 def _face(
-    rng: Rng, kind: str, label: int, width: float, height: float, colour: Floats, *, rear: bool
+    rng: Rng, kind: str, label: int, size: tuple[float, float], colour: Floats, *, rear: bool
 ) -> Texture:
+    width, height = size
     pad = Sketch(width, height, texels=40, label=label)
     pad.box(0, 0 if kind == "box" else 0.3, width, height, colour * 0.9)
     if kind == "box":

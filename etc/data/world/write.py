@@ -56,9 +56,10 @@ def write_world(
     """Render snippets of ``frames`` frames under ``root``, which appears only when all of it is written.
 
     ``leftImg8bit/{split}/{city}/{city}_{seq:06d}_{frame:06d}_leftImg8bit.png`` and
-    ``gtFine/.../..._gtFine_labelIds.png`` exist for every frame. ``flow/.../{city}_{seq:06d}_{t:06d}_to_{k:06d}_flow.png``
-    exists in val for neighbours in both directions, in train from each ``labelled`` frame to those at most
-    ``frame_gap`` away. Train and val share neither city names nor streets nor textures.
+    ``gtFine/.../..._gtFine_labelIds.png`` exist for every frame.
+    ``flow/{split}/{city}/{city}_{seq:06d}_{t:06d}_to_{k:06d}_flow.png`` exists in val for neighbours in
+    both directions, in train from each ``labelled`` frame to those at most ``frame_gap`` away. Train and
+    val share neither city names nor streets nor textures.
 
     Args:
         seed: another seed gives other streets and other textures.
@@ -74,8 +75,8 @@ def write_world(
         raise FileExistsError(f"{root} exists already; remove it to render the world anew")
     if min(train_snippets, val_snippets, frame_gap) < 0 or train_snippets + val_snippets < 1 or workers < 1:
         raise ValueError(
-            f"need train_snippets + val_snippets >= 1, frame_gap >= 0 and workers >= 1, got {train_snippets}, "
-            f"{val_snippets}, {frame_gap}, {workers}"
+            f"need train_snippets + val_snippets >= 1, frame_gap >= 0 and workers >= 1, "
+            f"got {train_snippets}, {val_snippets}, {frame_gap}, {workers}"
         )
     if any(not 0 <= t < frames for t in labelled):
         raise ValueError(f"labelled frames {tuple(labelled)} outside a clip of {frames} frames")
@@ -99,7 +100,7 @@ def write_world(
 
 
 def encode_flow(flow: WorldFlow) -> NDArray[np.uint16]:
-    """KITTI's PNG, uint16 ``[H, W, 3]`` in the order u, v, valid: ``64 * flow + 2**15``; all 0 where not visible."""
+    """KITTI's PNG, uint16 ``[H, W, 3]`` of u, v, valid: ``64 * flow + 2**15``; all 0 where not visible."""
     valid = flow.visible & (np.abs(flow.flow) <= FLOW_LIMIT).all(0)
     channels = [
         np.where(valid, np.rint(np.clip(part, -FLOW_LIMIT, FLOW_LIMIT) * 64) + 2**15, 0) for part in flow.flow
