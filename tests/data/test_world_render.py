@@ -121,23 +121,37 @@ def test_a_frame_to_itself_does_not_move_and_is_all_visible(clean_worlds):
     assert np.abs(flow).max() < 1e-3
 
 
-def test_something_moves_on_its_own(clean_worlds):
-    """Flow differs from that of the same scene standing still: some pixel of a person or vehicle leaves its ray."""
-    w = clean_worlds[0]
-    movers = [body for body in w._scene.bodies if body.vx or body.vz]
-    swingers = [body for body in w._scene.bodies if body.swing is not None]
-    assert len(movers) > 5
-    assert len(swingers) > 2
+def test_flow_of_a_driving_vehicle_equals_the_projection_by_hand(clean_worlds):
+    """The ray meets the moving plane, the point rides along for three frames, the other camera sees it."""
+    checked = 0
+    for w in clean_worlds:
+        t, k = 4, 1
+        surfaces, bodies, shown = w._scene.surfaces, w._scene.bodies, w.render(t).surface
+        (intrinsics, rotation, centre), after = camera_matrices(w.camera, t), camera_matrices(w.camera, k)
+        flow = w.flow(t, k).flow
+        for index in np.unique(shown):
+            body = bodies[surfaces[index].body]
+            if body.swing is not None or abs(body.vx) + abs(body.vz) < 1e-6:
+                continue
+            turn = Rotation.from_euler("Y", body.yaw).as_matrix()
+            place = np.array([body.x + body.vx * t, 0, body.z + body.vz * t])
+            corner, right, down = (turn @ getattr(surfaces[index], n) for n in ("origin", "right", "down"))
+            row, column = (int(v[len(v) // 2]) for v in np.nonzero(shown == index))
+            ray = rotation.T @ np.linalg.inv(intrinsics) @ [column, row, 1.0]
+            normal = np.cross(right, down)
+            point = centre + ray * (normal @ (corner + place - centre)) / (normal @ ray)
+            moved = point + np.array([body.vx, 0, body.vz]) * (k - t)
+            image = after[0] @ after[1] @ (moved - after[2])
+            expected = image[:2] / image[2] - (column, row)
+            np.testing.assert_allclose(flow[:, row, column], expected, rtol=1e-4, atol=2e-3)
+            checked += 1
+    assert checked >= 10
 
 
-def test_most_cityscapes_classes_appear_and_nothing_is_unlabelled():
-    seen = set()
-    for seed in range(4):
-        w = world(seed, noise=False)
-        for t in (0, 11):
-            seen |= set(np.unique(w.render(t).label).tolist())
+def test_most_cityscapes_classes_appear_and_nothing_is_unlabelled(clean_worlds):
+    seen = {int(label) for w in clean_worlds for t in (0, 11) for label in np.unique(w.render(t).label)}
     assert seen <= CITYSCAPES_TRAIN_CLASSES
-    assert len(seen) >= 16
+    assert len(seen) >= 14
 
 
 def test_frames_do_not_depend_on_the_order_of_rendering():
