@@ -67,8 +67,15 @@ def run(main: Callable[[], int]) -> int:
     except OSError as error:
         # str() of an OSError from the system says "[Errno 28] ..."; our own ones carry a sentence.
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(_own_message(message).split())}", file=sys.stderr)
     return USER_ERROR
+
+
+def _own_message(message: str) -> str:
+    """What the error itself says: PyTorch wraps one of a data loading process into that process's traceback."""
+    if not message.startswith("Caught ") or "Traceback" not in message:
+        return message
+    return message.rstrip().splitlines()[-1].partition(": ")[2]
 
 
 def _settings_help(sections: tuple[str, ...]) -> str:

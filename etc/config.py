@@ -35,6 +35,7 @@ _OBSOLETE = {
     "train_gpu": None,
     "test_gpu": None,
     "start_epoch": None,
+    "save_freq": None,
     "evaluate": None,
     "has_prediction": None,
     "index_start": None,
@@ -54,19 +55,23 @@ class ConfigError(UserError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads ``1e-4`` as a string; everybody who writes a learning rate means the number."""
+    """YAML 1.1 with two traps closed: ``1e-4`` is a number, and ``off`` is a word, not false."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+.0123456789"),
-)
-# The integer rule has to be asked before the float rule above, which matches integers too.
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either kind of loader would not read back as a string."""
+
+
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_FLOAT_RULE = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$")
 _Loader.yaml_implicit_resolvers = {
-    first: sorted(rules, key=lambda rule: rule[0] != "tag:yaml.org,2002:int")
-    for first, rules in _Loader.yaml_implicit_resolvers.items()
+    first: [rule for rule in rules if rule[0] not in (_BOOL, _FLOAT)]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+for _class in (_Loader, _Dumper):
+    # Appended, so that it is asked after the rule for integers, which it matches too.
+    _class.add_implicit_resolver(_FLOAT, _FLOAT_RULE, list("-+.0123456789"))
 
 
 def load_settings(config: str | Path | None = None, overrides: list[str] | None = None) -> Settings:
@@ -85,16 +90,18 @@ def load_settings(config: str | Path | None = None, overrides: list[str] | None 
             the wrong type or out of range.
     """
     path = Path(config) if config is not None else DEFAULT_CONFIG
-    tree = _move_published_keys(_read(path), source=str(path))
-    for key, value in _pairs(overrides or []):
-        section, _, name = key.partition(".")
-        tree.setdefault(section, {})[name] = value
+    tree = _translate(_read(path), source=str(path))
+    # Published files leave a key empty to mean its default.
+    tree = {section: {k: v for k, v in keys.items() if v is not None} for section, keys in tree.items()}
+    for section, key, value in _pairs(overrides or []):
+        for home, change in _translate({section: {key: value}}, source="command line").items():
+            tree.setdefault(home, {}).update(change)
     return _validate(tree)
 
 
 def dump_settings(settings: Settings) -> str:
     """The effective settings as YAML, to be written beside every result."""
-    return yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(settings.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -106,28 +113,35 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not all(isinstance(v, dict) or v is None for v in tree.values()):
         raise ConfigError(f"{path}: expected sections {', '.join(SECTIONS)} with keys below them")
-    return {str(name): dict(keys or {}) for name, keys in tree.items()}
+    return {str(name): {str(k): v for k, v in (keys or {}).items()} for name, keys in tree.items()}
 
 
-def _pairs(words: list[str]) -> list[tuple[str, Any]]:
-    """Split ``SECTION.key VALUE`` and ``SECTION.key=VALUE`` words into keys and parsed values."""
+def _pairs(words: list[str]) -> list[tuple[str, str, Any]]:
+    """Split ``SECTION.key VALUE`` and ``SECTION.key=VALUE`` words into sections, keys and parsed values."""
     pairs, rest = [], list(words)
     while rest:
         word = rest.pop(0)
-        key, equals, text = word.partition("=")
-        if not re.fullmatch(r"[A-Za-z]+\.\w+", key):
+        name, equals, text = word.partition("=")
+        if not re.fullmatch(r"[A-Za-z]+\.\w+", name):
             raise ConfigError(f"unexpected argument {word!r}: expected SECTION.key VALUE or SECTION.key=VALUE")
         if not equals:
             if not rest:
-                raise ConfigError(f"{key} has no value: expected SECTION.key VALUE or SECTION.key=VALUE")
+                raise ConfigError(f"{name} has no value: expected SECTION.key VALUE or SECTION.key=VALUE")
             text = rest.pop(0)
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            value = text
-        section, _, name = key.partition(".")
-        pairs.append((f"{section.upper()}.{name}", value))
+        section, _, key = name.partition(".")
+        pairs.append((section, key, _parsed(text, key)))
     return pairs
+
+
+def _parsed(text: str, key: str) -> Any:
+    """A value from the command line. Where a string is wanted a number is one too: ``TEST.demo_dir 0``."""
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+    homes = _known_keys().get(key, [])
+    wants_string = bool(homes) and SECTIONS[homes[0]].model_fields[key].annotation in (str, str | None)
+    return text if wants_string and not isinstance(value, str | None) else value
 
 
 def _known_keys() -> dict[str, list[str]]:
@@ -139,48 +153,54 @@ def _known_keys() -> dict[str, list[str]]:
     return known
 
 
-def _move_published_keys(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
-    """Translate the published file format; unknown keys stay where they are for the validation to name."""
-    known, result = _known_keys(), {}
+def _translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
+    """Translate the published file format into our sections and keys.
+
+    Raises:
+        ConfigError: an unknown section or key, or two different values for one key.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    with_apex = all(keys.get("use_apex") is not False for keys in tree.values())
     for written_section, keys in tree.items():
         section = written_section.upper()
-        for key, value in keys.items():
-            target = result.setdefault(section, {})
-            if section in SECTIONS and key in SECTIONS[section].model_fields:
-                # Published files leave a key empty to mean its default.
-                if value is not None:
-                    target[key] = value
-            elif key == "opt_level":
-                amp = _OPT_LEVEL.get(str(value))
-                if amp is None:
-                    raise ConfigError(f"{source}: opt_level {value!r} is none of {', '.join(_OPT_LEVEL)}")
-                result.setdefault("TRAIN", {})["amp"] = amp
-                logger.info("%s: opt_level %s is now TRAIN.amp %s", source, value, amp)
-            elif key in _OBSOLETE:
-                new = _OBSOLETE[key]
-                if new and value is not None:
-                    result.setdefault(known[new][0], {})[new] = value
-                logger.info("%s: %s.%s is obsolete%s", source, section, key, f", now {new}" if new else "")
-            elif len(known.get(key, [])) == 1 and section in SECTIONS:
-                home = known[key][0]
-                if value is not None:
-                    result.setdefault(home, {})[key] = value
-                logger.info("%s: %s.%s is now %s.%s", source, section, key, home, key)
-            else:
-                target[key] = value
-        result.setdefault(section, {})
-    return result
-
-
-def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
-    for section, keys in tree.items():
         if section not in SECTIONS:
             near = difflib.get_close_matches(section, SECTIONS, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
-            raise ConfigError(f"unknown section {section}{hint}")
-        for key in keys:
-            if key not in SECTIONS[section].model_fields:
-                raise ConfigError(f"unknown key {section}.{key}{_nearest(section, key)}")
+            raise ConfigError(f"{source}: unknown section {written_section}{hint}")
+        for key, value in keys.items():
+            if key == "opt_level" and not with_apex:
+                value = "O0"  # published: opt_level counts only where apex is used
+            home, name, value = _home(section, key, value, source)
+            if (home, name) != (section, key):
+                now = f"is now {home}.{name}: {'' if value is None else value}" if home else "is obsolete"
+                logger.info("%s: %s.%s %s", source, written_section, key, now)
+            if home is None:
+                continue
+            before = result.setdefault(home, {}).get(name)
+            if None not in (before, value) and before != value:
+                raise ConfigError(f"{source}: {home}.{name} is given twice, as {before!r} and {value!r}")
+            result[home][name] = before if value is None else value
+    return result
+
+
+def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, str, Any]:
+    """Section, key and value that a written key stands for; without section: nothing does it any more."""
+    known = _known_keys()
+    if key in SECTIONS[section].model_fields:
+        return section, key, value
+    if key == "opt_level":
+        if value is not None and value not in _OPT_LEVEL:
+            raise ConfigError(f"{source}: opt_level {value!r} is none of {', '.join(_OPT_LEVEL)}")
+        return "TRAIN", "amp", _OPT_LEVEL.get(value)
+    if key in _OBSOLETE:
+        new = _OBSOLETE[key]
+        return (known[new][0], new, value) if new else (None, key, value)
+    if key in known:
+        return known[key][0], key, value
+    raise ConfigError(f"{source}: unknown key {section}.{key}{_nearest(section, key)}")
+
+
+def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -193,12 +213,10 @@ def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
 
 
 def _nearest(section: str, key: str) -> str:
+    """``"; did you mean SECTION.key?"``, or nothing where no known key comes near."""
     known = _known_keys()
-    if key in known:
-        return f"; did you mean {known[key][0]}.{key}?"
-    names = {f"{home}.{name}": name for name, homes in known.items() for home in homes}
-    own = difflib.get_close_matches(key, list(names.values()), n=1, cutoff=0.5)
-    if not own:
+    near = difflib.get_close_matches(key.lower(), known, n=1)
+    if not near:
         return ""
-    homes = known[own[0]]
-    return f"; did you mean {section if section in homes else homes[0]}.{own[0]}?"
+    homes = known[near[0]]
+    return f"; did you mean {section if section in homes else homes[0]}.{near[0]}?"

@@ -14,7 +14,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(_Section):
@@ -30,7 +30,7 @@ class Data(_Section):
         "data/lists/cityscapes/val_clips_sampled.lst",
         description="all frames of the clips to score, 'image [label]' a line, a blank line between clips",
     )
-    classes: Positive = Field(19, description="number of classes", le=254)
+    classes: int = Field(19, description="number of classes", ge=1, le=254)
     label_map: Literal["cityscapes", "none"] = Field(
         "cityscapes", description="cityscapes: labelIds -> 19 train ids; none: labels are train ids already"
     )
@@ -39,8 +39,8 @@ class Data(_Section):
     names_path: str = Field("data/palettes/cityscapes_names.txt", description="class names, one a line")
     colors_path: str = Field("data/palettes/cityscapes_colors.txt", description="'R G B' a line and class")
     synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
-    synthetic_height: Positive = Field(256, description="frame height of the synthetic world, pixels", ge=64)
-    synthetic_width: Positive = Field(512, description="frame width of the synthetic world, pixels", ge=64)
+    synthetic_height: int = Field(256, description="frame height of the synthetic world, pixels", ge=64)
+    synthetic_width: int = Field(512, description="frame width of the synthetic world, pixels", ge=64)
     synthetic_train: Positive = Field(12, description="training snippets of 30 frames in the synthetic world")
     synthetic_val: Positive = Field(4, description="validation snippets of 30 frames in the synthetic world")
     synthetic_seed: int = Field(0, description="seed of the synthetic world", ge=0)
@@ -51,7 +51,8 @@ class Flow(_Section):
 
     name: str = Field(
         "dis",
-        description="dis, raft_small, raft_large, stored (flow files of the data set) or package.module:factory",
+        description="dis, raft_small, raft_large, flownet2, flownet2-{c,s,sd,cs,css}, stored (flow files of the "
+        "data set) or package.module:factory",
     )
     source: Literal["stored", "online"] = Field(
         "stored",
@@ -61,7 +62,9 @@ class Flow(_Section):
     preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="preset of dis")
     store: str = Field("data/flow_store", description="folder in which computed flow is kept")
     input: Literal["rgb255", "normalized"] = Field(
-        "rgb255", description="what the estimator is fed; normalized reproduces the published (faulty) input"
+        "rgb255",
+        description="what the estimator is fed; normalized reproduces the published mistakes (contrast; for FlowNet2 "
+        "also the resizing)",
     )
     occlusion: bool = Field(True, description="scoring, strict: ignore occluded pixels (needs backward flow)")
 

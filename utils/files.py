@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +18,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=path.suffix, dir=path.parent)
-    temporary = Path(name)
-    os.close(handle)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
+        # Not mkstemp: its files are private, and results are for everybody whom the user's umask allows.
+        temporary.touch(exist_ok=False)
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
-        # mkstemp makes files private; results are for everybody whom the user's umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

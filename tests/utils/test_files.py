@@ -1,0 +1,94 @@
+"""Writing files: all or nothing."""
+
+import os
+import stat
+import threading
+
+import pytest
+
+from utils.files import replacing, write_bytes, write_text
+
+
+def test_bytes_and_text_arrive_in_folders_that_did_not_exist(tmp_path):
+    write_bytes(tmp_path / "a" / "b" / "c.bin", b"\x00\xff")
+    write_text(str(tmp_path / "a" / "d.txt"), "Übung\n")
+    assert (tmp_path / "a" / "b" / "c.bin").read_bytes() == b"\x00\xff"
+    assert (tmp_path / "a" / "d.txt").read_bytes() == "Übung\n".encode()
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+def test_an_interrupted_writer_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "x.pth"
+    path.write_text("old")
+    with pytest.raises(type(error)), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+    assert path.read_text() == "old"
+
+
+def test_an_interrupted_first_writer_leaves_nothing(tmp_path):
+    with pytest.raises(OSError), replacing(tmp_path / "x.pth") as temporary:
+        temporary.write_text("half")
+        raise OSError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_until_the_end_the_old_file_is_in_place(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_the_temporary_file_lies_beside_and_keeps_the_suffix(tmp_path):
+    with replacing(tmp_path / ("long name " * 20 + ".png")) as temporary:
+        assert temporary.parent == tmp_path  # a rename between file systems is no rename
+        assert temporary.suffix == ".png"
+        assert temporary.name.startswith(".")
+
+
+def test_content_is_on_disk_before_the_rename(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("flush"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda *a, **k: (events.append("rename"), replace(*a, **k))[1])
+    monkeypatch.setattr(os, "rename", lambda *a, **k: (events.append("rename"), replace(*a, **k))[1])
+    write_bytes(tmp_path / "x", b"1")
+    assert events == ["flush", "rename"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_permissions_follow_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_bytes(tmp_path / "x", b"1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o666 & ~umask
+
+
+def test_many_threads_leave_the_umask_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # slow on a busy disk, and not what this is about
+    before = os.umask(0o027)
+    try:
+        threads = [
+            threading.Thread(target=lambda n=n: [write_bytes(tmp_path / f"{n}_{i}", b"") for i in range(20)])
+            for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        after = os.umask(before)
+    assert after == 0o027
+    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o640}
+
+
+def test_a_folder_that_is_a_file_is_an_oserror(tmp_path):
+    (tmp_path / "x").write_text("")
+    with pytest.raises(OSError):
+        write_bytes(tmp_path / "x" / "y", b"1")
