@@ -32,11 +32,15 @@ def visibility(image: Tensor, warped: Tensor, mode: Visibility = "l1") -> Tensor
     """
     if image.shape != warped.shape:
         raise ValueError(f"image {tuple(image.shape)} and warped {tuple(warped.shape)} differ in shape")
-    if mode not in ("published", "l1"):
-        raise ValueError(f"visibility {mode!r} is neither 'published' nor 'l1'")
+    _check_mode(mode)
     difference = image - warped
     error = difference.abs().sum(1, keepdim=True) if mode == "l1" else difference.sum(1, keepdim=True).abs()
     return torch.exp(-error)
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in ("published", "l1"):
+        raise ValueError(f"visibility {mode!r} is neither 'published' nor 'l1'")
 
 
 class MotionLoss(nn.Module):
@@ -51,11 +55,15 @@ class MotionLoss(nn.Module):
             leads to padding. Padding is what is exactly 0 in all channels of a normalised frame, as
             :func:`etc.data.transform.crop_image` makes it.
 
+    Raises:
+        ValueError: an unknown ``visibility``.
+
     Source: Liu et al., ECCV 2020, temporal loss.
     """
 
     def __init__(self, *, weight: float, visibility: Visibility = "published", mask_padding: bool = False) -> None:
         super().__init__()
+        _check_mode(visibility)
         self.weight = weight
         self.visibility: Visibility = visibility
         self.mask_padding = mask_padding
@@ -83,9 +91,12 @@ class MotionLoss(nn.Module):
             )
         if tuple(flow_t_to_k.shape) != (image_t.shape[0], 2, *size):
             raise ValueError(f"flow {tuple(flow_t_to_k.shape)} does not fit frames {tuple(image_t.shape)}")
+        if logits_t.ndim != 4 or logits_t.shape[0] != image_t.shape[0]:
+            raise ValueError(f"logits {tuple(logits_t.shape)} do not fit frames {tuple(image_t.shape)}")
         mask = self.mask(image_t, image_k, flow_t_to_k)
         # Half-precision logits would lose the small differences that this loss is about.
-        z_t, z_k = (_resized(z.float(), size) for z in (logits_t, logits_k))
+        precise = torch.promote_types(logits_t.dtype, torch.float32)
+        z_t, z_k = (_resized(z.to(precise), size) for z in (logits_t, logits_k))
         warped = resample2d(z_k, flow_t_to_k.detach())
         return self.weight * F.mse_loss(z_t * mask, warped * mask)
 

@@ -11,7 +11,7 @@ from etc.config import UserError
 from utils.files import write_bytes
 
 _PNG_HEAD, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
-_JPEG_HEAD, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG_HEAD, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -49,11 +49,15 @@ def read_png16(path: str | Path) -> np.ndarray:
 
 
 def write_png(path: str | Path, image: np.ndarray, compression: int = 3) -> None:
-    """Write uint8 or uint16 ``[H, W]`` or RGB ``[H, W, 3]`` as PNG, atomically."""
+    """Write uint8 or uint16 ``[H, W]`` or RGB ``[H, W, 3]`` as PNG, atomically.
+
+    Raises:
+        ValueError: another dtype or shape; OpenCV would cut the values to 8 bits in silence.
+    """
+    if image.dtype not in (np.uint8, np.uint16) or image.size == 0 or image.shape[2:] not in ((), (3,)):
+        raise ValueError(f"cannot write {image.dtype} {image.shape} as PNG to {path}")
     bgr = image[:, :, ::-1] if image.ndim == 3 else image
-    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
-    if not done:
-        raise ValueError(f"cannot encode {image.dtype} {image.shape} as PNG for {path}")
+    _, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
     write_bytes(path, data.tobytes())
 
 
@@ -62,11 +66,25 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    # OpenCV decodes what is there of a cut file and fills the rest: only the end marker tells.
-    truncated = (data.startswith(_PNG_HEAD) and not data.rstrip(b"\0").endswith(_PNG_END)) or (
-        data.startswith(_JPEG_HEAD) and _JPEG_END not in data[len(data) // 2 :]
-    )
+    truncated = _is_truncated(data)
     image = None if truncated or not data else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise UserError(f"{path} is {'truncated' if truncated else 'not an image that can be decoded'}")
     return image
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a PNG or JPEG file lacks its end: OpenCV decodes what is there of a cut file and fills the rest."""
+    if data.startswith(_PNG_HEAD):
+        return data.rfind(_PNG_END) < 0
+    if not data.startswith(_JPEG_HEAD):
+        return False
+    # The end marker counts behind the pixels only: a thumbnail in the header has one of its own.
+    segment = len(_JPEG_HEAD)
+    while data[segment : segment + 2] != _JPEG_SCAN:
+        fill = data[segment + 1 : segment + 2] == b"\xff"
+        length = int.from_bytes(data[segment + 2 : segment + 4], "big")
+        if not fill and length < 2:
+            return True
+        segment += 1 if fill else 2 + length
+    return data.find(_JPEG_END, segment) < 0

@@ -85,14 +85,17 @@ def read_colors(path: str | Path, classes: int) -> np.ndarray:
     if len(rows) != classes or any(len(row) != 3 for row in rows):
         raise UserError(f"{path}: expected {classes} lines 'R G B', found {len(rows)} lines")
     try:
-        palette[:classes] = np.array(rows, dtype=np.int64).astype(np.uint8)
+        values = np.array(rows, dtype=np.int64)
     except ValueError:
-        raise UserError(f"{path}: expected {classes} lines 'R G B' of numbers 0..255") from None
+        raise UserError(f"{path}: expected {classes} lines 'R G B' of whole numbers") from None
+    if values.min() < 0 or values.max() > 255:
+        raise UserError(f"{path}: colours lie in 0..255, found {values.min()}..{values.max()}")
+    palette[:classes] = values
     return palette
 
 
 def _lines(path: str | Path) -> list[str]:
     try:
         return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', 'not a text file')}") from None

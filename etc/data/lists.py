@@ -65,8 +65,19 @@ def group_clips(frames: Iterable[Frame], *, layout: Layout, frame_step: int = 1)
 
 
 def format_frames(frames: Iterable[Frame]) -> str:
-    """The text of a list file."""
-    return "".join(" ".join(part for part in frame if part) + "\n" for frame in frames)
+    """The text of a list file.
+
+    Raises:
+        UserError: a path with white space, which a list file cannot hold.
+    """
+    lines = []
+    for frame in frames:
+        parts = [part for part in frame if part]
+        spaced = next((part for part in parts if len(part.split()) > 1), None)
+        if spaced is not None:
+            raise UserError(f"{spaced!r} holds white space, which separates image and label in a list: rename it")
+        lines.append(" ".join(parts) + "\n")
+    return "".join(lines)
 
 
 def format_clips(clips: Iterable[Clip]) -> str:
@@ -77,17 +88,19 @@ def format_clips(clips: Iterable[Clip]) -> str:
 def prediction_names(frames: list[Frame]) -> list[str]:
     """Where the prediction of each frame lies below ``<save_folder>/video/gray``, without suffix.
 
-    The frame's stem; where stems repeat (clips in folders of their own), the folder stands before it.
+    The frame's stem; where different images share a stem (clips in folders of their own), the folder stands
+    before it. An image that is listed twice (clips that overlap) has one prediction.
 
     Raises:
-        UserError: folder and stem together still repeat.
+        UserError: different images share folder and stem too.
     """
-    names = [Path(frame.image).stem for frame in frames]
-    if len(set(names)) < len(names):
-        names = [f"{Path(frame.image).parent.name}/{Path(frame.image).stem}" for frame in frames]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"two listed frames would have the same prediction file {twice}.png")
+    paths = [Path(frame.image) for frame in frames]
+    names = [path.stem for path in paths]
+    if _shared(names, paths) is not None:
+        names = [f"{path.parent.name}/{path.stem}" for path in paths]
+    twice = _shared(names, paths)
+    if twice is not None:
+        raise UserError(f"two listed images would have the same prediction file {twice}.png")
     return names
 
 
@@ -124,12 +137,19 @@ def raise_missing(missing: list[Path], total: int, source: str) -> None:
         raise UserError(f"{source}: {len(missing)} of {total} files are missing: {first}{more}")
 
 
+def _shared(names: list[str], paths: list[Path]) -> str | None:
+    """The first name that two different images have."""
+    owners: dict[str, Path] = {}
+    return next((n for n, path in zip(names, paths, strict=True) if owners.setdefault(n, path) != path), None)
+
+
 def _blocks(path: str | Path) -> list[list[Frame]]:
     """Frames of a list file, cut at blank lines."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the list file {path}: {getattr(error, 'strerror', error)}") from None
+        reason = getattr(error, "strerror", "not a text file")
+        raise UserError(f"cannot read the list file {path}: {reason}") from None
     blocks: list[list[Frame]] = [[]]
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Literal
 
 from etc.config import UserError
 from etc.data.lists import Clip, Frame, format_clips, format_frames, group_clips
-from etc.data.names import IMAGE_SUFFIXES, frame_number, neighbour
+from etc.data.names import IMAGE_SUFFIXES, frame_number, images_in, neighbour
 from utils.files import write_text
+
+logger = logging.getLogger(__name__)
 
 NAMES = Path(__file__).resolve().parents[2] / "data" / "lists" / "cityscapes"
 CLIP_BEFORE, CLIP_AFTER = 19, 10  # Cityscapes: the annotated frame is the 20th of its 30-frame snippet
@@ -63,6 +67,8 @@ def cityscapes_lists(
             found = [annotated[f"{stem}_leftImg8bit"] for stem in stems if f"{stem}_leftImg8bit" in annotated]
             if len(found) == len(stems):
                 lists[f"{name}.lst"] = format_clips(_snippet(frame) for frame in found)
+            elif found:
+                logger.warning("%s.lst is left out: %d of its %d clips are here", name, len(found), len(stems))
     if not lists:
         raise UserError(f"{root}: no frame in leftImg8bit has a label in gtFine")
     return lists
@@ -79,10 +85,10 @@ def camvid_lists(root: str | Path) -> Lists:
     """
     root, lists = Path(root), {}
     for split in CAMVID_SPLITS:
-        labels = {path.stem: path for path in _images(root / f"{split}annot")}
+        labels = {path.stem: path for path in images_in(root / f"{split}annot")}
         frames = [
             Frame(_relative(path, root), _relative(labels[path.stem], root))
-            for path in _images(root / split)
+            for path in images_in(root / split)
             if path.stem in labels
         ]
         if frames:
@@ -95,14 +101,14 @@ def camvid_lists(root: str | Path) -> Lists:
 
 
 def folder_lists(root: str | Path) -> Lists:
-    """``clips.lst`` of any folder of frames: every folder that holds images is a clip, in sorted order.
+    """``clips.lst`` of any folder of frames: every folder that holds images is a clip, in natural order.
 
     Raises:
-        UserError: there is no folder with at least two images.
+        UserError: there is no folder with at least two images, or a path holds white space.
     """
     root = Path(root)
-    folders = sorted({path.parent for suffix in IMAGE_SUFFIXES for path in root.rglob(f"*{suffix}")})
-    clips = [[Frame(_relative(path, root)) for path in _images(folder)] for folder in folders]
+    folders = sorted(Path(folder) for folder, _, _ in os.walk(root, followlinks=True))
+    clips = [[Frame(_relative(path, root)) for path in images_in(folder)] for folder in folders]
     clips = [clip for clip in clips if len(clip) > 1]
     if not clips:
         raise UserError(f"{root} holds no folder with two images or more")
@@ -135,14 +141,9 @@ def _snippet(annotated: Frame) -> Clip:
 
 def _sequences(root: Path) -> list[Clip]:
     labels = {frame.image: frame.label for frame in _labelled_frames(root, "val")}
-    images = [_relative(path, root) for path in sorted((root / "leftImg8bit" / "val").glob("*/*_leftImg8bit.*"))]
+    cities = sorted((root / "leftImg8bit" / "val").glob("*"))
+    images = [_relative(path, root) for city in cities for path in images_in(city)]
     return group_clips([Frame(image, labels.get(image)) for image in images], layout="cityscapes")
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -44,7 +44,7 @@ def neighbour(path: Path, offset: int, *, layout: Layout, frame_step: int = 1) -
     Args:
         path: a frame, in the folder where it lies.
         offset: distance in frames, not in frame numbers.
-        layout: how numbers are read; ``folder`` counts in the sorted order of the folder's images.
+        layout: how numbers are read; ``folder`` counts in the order of :func:`images_in`.
         frame_step: difference of the numbers of consecutive frames.
 
     Returns:
@@ -54,7 +54,7 @@ def neighbour(path: Path, offset: int, *, layout: Layout, frame_step: int = 1) -
         UserError: the name does not follow the layout.
     """
     if layout == "folder":
-        siblings = _images_of(path.parent)
+        siblings = _indices_of(path.parent)
         if path.name not in siblings:
             return None
         index = siblings[path.name] + offset
@@ -81,10 +81,21 @@ def follows(path: str, previous: str, *, layout: Layout, frame_step: int = 1) ->
     return (later.head, later.tail) == (earlier.head, earlier.tail) and (later.number - earlier.number == frame_step)
 
 
-@lru_cache(maxsize=4096)
-def _images_of(folder: Path) -> dict[str, int]:
-    """The images of a folder in sorted order -> their index; listed once, as folders can be large."""
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, ``frame_2`` before ``frame_10``; hidden files are none of them."""
     if not folder.is_dir():
-        return {}
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    return {name: index for index, name in enumerate(names)}
+        return []
+    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(images, key=_natural_order)
+
+
+def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Numbers in a name by value, not by digits: ffmpeg and others write them without leading zeros."""
+    words = re.findall(r"[0-9]+|[^0-9]+", path.name)
+    return [(int(word), "") if word[0] in "0123456789" else (-1, word) for word in words], path.name
+
+
+@lru_cache(maxsize=4096)
+def _indices_of(folder: Path) -> dict[str, int]:
+    """The images of a folder -> their index; listed once, as folders can be large."""
+    return {path.name: index for index, path in enumerate(images_in(folder))}

@@ -39,9 +39,10 @@ class ClipTransform:
     Args:
         size: height and width of the crop.
         scale: smallest and largest random scale.
-        rotate: smallest and largest rotation, degrees.
+        rotate: smallest and largest rotation, degrees, counter-clockwise.
         blur: probability of a 5x5 Gaussian blur.
         flip: probability of mirroring.
+        rotate_probability: probability of rotating at all (semseg, and so the published training: a half).
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class ClipTransform:
         rotate: tuple[float, float] = (-10.0, 10.0),
         blur: float = 0.5,
         flip: float = 0.5,
+        rotate_probability: float = 0.5,
     ) -> None:
         self.size = size
         self.scale = scale
         self.rotate = rotate
         self.blur = blur
         self.flip = flip
+        self.rotate_probability = rotate_probability
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> CropMap:
         """Draw the map for frames of ``height`` x ``width``.
@@ -67,6 +70,7 @@ class ClipTransform:
         """
         scale = rng.uniform(*self.scale)
         angle = math.radians(rng.uniform(*self.rotate))
+        angle = angle if rng.random() < self.rotate_probability else 0.0
         mirror = -1.0 if rng.random() < self.flip else 1.0
         blur = bool(rng.random() < self.blur)
         crop_h, crop_w = self.size
