@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import importlib
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from etc.config import UserError
 from etc.data.images import read_image
 from etc.data.transform import MEAN, STD
 from etc.flow_files import data_set_flow, read_flow, write_kitti
+from flownet import VARIANTS, load_flownet2
 
 RAFT_NAMES = ("raft_small", "raft_large")
 
@@ -55,12 +56,14 @@ def build_flow(
     """Build an estimator.
 
     Args:
-        name: ``dis``, ``raft_small``, ``raft_large``, ``stored``, or ``package.module:factory`` (a function
-            without arguments that returns an object with ``estimate``).
-        weights: weight file; RAFT without one downloads torchvision's (hash-checked).
+        name: ``dis``, ``raft_small``, ``raft_large``, ``flownet2`` and its variants ``flownet2-c``, ``-s``, ``-sd``,
+            ``-cs`` and ``-css``, ``stored``, or ``package.module:factory`` (a function without arguments that
+            returns an object with ``estimate``).
+        weights: weight file; RAFT without one downloads torchvision's (hash-checked), FlowNet2 needs one.
         preset: of ``dis``.
         device: where networks run.
-        normalized: feed mean/std-normalised images instead of 0..255, as the published code did by mistake.
+        normalized: the published code's two mistakes: mean/std-normalised images instead of 0..255, and
+            FlowNet2's vectors not scaled along when images are resized to multiples of 64.
 
     Raises:
         UserError: an unknown name, or weights that are missing or do not fit.
@@ -69,12 +72,15 @@ def build_flow(
         estimator: FlowEstimator = DisFlow(preset=preset)
     elif name in RAFT_NAMES:
         estimator = RaftFlow(name, weights=weights, device=device)
+    elif name in VARIANTS:
+        resize_mode: Literal["scaled", "published"] = "published" if normalized else "scaled"
+        estimator = FlowNet2Flow(name, weights=weights, device=device, resize_mode=resize_mode)
     elif name == "stored":
         estimator = StoredFlow()
     elif ":" in name:
         estimator = _imported(name)
     else:
-        known = ", ".join(("dis", *RAFT_NAMES, "stored", "package.module:factory"))
+        known = ", ".join(("dis", *RAFT_NAMES, *VARIANTS, "stored", "package.module:factory"))
         raise UserError(f"FLOW.name {name!r} is none of {known}")
     return NormalizedInput(estimator) if normalized else estimator
 
@@ -94,11 +100,14 @@ class DisFlow:
         self.key = f"dis-{preset}"
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
-        """See :class:`FlowEstimator`."""
+        """See :class:`FlowEstimator`; any size: sides are padded to at least 96."""
         _check_images(rgb_t, rgb_k, smallest=16)
+        height, width = rgb_t.shape[-2:]
+        # OpenCV chooses the pyramid of smaller images by their width alone, and crashes on 16 x 300 pixels.
+        pair = [_padded(x, max(96, height), max(96, width)) for x in (rgb_t, rgb_k)]
         # A new solver a call: OpenCV's holds buffers of the last size and is not safe between threads.
         solver = cv2.DISOpticalFlow_create(self.preset)
-        flows = [solver.calc(_gray(t), _gray(k), None) for t, k in zip(rgb_t, rgb_k, strict=True)]
+        flows = [solver.calc(_gray(t), _gray(k), None)[:height, :width] for t, k in zip(*pair, strict=True)]
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(rgb_t.device)
 
 
@@ -121,19 +130,51 @@ class RaftFlow:
         try:
             self.network.load_state_dict(state)
         except RuntimeError as error:
-            raise UserError(f"{weights} does not fit {name}: {str(error).splitlines()[1].strip()}") from None
+            reason = str(error).splitlines()[1].strip()
+            raise UserError(f"FLOW.weights: {weights} does not fit {name}: {reason}") from None
         self.network.eval().requires_grad_(False).to(device)
 
-    @torch.inference_mode()
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; any size: both sides are padded to a multiple of 8, at least 128."""
         _check_images(rgb_t, rgb_k, smallest=16)
         height, width = rgb_t.shape[-2:]
-        target = [max(128, -(-side // 8) * 8) for side in (height, width)]
-        pad = (0, target[1] - width, 0, target[0] - height)
-        device = next(self.network.parameters()).device
-        pair = [F.pad(x.to(device).float() / 127.5 - 1, pad, mode="replicate") for x in (rgb_t, rgb_k)]
-        return self.network(*pair)[-1][..., :height, :width].to(rgb_t.device)
+        size = [max(128, -(-side // 8) * 8) for side in (height, width)]
+        pair = [_padded(x.float() / 127.5 - 1, *size) for x in (rgb_t, rgb_k)]
+        return _run(self.network, *pair)[-1][..., :height, :width].to(rgb_t.device)
+
+
+class FlowNet2Flow:
+    """FlowNet2 and its variants, with the published weights.
+
+    Args:
+        name: ``flownet2``, ``flownet2-c``, ``-s``, ``-sd``, ``-cs`` or ``-css``.
+        weights: the published checkpoint.
+        device: where it runs.
+        resize_mode: see :class:`flownet.FlowNet2`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None,
+        device: str | torch.device,
+        resize_mode: Literal["scaled", "published"],
+    ) -> None:
+        if weights is None:
+            raise UserError(f"FLOW.name {name} needs its weights in FLOW.weights (see pretrained_model/README.md)")
+        try:
+            self.network = load_flownet2(weights, variant=name, resize_mode=resize_mode)
+        except (OSError, ValueError) as error:
+            raise UserError(f"FLOW.weights: {error}") from None
+        self.name = name
+        self.key = f"{name}-{file_digest(weights)}"
+        self.network.requires_grad_(False).to(device)
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`; sides of at least 64."""
+        _check_images(rgb_t, rgb_k, smallest=64)
+        return _run(self.network, rgb_t.float(), rgb_k.float()).to(rgb_t.device)
 
 
 class StoredFlow:
@@ -165,8 +206,8 @@ class FlowOfPairs:
     """Flow between two frames that are known by their files.
 
     ``stored`` reads the data set's files; every other estimator computes a pair once and keeps it in the
-    store, one KITTI PNG a pair under ``<store>/<estimator key>/<width>x<height>/``. A damaged or foreign file
-    there is computed again.
+    store, one KITTI PNG a pair under ``<store>/<estimator key>/<width>x<height>/``. A file there that is damaged,
+    foreign, or older than its frames is computed again.
 
     Args:
         estimator: from :func:`build_flow`.
@@ -185,18 +226,18 @@ class FlowOfPairs:
         """The flow, and where the data set says that it is valid (``None``: an estimator's flow).
 
         Raises:
-            UserError: ``stored`` and no flow file, a flow of another size than the frames, or frames that
-                cannot be read.
+            UserError: ``stored`` and no flow file, a flow of another size than the frames, or frames that cannot
+                be read, have another size than ``shape``, or are too small for the estimator.
         """
         if self.estimator.name == "stored":
             return self._of_data_set(path_t, path_k, shape)
         path = self.path(path_t, path_k, shape)
-        kept = self._kept(path, shape)
-        if kept is not None:
-            return kept, None
-        write_kitti(path, self._compute(path_t, path_k))
-        # Read back, so that the first use and every later one give the same numbers.
-        return read_flow(path)[0], None
+        kept = self._kept(path, path_t, path_k, shape)
+        if kept is None:
+            write_kitti(path, self._compute(path_t, path_k, shape))
+            # Read back, so that the first use and every later one give the same numbers.
+            kept = read_flow(path)[0]
+        return kept, None
 
     def path(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> Path:
         """Where the flow of a pair is kept."""
@@ -210,21 +251,30 @@ class FlowOfPairs:
             / f"{path_t.stem}__{path_k.stem}.png"
         )
 
-    def _compute(self, path_t: Path, path_k: Path) -> np.ndarray:
+    def _compute(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
         pair = [torch.from_numpy(read_image(p)).permute(2, 0, 1)[None].float() for p in (path_t, path_k)]
-        if pair[0].shape != pair[1].shape:
-            raise UserError(f"{path_t} and {path_k} have different sizes")
-        return self.estimator.estimate(*pair)[0].cpu().numpy()
+        for path, image in zip((path_t, path_k), pair, strict=True):
+            height, width = image.shape[2:]
+            if (height, width) != tuple(shape):
+                raise UserError(f"{path} is {width}x{height}, its flow is wanted at {shape[1]}x{shape[0]}")
+        try:
+            flow = self.estimator.estimate(*pair)
+        except ValueError as error:
+            raise UserError(f"FLOW.name {self.estimator.name}, {path_t} to {path_k.name}: {error}") from None
+        if flow.shape != (1, 2, *shape):
+            raise UserError(f"FLOW.name {self.estimator.name} gave a flow {tuple(flow.shape)} for frames of {shape}")
+        return flow[0].float().cpu().numpy()
 
     @staticmethod
-    def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-        if not path.is_file():
-            return None
+    def _kept(path: Path, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray | None:
         try:
+            # Frames that were rendered or extracted anew under their old names have another flow.
+            if path.stat().st_mtime_ns < max(path_t.stat().st_mtime_ns, path_k.stat().st_mtime_ns):
+                return None
             flow, _ = read_flow(path)
-        except UserError:
+        except (OSError, UserError):
             return None
-        return flow if flow.shape[1:] == shape else None
+        return flow if flow.shape[1:] == tuple(shape) else None
 
     @staticmethod
     def _of_data_set(path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -246,6 +296,20 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()[:12]
 
 
+@torch.no_grad()
+def _run(network: nn.Module, image_t: Tensor, image_k: Tensor) -> Any:
+    """A network on its own device. No inference mode: autograd could not save its flow for the motion loss."""
+    device = next(network.parameters()).device
+    # Half precision has no room for displacements of 100 pixels and fractions of them.
+    with torch.autocast(device.type, enabled=False):
+        return network(image_t.to(device), image_k.to(device))
+
+
+def _padded(image: Tensor, height: int, width: int) -> Tensor:
+    """The image continued to the right and down by its border pixels."""
+    return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
+
+
 def _gray(rgb: Tensor) -> np.ndarray:
     pixels = rgb.detach().clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -260,11 +324,14 @@ def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
 
 def _read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror}") from None
+        raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror or error}") from None
     except Exception:  # torch.load raises many kinds for files that are no weights
-        raise UserError(f"FLOW.weights: {path} is not a file of weights") from None
+        state = None
+    if not isinstance(state, dict):
+        raise UserError(f"FLOW.weights: {path} is not a file of weights")
+    return state
 
 
 def _download(name: str, source) -> dict[str, Tensor]:
