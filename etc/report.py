@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from etc.config_schema import Settings
-from etc.data.labels import read_colors
+from etc.config_schema import Train
 from etc.motion import MotionLoss
 from etc.results import ClipScores, FrameScores, class_names
 from etc.task import to_rgb255
@@ -72,18 +72,21 @@ def _pair(figures: dict, definition: str) -> str:
     return " / ".join(percent(figures[f"vc{window}_{definition}"]) for window in (8, 16))
 
 
-def training_pictures(batch: dict[str, Tensor], result: dict[str, Tensor], settings: Settings) -> dict[str, Tensor]:
+def training_pictures(
+    batch: dict[str, Tensor], result: dict[str, Tensor], train: Train, palette: np.ndarray
+) -> dict[str, Tensor]:
     """What the first sample of a step looks like, uint8 ``[3, h, w]`` each, for TensorBoard.
 
     Args:
         batch: the step's batch.
         result: what :class:`etc.task.MotionTask` returned for it.
-        settings: for the palette and the motion loss.
+        train: how the motion loss weighs pixels.
+        palette: uint8 ``[256, 3]``.
 
     Returns:
         ``frame``, ``label``, ``prediction`` and, for a pair, ``neighbour``, ``flow``, ``visibility``, ``warped``.
     """
-    palette = torch.from_numpy(read_colors(settings.DATA.colors_path, settings.DATA.classes))
+    palette = torch.from_numpy(palette)
     image = batch["image"][:1]
     pictures = {
         "frame": _rgb(image),
@@ -95,7 +98,6 @@ def training_pictures(batch: dict[str, Tensor], result: dict[str, Tensor], setti
     # The pairs of the step stand in the order of the batch: the first pair need not be the first sample.
     image, neighbour = (batch[name][batch["paired"]][:1] for name in ("image", "neighbour"))
     flow, logits_k = result["flow"][:1], result["logits_k"][:1].float()
-    train = settings.TRAIN
     loss = MotionLoss(weight=1.0, visibility=train.visibility, mask_padding=train.mask_padding)
     logits_k = F.interpolate(logits_k, size=image.shape[-2:], mode="bilinear", align_corners=True)
     return pictures | {

@@ -19,6 +19,7 @@ from etc.checkpoint import check_same_run, load_checkpoint, save_checkpoint
 from etc.config import UserError, dump_settings
 from etc.config_schema import Settings
 from etc.data.clips import ClipDataset, EpochSampler
+from etc.data.labels import read_colors
 from etc.datasets import training_set
 from etc.evaluate import validate
 from etc.flow import build_flow
@@ -57,6 +58,7 @@ class Trainer:
         self.folder = Path(train.save_path)
         # Before anything that costs time: may this run write here, and from where does it go on?
         resumed = self._checkpoint_to_resume()
+        self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
         torch.manual_seed(train.manual_seed)
         self.data = training_set(settings)
         self.sampler, self.loader = _loader(settings, self.data)
@@ -105,6 +107,7 @@ class Trainer:
         return self.metrics
 
     def _train_epoch(self, task: nn.Module, bar: tqdm, writer: SummaryWriter | None) -> None:
+        train = self.settings.TRAIN
         task.train()
         self.sampler.epoch = self.epoch
         for batch in self.loader:
@@ -112,14 +115,14 @@ class Trainer:
             result = self._train_step(task, batch)
             self.step += 1
             bar.update()
-            if writer and (self.step % self.settings.TRAIN.print_freq == 0 or self.step == self.total_steps):
+            if writer and (self.step % train.print_freq == 0 or self.step == self.total_steps):
                 terms = {name: value.item() for name, value in result.items() if value.ndim == 0}
                 bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
                 for name, value in terms.items():
                     writer.add_scalar(f"loss/{name}", value, self.step)
                 writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], self.step)
         if writer:
-            for name, picture in training_pictures(batch, result, self.settings).items():
+            for name, picture in training_pictures(batch, result, train, self.palette).items():
                 writer.add_image(name, picture, self.step)
 
     def _train_step(self, task: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -53,8 +53,7 @@ def test_a_training_writes_checkpoints_settings_and_tensorboard(tiny_training):
 def test_the_learning_rate_is_poly_and_new_layers_learn_ten_times_faster(tiny_training):
     trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.base_lr=0.002"]), CPU)
     seen = []
-    step = trainer.scheduler.step
-    trainer.scheduler.step = lambda: (seen.append([g["lr"] for g in trainer.optimizer.param_groups]), step())
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append([g["lr"] for g in optimizer.param_groups]))
     trainer.run()
     expected = [0.002 * (1 - i / 4) ** 0.9 for i in range(4)]
     assert [lr for lr, _ in seen] == pytest.approx(expected)
@@ -75,7 +74,7 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tiny_training
     command = [sys.executable, str(REPOSITORY / "tool/train_with_flow.py"), *overrides]
     # The same number of threads: sums in another order would differ in the last bit.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=REPOSITORY)
     last = tmp_path / "run" / "last.pth"
     deadline = time.monotonic() + 120
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:

@@ -1,0 +1,166 @@
+"""Scoring of clips on disk: anchors with a known result, sharing between processes, refused input."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etc.clip_scorer import ScoredFrame, _Windows
+from etc.config import UserError, load_settings
+from etc.data.images import read_image, write_png
+from etc.data.labels import label_table, read_train_ids
+from etc.data.lists import prediction_names
+from etc.datasets import clips_to_score
+from etc.evaluate import score_clips
+from etc.metrics import VideoConsistency
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def write_predictions(settings, predict) -> None:
+    """Write ``predict(frame, label path or None) -> ids`` for every frame of the clips."""
+    frames = [frame for clip in clips_to_score(settings) for frame in clip]
+    folder = Path(settings.TEST.save_folder) / "video/gray"
+    for frame, name in zip(frames, prediction_names(frames), strict=True):
+        write_png(folder / f"{name}.png", predict(frame))
+
+
+def hand_labels(settings):
+    data = settings.DATA
+    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    return lambda frame: read_train_ids(Path(data.data_root) / frame.label, table)
+
+
+def test_the_ground_truth_of_the_synthetic_world_is_consistent_under_its_exact_flow(tiny_training):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, hand_labels(settings))
+    figures = score_clips(settings).figures
+    assert figures["strict"]["mIoU"] >= 0.995
+    assert figures["ceiling"] == pytest.approx(figures["strict"]["mIoU"])
+    assert figures["segmentation"]["mIoU"] == 1
+    assert figures["vc8_correct"] == figures["vc16_vspw"] == 1
+    assert figures["flicker"] < 0.001
+    assert figures["coverage"] > 0.7
+    low, high = figures["strict_interval"]
+    assert low <= figures["strict"]["mIoU"] <= high
+
+
+def test_a_constant_prediction_is_perfectly_consistent_and_useless(tiny_training):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, lambda frame: np.full((64, 128), 8, np.uint8))
+    figures = score_clips(settings).figures
+    assert figures["strict"]["mIoU"] == 1
+    assert figures["flicker"] == 0
+    assert figures["segmentation"]["mIoU"] < 0.1
+    assert math.isnan(figures["boundary"]["mIoU"])
+
+
+def test_hand_labels_of_the_camvid_clip_score_0883_without_occlusion_masking(real_data, tmp_path):
+    overrides = [
+        f"DATA.data_root={real_data}/camvid",
+        f"TEST.save_folder={tmp_path}/result",
+        f"FLOW.store={tmp_path}/flow",
+        "FLOW.occlusion=false",
+        *(f"DATA.{key}={REPOSITORY}/data/{path}" for key, path in CAMVID_FILES.items()),
+    ]
+    settings = load_settings(REPOSITORY / "configs/camvid/pspnet18_flow.yaml", overrides)
+    write_predictions(settings, hand_labels(settings))
+    figures = score_clips(settings).figures
+    assert figures["strict"]["mIoU"] == pytest.approx(0.883, abs=0.005)
+
+
+CAMVID_FILES = {"clip_list": "lists/camvid/val_clips.lst", "names_path": "palettes/camvid_names.txt"}
+
+
+def test_flow_is_computed_once_and_two_processes_count_the_same(tiny_training, tmp_path):
+    overrides = [*tiny_training, "FLOW.name=dis", "FLOW.preset=ultrafast"]
+    settings = load_settings(None, overrides)
+    noise = np.random.default_rng(0)
+    write_predictions(settings, lambda frame: noise.integers(0, 19, (64, 128), dtype=np.uint8))
+    alone = score_clips(settings)
+    stored = sorted((tmp_path / "flow_store").rglob("*.png"))
+    times = [path.stat().st_mtime_ns for path in stored]
+    assert len(stored) == 2 * 29 * 2  # two clips, 29 pairs, forward and backward
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command += [str(REPOSITORY / "tool/eval_tc.py"), *overrides, *absolute_palettes()]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shared = json.loads((tmp_path / "run/result/tc.json").read_text())
+    assert shared["strict"] == json.loads(json.dumps(alone.figures["strict"]).replace("NaN", "null"))
+    assert shared["flicker"] == alone.figures["flicker"]
+    assert [path.stat().st_mtime_ns for path in stored] == times
+
+
+def absolute_palettes() -> list[str]:
+    return [f"DATA.{kind}_path={REPOSITORY}/data/palettes/cityscapes_{kind}.txt" for kind in ("names", "colors")]
+
+
+def test_video_consistency_in_chunks_equals_that_of_the_whole_clip():
+    random = np.random.default_rng(0)
+    labels = np.repeat(random.integers(0, 2, (20, 4, 5), dtype=np.uint8), 8, axis=0)
+    predictions = np.where(random.random(labels.shape) < 0.03, 1 - labels, labels).astype(np.uint8)
+    for window in (8, 16):
+        for definition in ("vspw", "correct"):
+            whole = VideoConsistency(2, window, definition)
+            whole.update(predictions, labels)
+            chunked = _Windows(2, window, definition)
+            for prediction, label in zip(predictions, labels, strict=True):
+                chunked.add(ScoredFrame(Path("frame"), prediction, label))
+            assert chunked.counts().tolist() == whole.counts.tolist()
+            assert whole.counts[1] > 100
+
+
+def test_missing_predictions_are_counted_and_named(tiny_training):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, hand_labels(settings))
+    first = sorted(Path(settings.TEST.save_folder, "video/gray").iterdir())[3]
+    first.unlink()
+    with pytest.raises(UserError, match=rf"1 of 60 predictions are missing, the first is .*{first.name}"):
+        score_clips(settings)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [
+        (np.zeros((32, 64), np.uint8), "64x32"),
+        (np.full((64, 128), 19, np.uint8), "id 19 is outside the 19 classes"),
+        (np.zeros((64, 128, 3), np.uint8), "one 8-bit channel"),
+        (np.zeros((64, 128), np.uint16), "one 8-bit channel"),
+    ],
+)
+def test_predictions_of_another_kind_are_refused(tiny_training, prediction, message):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, lambda frame: prediction)
+    with pytest.raises(UserError, match=message):
+        score_clips(settings)
+    assert not Path(settings.TEST.save_folder, "tc.json").exists()
+
+
+def test_a_stored_flow_of_another_size_is_refused(tiny_training, tiny_world, tmp_path):
+    settings = load_settings(None, tiny_training)
+    clip = clips_to_score(settings)[0][:2]
+    frames = [tmp_path / "leftImg8bit" / Path(frame.image).name for frame in clip]
+    for frame, path in zip(clip, frames, strict=True):
+        write_png(path, read_image(tiny_world / frame.image)[:32, :64])
+    flow = next((tiny_world / "flow/val").rglob(f"{frames[0].name.removesuffix('_leftImg8bit.png')}_to_*"))
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / flow.name).write_bytes(flow.read_bytes())
+    (tmp_path / "clip.lst").write_text("\n".join(str(path.relative_to(tmp_path)) for path in frames))
+    settings = load_settings(
+        None,
+        [
+            f"DATA.data_root={tmp_path}",
+            "DATA.synthetic=false",
+            f"DATA.clip_list={tmp_path}/clip.lst",
+            f"TEST.save_folder={tmp_path}",
+        ],
+    )
+    write_predictions(settings, lambda frame: np.zeros((32, 64), np.uint8))
+    with pytest.raises(UserError, match="flow is 128x64, its frames are 64x32"):
+        score_clips(settings)
