@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from etc.data.world import World
 from etc.data.world.sensor import Sensor
 
-HEIGHT, WIDTH = 192, 384
+HEIGHT, WIDTH = 256, 512
 ROAD, SKY = 7, 23
 X, Y = np.meshgrid(np.arange(WIDTH, dtype=np.float32), np.arange(HEIGHT, dtype=np.float32))
 CITYSCAPES_TRAIN_CLASSES = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
@@ -74,7 +74,7 @@ def test_labels_agree_where_visible_and_not_elsewhere(clean_worlds, t, k):
         here, there, (flow, visible) = w.render(t), w.render(k), w.flow(t, k)
         agree = nearest(there.label, flow) == here.label
         assert agree[visible].mean() >= 0.995
-        assert visible.mean() > 0.65
+        assert visible.mean() > (0.75 if abs(k - t) == 1 else 0.55)
 
 
 def test_hidden_pixels_are_those_whose_surface_is_gone(clean_worlds):

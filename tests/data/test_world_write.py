@@ -91,7 +91,7 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_world(tmp_path / "world", train_snippets=2, val_snippets=0, progress=interrupt, **SMALL)
+        write_world(tmp_path / "world", train_snippets=1, val_snippets=0, progress=interrupt, **SMALL)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -32,8 +32,8 @@ def line_with_lots(street: Street, side: int) -> None:
 
 def _lot(street: Street, side: int, front: float, z0: float, z1: float) -> None:
     rng = street.rng
-    open_lots = 1 - 0.2 - 0.6 * street.urban
-    odds = [1 - open_lots, *(open_lots * np.array([0.24, 0.28, 0.28, 0.20]))]
+    open_lots = 0.9 - 0.65 * street.urban
+    odds = [1 - open_lots, *(open_lots * np.array([0.22, 0.32, 0.30, 0.16]))]
     kind = str(rng.choice(["house", "garden", "walled", "fenced", "park"], p=odds))
     if kind == "house":
         street.ground.paint("slabs", (front, side * REACH), (z0, z1), SIDEWALK)

@@ -32,7 +32,7 @@ def build_street(*, seed: int, style_seed: int, height: int, width: int, frames:
     """The street of ``seed`` in the looks of ``style_seed``, long enough for ``frames`` frames."""
     rng = np.random.default_rng([seed, 15485863])
     city = City(style_seed)
-    half, walk = rng.uniform(5.2, 6.4), rng.uniform(2.2, 3.6)
+    half, walk = rng.uniform(4.8, 6.0), rng.uniform(2.6, 5.0)
     camera = Camera.draw(rng, height, width, lane=(half - 2.1) / 2)
     end = camera.speed * frames + VIEW
     middle = rng.uniform(26, 46)

@@ -25,7 +25,8 @@ def park(street: Street) -> None:
     """Vehicles along both kerbs, bicycles and motorcycles on the pavement."""
     rng = street.rng
     for side in (-1, 1):
-        full, z = rng.uniform(0.05, 0.8), rng.uniform(5, 10)
+        full = rng.uniform(0.2, 0.75) if rng.random() < 0.65 else 0.0
+        z = rng.uniform(5, 10)
         while z < street.end - 25:
             kind = str(
                 rng.choice(["hatchback", "sedan", "suv", "van", "truck"], p=[0.36, 0.28, 0.2, 0.1, 0.06])
@@ -48,7 +49,7 @@ def drive(street: Street, camera: Camera) -> None:
     """Traffic: vehicles ahead in our lane, oncoming ones, and one crossing."""
     rng, lane = street.rng, camera.lane
     kinds = ["hatchback", "sedan", "suv", "van", "bus", "truck"]
-    odds = [0.28, 0.22, 0.18, 0.1, 0.12, 0.1]
+    odds = [0.32, 0.25, 0.2, 0.11, 0.06, 0.06]
     z = rng.uniform(13, 26)
     for _ in range(int(rng.integers(1, 4))):
         pace = camera.speed * rng.uniform(0.97, 1.2)
@@ -56,9 +57,9 @@ def drive(street: Street, camera: Camera) -> None:
             _vehicle(street, str(rng.choice(kinds, p=odds))), Body(x=lane + rng.normal(0, 0.15), z=z, vz=pace)
         )
         z += rng.uniform(14, 30)
-    z, tram = rng.uniform(16, 40), rng.random() < 0.4
+    z, tram = rng.uniform(16, 40), rng.random() < 0.25
     for i in range(int(rng.integers(2, 5))):
-        kind = "tram" if tram and i == 1 else str(rng.choice(kinds, p=odds))
+        kind = "tram" if tram and i == 0 else str(rng.choice(kinds, p=odds))
         pace = -camera.speed * rng.uniform(0.7, 1.0)
         street.add(_vehicle(street, kind), Body(x=-lane, z=z + 6, yaw=np.pi, vz=pace))
         z += rng.uniform(22, 34)

@@ -53,8 +53,8 @@ def box_vehicle(city: City, kind: str, paint: int) -> list[Surface]:
         parts += [upright((x, 0), (x, 8.0), 0, 1.0, wheels) for x in (-1.15, 1.15)]
         parts.append(upright((-1.2, 0.2), (1.2, 0.2), 0, 0.55, city.get(("truck tail",), _truck_tail)))
         return [*_centred(parts, 8.05), shadow(city, 2.4, 8.05)]
-    length, label = (11.0, BUS) if kind == "bus" else (19.0, TRAIN)
-    parts = _block(city, kind, label, paint, (0, 0, length, 3.1))
+    length, height, label = (11.0, 3.1, BUS) if kind == "bus" else (19.0, 3.4, TRAIN)
+    parts = _block(city, kind, label, paint, (0, 0, length, height))
     return [*_centred(parts, length), shadow(city, 2.5, length)]
 
 
@@ -170,24 +170,27 @@ def _livery(rng: Rng) -> Floats:
 def _flank(rng: Rng, kind: str, label: int, size: tuple[float, float], colour: Floats) -> Texture:
     length, height = size
     pad = Sketch(length, height, texels=30, label=label)
-    pad.box(0, 0 if kind == "box" else 0.35, length, height, colour)
+    pad.box(0, {"box": 0.0, "tram": 0.12}.get(kind, 0.35), length, height, colour)
     if kind == "box":
         stripe = rng.uniform(20, 220, 3)
         pad.box(0.3 * length, 0.35 * height, 0.75 * length, 0.65 * height, stripe)
         for x in np.arange(0.0, length, 1.0):
             pad.box(x, 0, x + 0.04, height, colour * 0.75)
         return pad.texture(rng, grain=0.06)
+    glass = GLASS + rng.uniform(0, 45)
+    if kind == "tram":  # a skirt hides the wheels, one band of windows, pale above
+        pad.box(0, height - 0.6, length, height, colour * 0.3 + 140)
+        pad.box(0, 1.2, length, height - 0.7, glass)
+        for x in np.arange(1.2, length, 3.0):
+            pad.box(x, 0.3, x + 1.3, height - 0.6, colour * 0.8)
+            pad.box(x + 0.1, 0.5, x + 1.2, height - 0.75, glass * 1.2)
+        return pad.texture(rng)
     pad.box(0, 0.35, length, 0.7, colour * 0.6)
     step = 1.5
     for x in np.arange(0.2, length - 1.0, step):
         door = kind != "cab" and int(x / step) % 4 == 2
-        pad.box(
-            x,
-            0.45 if door else 1.3,
-            min(x + step - 0.15, length - 0.1),
-            min(2.4, height - 0.4),
-            GLASS + rng.uniform(0, 45),
-        )
+        right, top = min(x + step - 0.15, length - 0.1), min(2.4, height - 0.4)
+        pad.box(x, 0.45 if door else 1.3, right, top, GLASS + rng.uniform(0, 45))
     for x in (0.22 * length, 0.78 * length) if kind != "cab" else (0.5 * length,):
         pad.disc(x, 0.45, 0.48, None, TYRE)
         pad.disc(x, 0.45, 0.24, None, (110, 110, 112))
@@ -205,8 +208,11 @@ def _face(
         for x in (0.15, width - 0.3):
             pad.box(x, 0.1, x + 0.06, height - 0.1, colour * 0.65)
     else:
-        for x in (0.1, width - 0.4):
-            pad.box(x, 0, x + 0.3, 0.5, TYRE)
+        if kind == "tram":
+            pad.box(0.25, 0.12, width - 0.25, 0.9, colour * 0.5)
+        else:
+            for x in (0.1, width - 0.4):
+                pad.box(x, 0, x + 0.3, 0.5, TYRE)
         low = 1.5 if rear else 1.1
         pad.box(0.15, low, width - 0.15, height - 0.5, GLASS + rng.uniform(0, 30))
         pad.box(0.5, height - 0.42, width - 0.5, height - 0.15, (24, 24, 24))
