@@ -89,10 +89,10 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(images, key=_natural_order)
 
 
-def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
+def _natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
     """Numbers in a name by value, not by digits: ffmpeg and others write them without leading zeros."""
     words = re.findall(r"[0-9]+|[^0-9]+", path.name)
-    return [(int(word), "") if word[0] in "0123456789" else (-1, word) for word in words], path.name
+    return [(0, int(word)) if word[0] in "0123456789" else (1, word) for word in words], path.name
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,162 @@
+"""Frames and label maps on disk, whole and damaged."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from etc.config import UserError
+from etc.data.images import read_image, read_label, read_png16, write_png
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+
+
+def png_by_hand(rows: bytes, width: int, height: int, depth: int, color: int) -> bytes:
+    """A PNG file from its filtered rows, chunk by chunk as the PNG specification writes them."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def refused(read, path) -> str:
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_channels_come_in_the_order_of_the_file(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png_by_hand(b"\0" + bytes([10, 20, 30, 40, 50, 60]), 2, 1, 8, 2))
+    assert read_image(path).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+def test_sixteen_bit_channels_come_in_the_order_of_the_file(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png_by_hand(b"\0" + struct.pack(">6H", 1, 40000, 3, 65535, 0, 256), 2, 1, 16, 2))
+    assert read_png16(path).tolist() == [[[1, 40000, 3], [65535, 0, 256]]]
+
+
+def test_gray_and_transparent_frames_become_rgb(tmp_path, rgb):
+    cv2.imwrite(str(tmp_path / "gray.png"), rgb[:, :, 0])
+    assert np.array_equal(read_image(tmp_path / "gray.png"), np.repeat(rgb[:, :, :1], 3, axis=2))
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([rgb[:, :, ::-1], rgb[:, :, 0]]))
+    assert np.array_equal(read_image(tmp_path / "alpha.png"), rgb)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_what_is_written_is_read(tmp_path, dtype, channels):
+    image = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (9, 7, *channels), dtype=dtype)
+    write_png(tmp_path / "new" / "x.png", image[:, ::2])  # not contiguous
+    reader = {("u1", 3): read_image, ("u1", 2): read_label, ("u2", 3): read_png16}.get(
+        (image.dtype.str[1:], image.ndim)
+    )
+    if reader is None:
+        assert np.array_equal(cv2.imread(str(tmp_path / "new" / "x.png"), cv2.IMREAD_UNCHANGED), image[:, ::2])
+    else:
+        assert np.array_equal(reader(tmp_path / "new" / "x.png"), image[:, ::2])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.int64),
+        np.zeros((4, 4), np.float32),
+        np.zeros((0, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+    ],
+    ids=["int64", "float32", "empty", "two channels"],
+)
+def test_what_png_cannot_hold_is_refused_and_leaves_no_file(tmp_path, image):
+    with pytest.raises(ValueError, match=r"x\.png"):
+        write_png(tmp_path / "x.png", image)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch, rgb):
+    path = tmp_path / "x.png"
+    write_png(path, rgb)
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError):
+        write_png(path, 255 - rgb)
+    assert np.array_equal(read_image(path), rgb)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_file_is_named_so(tmp_path, rgb, suffix, share):
+    data = cv2.imencode(suffix, rgb)[1].tobytes()
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "truncated" in refused(read_image, path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_bytes_behind_the_end_do_no_harm(tmp_path, rgb, suffix):
+    data = cv2.imencode(suffix, rgb)[1].tobytes()
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(data + b"\0\0appended by a camera")
+    assert read_image(path).shape == rgb.shape
+
+
+def with_thumbnail(data: bytes, thumbnail: bytes) -> bytes:
+    """A JPEG with a whole other JPEG in an APP1 segment, as cameras write them, and fill bytes before a marker."""
+    segment = b"Exif\0\0" + thumbnail
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + b"\xff\xff" + data[2:]
+
+
+def test_the_thumbnail_in_a_jpeg_does_not_pass_for_its_end(tmp_path, rgb):
+    data = with_thumbnail(jpeg(rgb), jpeg(np.tile(rgb, (3, 3, 1))))
+    path = tmp_path / "x.jpg"
+    path.write_bytes(data)
+    assert np.array_equal(read_image(path), cv2.imdecode(np.frombuffer(jpeg(rgb), np.uint8), 1)[:, :, ::-1])
+    path.write_bytes(data[:-40])
+    assert "truncated" in refused(read_image, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image\n", b"\x89PNG", b"\xff\xd8", b"P5 nonsense"])
+@pytest.mark.parametrize("read", [read_image, read_label, read_png16])
+def test_what_is_no_image_is_named(tmp_path, content, read):
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    refused(read, path)
+
+
+def test_damage_in_the_middle_of_a_png_is_found(tmp_path, rgb, capfd):
+    data = bytearray(cv2.imencode(".png", rgb)[1].tobytes())
+    data[len(data) // 2] ^= 0xFF
+    path = tmp_path / "x.png"
+    path.write_bytes(data)
+    assert "decoded" in refused(read_image, path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    assert "No such file" in refused(read_image, tmp_path / "x.png")
+    assert "directory" in refused(read_image, tmp_path)
+
+
+def test_a_label_map_must_have_one_channel_of_eight_bits(tmp_path, rgb):
+    write_png(tmp_path / "color.png", rgb)
+    assert "one 8-bit channel" in refused(read_label, tmp_path / "color.png")
+    write_png(tmp_path / "deep.png", rgb[:, :, 0].astype(np.uint16))
+    assert "uint16" in refused(read_label, tmp_path / "deep.png")
+
+
+def test_a_flow_png_must_have_three_channels_of_sixteen_bits(tmp_path, rgb):
+    write_png(tmp_path / "color.png", rgb)
+    assert "16-bit" in refused(read_png16, tmp_path / "color.png")

@@ -1,0 +1,162 @@
+"""List files and the checks of what they name."""
+
+import pytest
+
+from etc.config import UserError
+from etc.data.lists import (
+    Frame,
+    check_files,
+    existing_neighbours,
+    format_clips,
+    format_frames,
+    group_clips,
+    prediction_names,
+    read_clips,
+    read_frames,
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str):
+        path = tmp_path / "x.lst"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def city(number: int, sequence: int = 0) -> str:
+    return f"val/a/a_{sequence:06d}_{number:06d}_leftImg8bit.png"
+
+
+def names(clips) -> list[list[str]]:
+    return [[frame.image for frame in clip] for clip in clips]
+
+
+def test_frames_with_and_without_label(write):
+    frames = read_frames(write("# a comment\na.png b.png\n\n  c.png  \n# more\nd.png\te.png\n"))
+    assert frames == [Frame("a.png", "b.png"), Frame("c.png", None), Frame("d.png", "e.png")]
+
+
+def test_doubled_slashes_windows_line_ends_and_a_byte_order_mark_do_no_harm(tmp_path):
+    (tmp_path / "x.lst").write_bytes(b"\xef\xbb\xbfleft//a.png gt/./b.png\r\nc.png\r\n")
+    assert read_frames(tmp_path / "x.lst") == [Frame("left/a.png", "gt/b.png"), Frame("c.png")]
+
+
+def test_a_line_of_three_words_is_named_by_its_number(write):
+    with pytest.raises(UserError, match=r"x\.lst:3: .* found 3 words"):
+        read_frames(write("a.png\n\na b c\n"))
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# only comments\n"])
+@pytest.mark.parametrize("read", [read_frames, lambda path: read_clips(path, layout="folder")])
+def test_a_list_without_frames_is_an_error(write, text, read):
+    with pytest.raises(UserError, match="lists no frame"):
+        read(write(text))
+
+
+def test_a_missing_list_and_a_binary_one_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"list file .*x\.lst: No such file"):
+        read_frames(tmp_path / "x.lst")
+    (tmp_path / "x.lst").write_bytes(b"\xff\xfe\x81\x00")
+    with pytest.raises(UserError, match=r"x\.lst: not a text file"):
+        read_frames(tmp_path / "x.lst")
+
+
+def test_blank_lines_end_clips_and_comments_do_not(write):
+    path = write("\n\na/1.png\n# here\na/2.png l.png\n\n\n\nb/9.png\nb/3.png\n\n")
+    clips = read_clips(path, layout="folder")
+    assert names(clips) == [["a/1.png", "a/2.png"], ["b/9.png", "b/3.png"]]
+    assert clips[0][1].label == "l.png"
+
+
+def test_a_list_without_blank_lines_is_cut_where_the_numbers_or_the_sequence_jump(write):
+    images = [city(3), city(4), city(5), city(7), city(8), city(9, 1), city(10, 1)]
+    clips = read_clips(write("\n".join(images)), layout="cityscapes")
+    assert names(clips) == [images[:3], images[3:5], images[5:]]
+
+
+def test_frame_step_decides_which_frames_are_consecutive(write):
+    path = write("v/s_00001.png\nv/s_00003.png\nv/s_00005.png\n")
+    assert len(read_clips(path, layout="camvid", frame_step=2)) == 1
+    with pytest.raises(UserError, match="one frame"):
+        read_clips(path, layout="camvid", frame_step=1)
+
+
+def test_folders_are_clips_in_the_folder_layout(write):
+    clips = read_clips(write("a/x.png\na/y.png\nb/x.png\nb/y.png\n"), layout="folder")
+    assert names(clips) == [["a/x.png", "a/y.png"], ["b/x.png", "b/y.png"]]
+
+
+@pytest.mark.parametrize("text", ["a/x.png\n", "a/x.png\na/y.png\n\nb/only.png\n", "a/x.png\na/y.png\nb/only.png\n"])
+def test_a_clip_of_one_frame_is_an_error_that_names_it(write, text):
+    with pytest.raises(UserError, match=r"(only|x)\.png has one frame"):
+        read_clips(write(text), layout="folder")
+
+
+def test_what_is_formatted_reads_back(write):
+    clips = [[Frame("a/1.png", "l.png"), Frame("a/2.png")], [Frame("b/1.png"), Frame("b/2.png", "m.png")]]
+    assert read_clips(write(format_clips(clips)), layout="folder") == clips
+    assert read_frames(write(format_frames(clips[0]))) == clips[0]
+
+
+def test_a_path_with_a_space_is_refused_when_it_is_written():
+    with pytest.raises(UserError, match=r"'my clip/1\.png' holds white space"):
+        format_frames([Frame("my clip/1.png")])
+
+
+def test_grouping_nothing_gives_nothing():
+    assert group_clips([], layout="cityscapes") == []
+
+
+def test_predictions_are_named_by_the_stem():
+    assert prediction_names([Frame("a/x.jpg", "l"), Frame("b/y.v2.png")]) == ["x", "y.v2"]
+
+
+def test_where_stems_repeat_the_folder_stands_before_all_of_them():
+    assert prediction_names([Frame("v/a/1.jpg"), Frame("v/b/1.jpg"), Frame("v/b/2.jpg")]) == ["a/1", "b/1", "b/2"]
+
+
+def test_an_image_listed_twice_has_one_prediction():
+    assert prediction_names([Frame("v/a/1.jpg"), Frame("v/a/2.jpg"), Frame("v/a/2.jpg", "l.png")]) == ["1", "2", "2"]
+
+
+@pytest.mark.parametrize("images", [("v/a/1.jpg", "w/a/1.jpg"), ("v/a/1.jpg", "v/a/1.png")])
+def test_images_that_would_share_a_prediction_are_refused(images):
+    with pytest.raises(UserError, match=r"prediction file a/1\.png"):
+        prediction_names([Frame(image) for image in images])
+
+
+def test_missing_files_are_counted_and_the_first_named(tmp_path):
+    for name in ("1.png", "3.png", "l1.png"):
+        (tmp_path / name).touch()
+    frames = [Frame(f"{i}.png", f"l{i}.png") for i in range(1, 5)] + [Frame("3.png")]
+    with pytest.raises(UserError) as caught:
+        check_files(frames, tmp_path, source="train.lst")
+    message = str(caught.value)
+    assert message.startswith("train.lst: 5 of 9 files are missing: ")
+    assert f"{tmp_path / '2.png'}, {tmp_path / 'l2.png'}, {tmp_path / 'l3.png'}, ..." in message
+    assert "4.png" not in message and "\n" not in message
+
+
+def test_a_folder_in_place_of_a_frame_is_missing(tmp_path):
+    (tmp_path / "1.png").mkdir()
+    with pytest.raises(UserError, match="1 of 1 files are missing"):
+        check_files([Frame("1.png")], tmp_path, source="x")
+
+
+def test_complete_files_pass_and_a_missing_root_is_named(tmp_path):
+    (tmp_path / "1.png").touch()
+    check_files([Frame("1.png")], tmp_path, source="x")
+    with pytest.raises(UserError, match=r"DATA\.data_root .*nowhere does not exist"):
+        check_files([Frame("1.png")], tmp_path / "nowhere", source="x")
+
+
+def test_neighbours_on_disk_are_found_frame_by_frame(tmp_path):
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    for number in (0, 1, 2, 4):
+        (tmp_path / city(number)).touch()
+    frames = [Frame(city(0)), Frame(city(2)), Frame(city(9))]
+    found = existing_neighbours(frames, tmp_path, [-2, -1, 1, 2], layout="cityscapes")
+    assert found == [[1, 2], [-2, -1, 2], []]

@@ -1,0 +1,53 @@
+"""The script that writes list files."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from etc.config import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def main():
+    spec = importlib.util.spec_from_file_location("tool_make_lists", REPOSITORY / "tool" / "make_lists.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def frames(tmp_path) -> Path:
+    for clip, count in (("a", 3), ("b", 2)):
+        (tmp_path / "videos" / clip).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / "videos" / clip / f"{number}.png").touch()
+    return tmp_path / "videos"
+
+
+def test_lists_are_written_and_counted(main, frames, tmp_path, capsys):
+    assert main(["folder", str(frames), "--out", str(tmp_path / "lists")]) == 0
+    written = tmp_path / "lists" / "clips.lst"
+    assert written.read_text() == "a/0.png\na/1.png\na/2.png\n\nb/0.png\nb/1.png\n"
+    assert capsys.readouterr().out == f"{written}: 5 frames in 2 clips\n"
+
+
+def test_the_default_place_is_the_folder_of_lists(main, frames, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["folder", str(frames)]) == 0
+    assert (tmp_path / "data" / "lists" / "folder" / "clips.lst").is_file()
+
+
+def test_a_missing_folder_is_a_user_error_and_writes_nothing(main, tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        main(["camvid", str(tmp_path / "nowhere"), "--out", str(tmp_path / "lists")])
+    assert not (tmp_path / "lists").exists()
+
+
+def test_an_unknown_layout_ends_with_code_2(main, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["kitti", str(tmp_path)])
+    assert caught.value.code == 2
+    assert "cityscapes" in capsys.readouterr().err
