@@ -17,9 +17,9 @@ from etc.data.clips import ClipDataset
 from etc.data.labels import label_table
 from etc.data.lists import Clip, Frame, check_files, existing_neighbours, read_clips, read_frames
 from etc.data.make_lists import cityscapes_lists, write_lists
+from etc.data.names import neighbour
 from etc.data.transform import ClipTransform
 from etc.data.world import write_world
-from etc.data.names import neighbour
 from etc.flow import FlowOfPairs, build_flow
 from etc.flow_files import data_set_flow
 from utils.files import write_text

@@ -53,7 +53,9 @@ def test_a_training_writes_checkpoints_settings_and_tensorboard(tiny_training):
 def test_the_learning_rate_is_poly_and_new_layers_learn_ten_times_faster(tiny_training):
     trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.base_lr=0.002"]), CPU)
     seen = []
-    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: seen.append([g["lr"] for g in optimizer.param_groups]))
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.append([g["lr"] for g in optimizer.param_groups])
+    )
     trainer.run()
     expected = [0.002 * (1 - i / 4) ** 0.9 for i in range(4)]
     assert [lr for lr, _ in seen] == pytest.approx(expected)

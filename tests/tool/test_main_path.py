@@ -38,15 +38,16 @@ def test_train_predict_score_and_compare(tiny_training, tmp_path, capsys):
         ]
         assert run("train_with_flow", *own) == 0
         assert run("gen_video", *own) == 0
+        capsys.readouterr()
         assert run("eval_tc", *own) == 0
         assert run("test", *own) == 0
+        text = capsys.readouterr().out
+        assert "TC strict" in text and "mAcc" in text and max(map(len, text.splitlines())) <= 100
         runs.append(f"{name}={folder}/result")
         tc = json.loads((folder / "result/tc.json").read_text())
         assert 0 < tc["strict"]["mIoU"] <= 1 and len(tc["clips"]) == 2
         # The labelled frames of the clips are all frames here, those of the test list every fifth.
         assert 0 < json.loads((folder / "result/miou.json").read_text())["mIoU"] <= 1
-    text = capsys.readouterr().out
-    assert "TC strict" in text and "mIoU" in text and max(map(len, text.splitlines())) <= 100
     assert run("compare", "--runs", *runs, "--out", str(tmp_path / "out"), *tiny_training) == 0
     rows = json.loads((tmp_path / "out/comparison.json").read_text())
     assert [row["run"] for row in rows] == ["baseline", "flow"]
