@@ -23,8 +23,7 @@ def as_integers(labels: Labels, name: str) -> Tensor:
     if isinstance(labels, np.ndarray):
         if labels.dtype.kind not in "iu":
             raise ValueError(f"{name} must hold integers, got {labels.dtype}")
-        # always a copy: torch takes no negative strides, foreign byte order or read-only memory
-        return torch.from_numpy(labels.astype(np.uint8 if labels.dtype == np.uint8 else np.int64, order="C"))
+        return _tensor(labels, np.uint8 if labels.dtype == np.uint8 else np.int64)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, got {labels.dtype}")
     return labels if labels.dtype == torch.uint8 else labels.to(torch.int64)
@@ -65,10 +64,10 @@ def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor
     """
     if flow is None:
         return [None] * len(like)
-    if isinstance(flow, np.ndarray):
-        flow = torch.from_numpy(flow.astype(np.float32) if flow.dtype.kind == "f" else flow.copy())
-    if not flow.is_floating_point():
+    is_array = isinstance(flow, np.ndarray)
+    if not (flow.dtype.kind == "f" if is_array else flow.is_floating_point()):
         raise ValueError(f"{name} must hold floats, got {flow.dtype}")
+    flow = _tensor(flow, np.float32) if is_array else flow
     batch, height, width = like.shape
     if flow.shape[-3:] != (2, height, width) or flow.numel() != 2 * like.numel():
         raise ValueError(
@@ -84,12 +83,17 @@ def as_mask(mask: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor
     """Checked mask as bool ``[B, H, W]`` beside label maps ``[B, H, W]``; None gives B times None."""
     if mask is None:
         return [None] * len(like)
-    mask = torch.as_tensor(mask)
-    if mask.dtype != torch.bool:
+    if mask.dtype not in (torch.bool, np.bool_):
         raise ValueError(f"{name} must be bool, got {mask.dtype}")
+    mask = _tensor(mask, np.bool_) if isinstance(mask, np.ndarray) else mask
     if mask.shape[-2:] != like.shape[-2:] or mask.numel() != like.numel():
         raise ValueError(f"{name} is {list(mask.shape)}: expected {list(like.shape)} as the label maps")
     return mask.reshape(like.shape).to(like.device)
+
+
+def _tensor(array: np.ndarray, dtype: type[np.generic]) -> Tensor:
+    """Shares memory where torch can: no negative strides, no foreign byte order, not read-only."""
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
 
 
 def require_classes(num_classes: int, limit: int) -> None:
