@@ -58,9 +58,7 @@ def test_train_and_val_share_no_city_and_no_picture(written):
     cities = {split: {p.name for p in (root / "leftImg8bit" / split).iterdir()} for split in ("train", "val")}
     assert len(cities["train"]) == 2
     assert not cities["train"] & cities["val"]
-    first = [
-        cv2.imread(str(p)).tobytes() for p in sorted((root / "leftImg8bit").rglob("*_000000_leftImg8bit.png"))
-    ]
+    first = [cv2.imread(str(p)).tobytes() for p in sorted((root / "leftImg8bit").rglob("*_000000_leftImg8bit.png"))]
     assert len(set(first)) == 3
 
 
@@ -74,16 +72,28 @@ def test_files_read_back_are_what_the_world_rendered(written):
     np.testing.assert_array_equal(image, frame.image)
     np.testing.assert_array_equal(label, frame.label)
     read, valid = decode_kitti(root / "flow/train" / f"{stem}_to_000003_flow.png")
-    np.testing.assert_array_equal(valid, visible)
-    assert np.abs(read - flow)[:, valid].max() <= 1 / 128 + 1e-5
+    assert np.abs(read - flow).max() <= 1 / 128 + 1e-5
+    rows, columns = np.nonzero(visible)
+    landed = np.floor(np.stack([rows, columns]) + read[::-1, rows, columns] + 0.5).astype(int)
+    inside = (landed >= 0).all(0) & (landed[0] < 48) & (landed[1] < 96)
+    same = [
+        label[r, c] == world.label(3)[y, x] for r, c, y, x in zip(rows, columns, *landed % [[48], [96]], strict=True)
+    ]
+    np.testing.assert_array_equal(valid[rows, columns], inside & same)
+    assert not valid[~visible].any()
+    assert valid.sum() > 0.97 * visible.sum()
 
 
 def test_flow_beyond_the_range_of_the_format_is_invalid():
     flow = np.zeros((2, 1, 4), np.float32)
     flow[0, 0] = (511, -511, 511.5, 3)
-    png = encode_flow(WorldFlow(flow, np.array([[True, True, True, False]])))
-    np.testing.assert_array_equal(png[0, :, 2], [1, 1, 0, 0])
-    np.testing.assert_array_equal(png[0, :, 0], [2**15 + 511 * 64, 2**15 - 511 * 64, 0, 0])
+    label = np.zeros((1, 600), np.uint8)
+    flow = np.pad(flow, ((0, 0), (0, 0), (0, 596)))
+    visible = np.ones((1, 600), bool)
+    visible[0, 3] = False
+    png = encode_flow(WorldFlow(flow, visible), label, label)
+    np.testing.assert_array_equal(png[0, :4, 2], [1, 0, 0, 0])  # 511 right stays inside, 511 left does not
+    np.testing.assert_array_equal(png[0, :4, 0], [2**15 + 511 * 64, 2**15 - 511 * 64, 0, 2**15 + 3 * 64])
 
 
 def test_an_interrupted_writing_leaves_nothing(tmp_path):

@@ -16,9 +16,9 @@ TONES = (
 
 def tone(rng: Rng) -> Floats:
     """A colour that houses and walls share, so that colour alone does not tell them apart."""
-    return np.asarray(TONES[rng.integers(len(TONES))], np.float32) * np.float32(
-        rng.uniform(0.75, 1.08)
-    ) + rng.uniform(-10, 10, 3).astype(np.float32)
+    return np.asarray(TONES[rng.integers(len(TONES))], np.float32) * np.float32(rng.uniform(0.75, 1.08)) + rng.uniform(
+        -10, 10, 3
+    ).astype(np.float32)
 
 
 def facade(rng: Rng, width: float, height: float, shade: float, colour: Floats) -> Texture:
@@ -99,9 +99,7 @@ def fence(rng: Rng, width: float, height: float, shade: float) -> Texture:
     scale = TEXELS * 2
     rows, columns = round(height * scale), round(width * scale)
     kind = rng.integers(3)
-    colour = [tone(rng) * 0.9, np.array([96, 104, 92.0]), np.array([62, 66, 68.0])][kind] * rng.uniform(
-        0.8, 1.2
-    )
+    colour = [tone(rng) * 0.9, np.array([96, 104, 92.0]), np.array([62, 66, 68.0])][kind] * rng.uniform(0.8, 1.2)
     image = plain(rng, rows, columns, colour, stain=0.10, grain=0.08, cell=20)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
     pitch, gap = [(0.16, 0.12), (2.0, 0.0), (0.24, 0.45)][kind]
@@ -124,9 +122,7 @@ def _render(rng: Rng, rows: int, columns: int, colour: Floats) -> Floats:
     return image
 
 
-def _window(
-    rng: Rng, image: Floats, x0: float, y0: float, x1: float, y1: float, frame: Floats, *, panes: int
-) -> None:
+def _window(rng: Rng, image: Floats, x0: float, y0: float, x1: float, y1: float, frame: Floats, *, panes: int) -> None:
     """Glass that mirrors sky or shows a dark room or a curtain, with a frame and a bright sill."""
     left, top, right, bottom = (round(v) for v in (x0, y0, x1, y1))
     left, top = max(left, 0), max(top, 0)
@@ -160,9 +156,7 @@ def _ground_floor(rng: Rng, image: Floats, ground: float, bay: float) -> None:
         image[top : top + 14] = np.asarray(sign, np.float32) * 0.8
         for at in range(10, columns - 12, 9):
             if rng.random() < 0.6:
-                image[top + 4 : top + 10, at : at + rng.integers(3, 8)] = (
-                    235 - np.asarray(sign, np.float32) * 0.6
-                )
+                image[top + 4 : top + 10, at : at + rng.integers(3, 8)] = 235 - np.asarray(sign, np.float32) * 0.6
         for i in range(max(1, round(columns / (2 * bay)))):
             step = columns / max(1, round(columns / (2 * bay)))
             _window(

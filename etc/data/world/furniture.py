@@ -39,9 +39,7 @@ def tree(city: City, rng: Rng, height: float) -> list[Surface]:
         x, lift = rng.uniform(-0.15, 0.15) * wide * (i > 0), rng.uniform(-0.12, 0.1) * tall * (i > 0)
         dx, dz = np.cos(angle) * wide * size / 2, np.sin(angle) * wide * size / 2
         half = tall * size / 2
-        parts.append(
-            upright((x - dx, z - dz), (x + dx, z + dz), middle + lift - half, middle + lift + half, texture)
-        )
+        parts.append(upright((x - dx, z - dz), (x + dx, z + dz), middle + lift - half, middle + lift + half, texture))
     return parts
 
 
@@ -78,9 +76,7 @@ def sign(city: City, rng: Rng) -> list[Surface]:
         kind = int(rng.integers(SIGNS))
         plate = city.get(("sign", kind), lambda r, k=kind: _sign(r, k))
         size = 0.75 if kind < SIGNS - 1 else 1.3
-        parts.append(
-            upright((-size / 2, -0.05), (size / 2, -0.05), top - (i + 1) * 0.75, top - i * 0.75, plate)
-        )
+        parts.append(upright((-size / 2, -0.05), (size / 2, -0.05), top - (i + 1) * 0.75, top - i * 0.75, plate))
     return parts
 
 

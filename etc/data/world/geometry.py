@@ -32,9 +32,7 @@ class Sway:
 
     @staticmethod
     def draw(rng: np.random.Generator, amplitude: float, period: float) -> Sway:
-        return Sway(
-            amplitude * rng.uniform(0.5, 1.0), period * rng.uniform(0.8, 1.25), rng.uniform(0, 2 * np.pi)
-        )
+        return Sway(amplitude * rng.uniform(0.5, 1.0), period * rng.uniform(0.8, 1.25), rng.uniform(0, 2 * np.pi))
 
 
 @dataclass(frozen=True)

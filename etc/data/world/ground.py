@@ -33,9 +33,7 @@ class Ground:
         self._colour[window] = tile[rows[:, None], columns[None, :]]
         self._label[window] = label
 
-    def mark(
-        self, x: tuple[float, float], z: tuple[float, float], *, wear: float, bright: float = 200
-    ) -> None:
+    def mark(self, x: tuple[float, float], z: tuple[float, float], *, wear: float, bright: float = 200) -> None:
         """A painted marking, worn by traffic; the label stays."""
         window = self._window(x, z)
         if window is not None:

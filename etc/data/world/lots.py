@@ -86,7 +86,5 @@ def _house(street: Street, side: int, front: float, z0: float, z1: float) -> Non
     if pitch:
         tiles = city.get(("roof", *key), lambda r: facades.roof(r, length, 5.4, shade))
         ridge = np.array([front + side * depth / 2, -(tall + pitch), z0])
-        parts.append(
-            Surface(ridge, np.array([0.0, 0.0, z1 - z0]), np.array([-side * depth / 2, pitch, 0.0]), tiles)
-        )
+        parts.append(Surface(ridge, np.array([0.0, 0.0, z1 - z0]), np.array([-side * depth / 2, pitch, 0.0]), tiles))
     street.add(parts)

@@ -16,9 +16,7 @@ HIP = 0.86  # metres above the ground
 def _cloth(rng: Rng) -> Floats:
     """Mostly dark or muted, sometimes bright."""
     grey = rng.uniform(25, 150)
-    return np.clip(grey + rng.uniform(-40, 40, 3) * (1 if rng.random() < 0.7 else 2.2), 8, 235).astype(
-        np.float32
-    )
+    return np.clip(grey + rng.uniform(-40, 40, 3) * (1 if rng.random() < 0.7 else 2.2), 8, 235).astype(np.float32)
 
 
 def _skin(rng: Rng) -> Floats:
@@ -35,9 +33,7 @@ def torso(rng: Rng) -> Texture:
     )
     hem = rng.uniform(-0.05, 0.05)
     pad.limb((0.16, 0.62), (0.12, 0.12), 0.11, coat * 0.8)
-    pad.polygon(
-        [(0.17, 0.02 + hem), (0.53, 0.02 + hem), (0.56, 0.60), (0.46, 0.70), (0.24, 0.70), (0.14, 0.60)], coat
-    )
+    pad.polygon([(0.17, 0.02 + hem), (0.53, 0.02 + hem), (0.56, 0.60), (0.46, 0.70), (0.24, 0.70), (0.14, 0.60)], coat)
     pad.limb((0.54, 0.62), (0.58, 0.12), 0.11, coat * 0.9)
     pad.disc(0.58, 0.09, 0.05, None, skin)
     pad.box(0.31, 0.66, 0.39, 0.74, skin * 0.85)
@@ -90,9 +86,7 @@ def motorcycle_side(rng: Rng, ridden: bool) -> Texture:
     for x in (0.36, 1.72):
         pad.disc(x, 0.33, 0.33, None, (26, 26, 28))
         pad.disc(x, 0.33, 0.16, None, (110, 110, 112))
-    pad.polygon(
-        [(0.30, 0.45), (0.75, 0.25), (1.35, 0.25), (1.50, 0.55), (1.35, 0.78), (0.35, 0.80)], (58, 58, 62)
-    )
+    pad.polygon([(0.30, 0.45), (0.75, 0.25), (1.35, 0.25), (1.50, 0.55), (1.35, 0.78), (0.35, 0.80)], (58, 58, 62))
     pad.polygon([(0.95, 0.70), (1.50, 0.72), (1.48, 0.98), (1.05, 0.98)], paint)
     pad.polygon([(0.15, 0.72), (1.00, 0.72), (0.95, 0.86), (0.10, 0.92)], paint * 0.6)
     pad.limb((1.72, 0.33), (1.46, 1.05), 0.08, (120, 120, 120))
@@ -121,9 +115,7 @@ def two_wheeler_back(rng: Rng, label: int) -> Texture:
     ]
     for start, end in limbs:
         pad.limb(start, end, 0.13, legs, RIDER)
-    pad.polygon(
-        [(0.26, 0.85), (0.54, 0.85), (0.62, 1.36), (0.50, 1.46), (0.30, 1.46), (0.18, 1.36)], coat, RIDER
-    )
+    pad.polygon([(0.26, 0.85), (0.54, 0.85), (0.62, 1.36), (0.50, 1.46), (0.30, 1.46), (0.18, 1.36)], coat, RIDER)
     for x, hand in ((0.20, 0.12), (0.60, 0.68)):
         pad.limb((x, 1.34), (hand, 1.06), 0.10, coat * 0.85, RIDER)
     head = skin if label == BICYCLE else rng.uniform(20, 220, 3)

@@ -64,9 +64,7 @@ class World:
         noise: bool = True,
     ) -> None:
         if height < 32 or width < 32 or frames < 1:
-            raise ValueError(
-                f"need height and width >= 32 and frames >= 1, got {height}x{width}, {frames} frames"
-            )
+            raise ValueError(f"need height and width >= 32 and frames >= 1, got {height}x{width}, {frames} frames")
         self.height, self.width, self.frames = height, width, frames
         style = seed if style_seed is None else style_seed
         self._scene = build_street(seed=seed, style_seed=style, height=height, width=width, frames=frames)
@@ -92,6 +90,11 @@ class World:
         shutter = self._sensor.shutter
         motion, _ = self._follow(clean.surface, self._planes(t), self._planes(t + shutter))
         return clean._replace(image=self._sensor.expose(clean.image, motion, t))
+
+    def label(self, t: int) -> NDArray[np.uint8]:
+        """The labels of frame ``t`` alone, without the cost of the sensor: labelIds, uint8 ``[H, W]``."""
+        self._check(t)
+        return self._clean(t).label
 
     def flow(self, t: int, k: int) -> WorldFlow:
         """Where each pixel of frame ``t`` is in frame ``k``, and whether it is seen there.

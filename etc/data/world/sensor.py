@@ -43,9 +43,7 @@ class Sensor:
             for sign in (-1, 1)
         ]
         light = cv2.addWeighted(cv2.addWeighted(ends[0], 0.5, ends[1], 0.5, 0), 0.6, image, 0.4, 0)
-        gain = (1 + self.exposure.at(t)) * (
-            1 + 0.015 * rng.standard_normal()
-        )  # drift and auto-exposure jitter
+        gain = (1 + self.exposure.at(t)) * (1 + 0.015 * rng.standard_normal())  # drift and auto-exposure jitter
         warmth = self.warmth.at(t)
         light = light * np.array([gain * (1 + warmth), gain, gain * (1 - warmth)], np.float32)
         spread = np.sqrt(self.read**2 + self.shot**2 * light / 255)

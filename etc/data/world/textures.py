@@ -32,9 +32,7 @@ class Texture:
         self.cut_out = bool((rgba[..., 3] < 255).any())
         if self.cut_out:
             # premultiplied: filtering must not bleed the colour of transparent texels into the edge
-            rgba = cv2.multiply(
-                rgba, cv2.merge((*[rgba[..., 3]] * 3, np.full_like(rgba[..., 3], 255))), scale=1 / 255
-            )
+            rgba = cv2.multiply(rgba, cv2.merge((*[rgba[..., 3]] * 3, np.full_like(rgba[..., 3], 255))), scale=1 / 255)
         self._levels: dict[tuple[int, int], Image] = {(0, 0): rgba}
 
     @property
@@ -63,23 +61,17 @@ class Sketch:
         self._rgba = np.zeros((*shape, 4), np.uint8)
         self._labels = np.full(shape, label, np.uint8)
 
-    def polygon(
-        self, points: Sequence[tuple[float, float]], colour: Colour, label: int | None = None
-    ) -> None:
+    def polygon(self, points: Sequence[tuple[float, float]], colour: Colour, label: int | None = None) -> None:
         corners = np.array([[x * self._scale, (self._height - y) * self._scale] for x, y in points])
         fixed = np.round(corners * 16).astype(np.int32)  # 4 fractional bits
         cv2.fillPoly(self._rgba, [fixed], (*map(float, colour), 255.0), lineType=cv2.LINE_8, shift=4)
         if label is not None:
             cv2.fillPoly(self._labels, [fixed], label, lineType=cv2.LINE_8, shift=4)
 
-    def box(
-        self, x0: float, y0: float, x1: float, y1: float, colour: Colour, label: int | None = None
-    ) -> None:
+    def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour, label: int | None = None) -> None:
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, label)
 
-    def disc(
-        self, x: float, y: float, rx: float, ry: float | None, colour: Colour, label: int | None = None
-    ) -> None:
+    def disc(self, x: float, y: float, rx: float, ry: float | None, colour: Colour, label: int | None = None) -> None:
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         ry = rx if ry is None else ry
         self.polygon([(x + rx * np.cos(a), y + ry * np.sin(a)) for a in angles], colour, label)
@@ -96,9 +88,7 @@ class Sketch:
         (x0, y0), (x1, y1), half = start, end, thickness / 2
         length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-6)
         nx, ny = -(y1 - y0) / length * half, (x1 - x0) / length * half
-        self.polygon(
-            [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)], colour, label
-        )
+        self.polygon([(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)], colour, label)
         for x, y in (start, end):
             self.disc(x, y, half, None, colour, label)
 
@@ -145,15 +135,9 @@ def noise(rng: Rng, height: int, width: int, *, cell: float, octaves: int = 3) -
     return total / np.float32(0.75 * np.sqrt(norm))
 
 
-def plain(
-    rng: Rng, height: int, width: int, colour: Colour, *, stain: float, grain: float, cell: float = 40
-) -> Floats:
+def plain(rng: Rng, height: int, width: int, colour: Colour, *, stain: float, grain: float, cell: float = 40) -> Floats:
     """A flat colour with large stains and fine grain, both as relative contrast. Float RGB."""
-    shade = (
-        1
-        + stain * noise(rng, height, width, cell=cell)
-        + grain * rng.standard_normal((height, width), np.float32)
-    )
+    shade = 1 + stain * noise(rng, height, width, cell=cell) + grain * rng.standard_normal((height, width), np.float32)
     return np.asarray(colour, np.float32) * shade[..., None]
 
 
@@ -175,9 +159,7 @@ def foliage(rng: Rng, height: int, width: int, colour: Colour) -> Floats:
     clumps = noise(rng, height, width, cell=max(6.0, height / 7), octaves=3)
     leaves = noise(rng, height, width, cell=4, octaves=2)
     light = np.clip(0.85 + 0.28 * clumps + 0.25 * leaves, 0.25, 1.6)
-    hue = np.asarray(colour, np.float32) * (
-        1 + 0.08 * clumps[..., None] * np.array([1.0, 0.2, -0.6], np.float32)
-    )
+    hue = np.asarray(colour, np.float32) * (1 + 0.08 * clumps[..., None] * np.array([1.0, 0.2, -0.6], np.float32))
     return hue * light[..., None] * np.linspace(1.15, 0.7, height, dtype=np.float32)[:, None, None]
 
 

@@ -28,9 +28,7 @@ def park(street: Street) -> None:
         full = rng.uniform(0.2, 0.75) if rng.random() < 0.65 else 0.0
         z = rng.uniform(5, 10)
         while z < street.end - 25:
-            kind = str(
-                rng.choice(["hatchback", "sedan", "suv", "van", "truck"], p=[0.36, 0.28, 0.2, 0.1, 0.06])
-            )
+            kind = str(rng.choice(["hatchback", "sedan", "suv", "van", "truck"], p=[0.36, 0.28, 0.2, 0.1, 0.06]))
             room = 9.5 if kind == "truck" else 6.2
             if rng.random() < full and street.clear_of_crossing(z + room / 2, 7):
                 x = side * (street.half - 1.05 - 0.25 * (kind == "truck") + rng.uniform(-0.1, 0.1))
@@ -39,9 +37,7 @@ def park(street: Street) -> None:
             z += room
         for _ in range(int(rng.integers(3, 7))):
             label = int(rng.choice([BICYCLE, MOTORCYCLE]))
-            place = Body(
-                x=side * (street.half + 0.9), z=rng.uniform(8, street.end - 60), yaw=rng.uniform(-0.9, 0.9)
-            )
+            place = Body(x=side * (street.half + 0.9), z=rng.uniform(8, street.end - 60), yaw=rng.uniform(-0.9, 0.9))
             street.add(_two_wheeler(street, label, ridden=False), place)
 
 
@@ -53,9 +49,7 @@ def drive(street: Street, camera: Camera) -> None:
     z = rng.uniform(13, 26)
     for _ in range(int(rng.integers(1, 4))):
         pace = camera.speed * rng.uniform(0.97, 1.2)
-        street.add(
-            _vehicle(street, str(rng.choice(kinds, p=odds))), Body(x=lane + rng.normal(0, 0.15), z=z, vz=pace)
-        )
+        street.add(_vehicle(street, str(rng.choice(kinds, p=odds))), Body(x=lane + rng.normal(0, 0.15), z=z, vz=pace))
         z += rng.uniform(14, 30)
     z, tram = rng.uniform(16, 40), rng.random() < 0.25
     for i in range(int(rng.integers(2, 5))):
@@ -126,14 +120,10 @@ def _pedestrian(street: Street, body: Body, *, stride: float) -> None:
     street.add([upright((-0.35, 0), (0.35, 0), 0.80, 1.75, chest)], body, scale=scale)
 
 
-def _two_wheeler(
-    street: Street, label: int, *, ridden: bool, along: bool = False, away: bool = True
-) -> list[Surface]:
+def _two_wheeler(street: Street, label: int, *, ridden: bool, along: bool = False, away: bool = True) -> list[Surface]:
     """A side view in local x; ``along`` the street it gets a view from behind or ahead as well."""
     kind = int(street.rng.integers(5))
-    draw, length, tall = (
-        (people.bicycle_side, 1.8, 1.9) if label == BICYCLE else (people.motorcycle_side, 2.1, 1.8)
-    )
+    draw, length, tall = (people.bicycle_side, 1.8, 1.9) if label == BICYCLE else (people.motorcycle_side, 2.1, 1.8)
     side = street.city.get(("two-wheeler", label, kind, ridden), lambda r: draw(r, ridden))
     if not along:
         return [upright((-length / 2, 0), (length / 2, 0), 0, tall, side)]

@@ -88,9 +88,7 @@ def _screen(rng: Rng, width: float, colour: Floats) -> Texture:
     pad = Sketch(width, 0.7, label=CAR)
     pad.box(0, 0, width, 0.7, colour)
     pad.polygon([(0.10, 0.05), (width - 0.10, 0.05), (width - 0.18, 0.65), (0.18, 0.65)], GLASS)
-    pad.polygon(
-        [(0.16, 0.40), (width - 0.16, 0.55), (width - 0.18, 0.65), (0.18, 0.65)], GLASS + rng.uniform(20, 60)
-    )
+    pad.polygon([(0.16, 0.40), (width - 0.16, 0.55), (width - 0.18, 0.65), (0.18, 0.65)], GLASS + rng.uniform(20, 60))
     return pad.texture(rng)
 
 
@@ -120,12 +118,8 @@ def _car_side(rng: Rng, profile: Sequence[tuple[float, float]], belt: float, col
     tail = max(z for z, y in profile if z < top[0])
     low, high, middle = belt + 0.04, roof - 0.09, (top[0] + top[-1]) / 2
     shine = GLASS + rng.uniform(0, 50)
-    pad.polygon(
-        [(tail + 0.18, low), (middle - 0.04, low), (middle - 0.04, high), (top[0] + 0.08, high)], shine
-    )
-    pad.polygon(
-        [(middle + 0.04, low), (screen - 0.2, low), (top[-1] - 0.03, high), (middle + 0.04, high)], shine
-    )
+    pad.polygon([(tail + 0.18, low), (middle - 0.04, low), (middle - 0.04, high), (top[0] + 0.08, high)], shine)
+    pad.polygon([(middle + 0.04, low), (screen - 0.2, low), (top[-1] - 0.03, high), (middle + 0.04, high)], shine)
     for x in (0.19 * length, 0.80 * length):
         pad.disc(x, 0.36, 0.38, None, np.full(3, 14.0))
         pad.disc(x, 0.32, 0.32, None, TYRE)
@@ -134,9 +128,7 @@ def _car_side(rng: Rng, profile: Sequence[tuple[float, float]], belt: float, col
     return pad.texture(rng, grain=0.05)
 
 
-def _block(
-    city: City, kind: str, label: int, paint: int, place: tuple[float, float, float, float]
-) -> list[Surface]:
+def _block(city: City, kind: str, label: int, paint: int, place: tuple[float, float, float, float]) -> list[Surface]:
     """A box from ``place`` = (tail, underside, length, height)."""
     start, base, length, top = place
     width = 2.4
@@ -161,9 +153,7 @@ def _block(
 
 
 def _livery(rng: Rng) -> Floats:
-    base = np.array(
-        [(200, 200, 195), (190, 150, 40), (150, 40, 36), (50, 90, 140), (60, 120, 80), (120, 116, 108)]
-    )
+    base = np.array([(200, 200, 195), (190, 150, 40), (150, 40, 36), (50, 90, 140), (60, 120, 80), (120, 116, 108)])
     return (base[rng.integers(len(base))] * rng.uniform(0.75, 1.05)).astype(np.float32)
 
 
@@ -197,9 +187,7 @@ def _flank(rng: Rng, kind: str, label: int, size: tuple[float, float], colour: F
     return pad.texture(rng)
 
 
-def _face(
-    rng: Rng, kind: str, label: int, size: tuple[float, float], colour: Floats, *, rear: bool
-) -> Texture:
+def _face(rng: Rng, kind: str, label: int, size: tuple[float, float], colour: Floats, *, rear: bool) -> Texture:
     width, height = size
     pad = Sketch(width, height, texels=40, label=label)
     pad.box(0, 0 if kind == "box" else 0.3, width, height, colour * 0.9)

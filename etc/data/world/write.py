@@ -99,13 +99,26 @@ def write_world(
         shutil.rmtree(building, ignore_errors=True)
 
 
-def encode_flow(flow: WorldFlow) -> NDArray[np.uint16]:
-    """KITTI's PNG, uint16 ``[H, W, 3]`` of u, v, valid: ``64 * flow + 2**15``; all 0 where not visible."""
-    valid = flow.visible & (np.abs(flow.flow) <= FLOW_LIMIT).all(0)
-    channels = [
-        np.where(valid, np.rint(np.clip(part, -FLOW_LIMIT, FLOW_LIMIT) * 64) + 2**15, 0) for part in flow.flow
-    ]
-    return np.dstack([*channels, valid]).astype(np.uint16)
+def encode_flow(flow: WorldFlow, label: NDArray[np.uint8], label_k: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """KITTI's PNG, uint16 ``[H, W, 3]`` of u, v, valid: ``64 * flow + 2**15``.
+
+    Valid is a pixel that is visible in frame k, and that the flow as stored (rounded to 1/64 px) takes to a pixel of
+    the same label: a scorer that reads the file and takes the nearest pixel then finds the ground truth consistent.
+    The vector of a pixel that is not valid is exact as well, but where it does not fit the format: 0 stands there.
+
+    Args:
+        flow: t -> k.
+        label, label_k: labels of the two frames, uint8 ``[H, W]``.
+    """
+    height, width = label.shape
+    fits = (np.abs(flow.flow) <= FLOW_LIMIT).all(0)
+    steps = np.rint(np.where(fits, flow.flow, 0) * 64)
+    column = np.floor(np.arange(width) + steps[0] / 64 + 0.5).astype(np.int64)
+    row = np.floor(np.arange(height)[:, None] + steps[1] / 64 + 0.5).astype(np.int64)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    same = label_k[np.where(inside, row, 0), np.where(inside, column, 0)] == label
+    stored = np.where(fits, steps + 2**15, 0)
+    return np.dstack([*stored, flow.visible & fits & inside & same]).astype(np.uint16)
 
 
 def _plan(split: str, count: int, seed: int) -> Iterator[tuple[str, int, int, int]]:
@@ -131,9 +144,7 @@ def _write_all(snippets: Sequence[_Snippet], workers: int) -> Iterator[None]:
         yield from map(_write_snippet, snippets)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the caller's threads' locks
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         futures = [pool.submit(_write_snippet, snippet) for snippet in snippets]
         try:
             for future in as_completed(futures):
@@ -158,9 +169,8 @@ def _write_snippet(snippet: _Snippet) -> None:
         _write_png(images / f"{stem}_{t:06d}_leftImg8bit.png", frame.image[..., ::-1])
         _write_png(labels / f"{stem}_{t:06d}_gtFine_labelIds.png", frame.label)
         for k in targets.get(t, ()):
-            _write_png(
-                flows / f"{stem}_{t:06d}_to_{k:06d}_flow.png", encode_flow(world.flow(t, k))[..., ::-1]
-            )
+            flow = encode_flow(world.flow(t, k), frame.label, world.label(k))
+            _write_png(flows / f"{stem}_{t:06d}_to_{k:06d}_flow.png", flow[..., ::-1])
 
 
 def _write_png(path: Path, image: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
