@@ -1,7 +1,6 @@
 """Which implementation an operator runs on, and the checks that all operators share."""
 
 import functools
-import importlib.util
 import logging
 
 import torch
@@ -57,24 +56,26 @@ def check_same_device(first_name: str, first: Tensor, second_name: str, second: 
         raise ValueError(f"{first_name} is on {first.device} but {second_name} on {second.device}")
 
 
-def use_cupy(backend: str, tensor: Tensor) -> bool:
+def use_cupy(backend: str, *tensors: Tensor) -> bool:
     """Whether the cupy kernels run; ``"auto"`` takes them for CUDA tensors where cupy can be imported.
 
     float64 on CUDA stays on the torch backend under ``"auto"``: the kernels accumulate in float32.
     """
     if backend == "auto":
-        return tensor.device.type == "cuda" and tensor.dtype in CUPY_DTYPES and _auto_finds_cupy()
+        fit = all(tensor.device.type == "cuda" and tensor.dtype in CUPY_DTYPES for tensor in tensors)
+        return fit and _cupy_found()
     return backend == "cupy"
 
 
 @functools.cache
-def _auto_finds_cupy() -> bool:
-    found = importlib.util.find_spec("cupy") is not None
-    if found:
-        logger.info("flownet operators on CUDA: cupy backend")
-    else:
-        logger.warning("flownet operators on CUDA: torch backend; installing cupy makes them faster")
-    return found
+def _cupy_found() -> bool:
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        logger.warning("flownet operators on CUDA: torch backend; with cupy installed they are faster")
+        return False
+    logger.info("flownet operators on CUDA: cupy backend")
+    return True
 
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from flownet.ops import cupy_backend
 from flownet.ops.backend import (
     accumulation_dtype,
     check_backend,
     check_input,
     refuse_double_backward,
+    use_cupy,
 )
 
 # keeps the gradient of a zero vector at 0 instead of NaN
@@ -54,6 +56,8 @@ class ChannelNorm(nn.Module):
 
 @torch.library.custom_op("flownet::channelnorm", mutates_args=())
 def _channelnorm(x: Tensor, backend: str) -> Tensor:
+    if use_cupy(backend, x):
+        return cupy_backend.channelnorm(x)
     return _norm(x).to(x.dtype)
 
 
@@ -64,6 +68,8 @@ def _(x, backend):
 
 @torch.library.custom_op("flownet::channelnorm_grad", mutates_args=())
 def _channelnorm_grad(grad: Tensor, x: Tensor, backend: str) -> Tensor:
+    if use_cupy(backend, x):
+        return cupy_backend.channelnorm_grad(grad, x)
     # the norm is computed again: keeping it would cost memory, and in half precision its rounding too
     norm = _norm(x)
     return (grad.to(norm.dtype) / (norm + EPSILON) * x).to(x.dtype).contiguous()

@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from flownet.ops import cupy_backend
 from flownet.ops.backend import (
     check_backend,
     check_input,
     check_same_device,
     refuse_double_backward,
+    use_cupy,
 )
 from flownet.ops.correlation_torch import correlation_backward, correlation_forward, make_plan
 
@@ -119,8 +121,11 @@ def _correlation(
     stride2: int,
     backend: str,
 ) -> Tensor:
-    plan = make_plan(f1, pad_size, kernel_size, max_displacement, stride1, stride2)
-    return correlation_forward(f1, f2, plan)
+    settings = (pad_size, kernel_size, max_displacement, stride1, stride2)
+    if use_cupy(backend, f1):
+        size = _output_size(f1, pad_size, kernel_size, max_displacement, stride1)
+        return cupy_backend.correlation(f1, f2, *settings, size)
+    return correlation_forward(f1, f2, make_plan(f1, *settings))
 
 
 @_correlation.register_fake
@@ -141,8 +146,10 @@ def _correlation_grad(
     stride2: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    plan = make_plan(f1, pad_size, kernel_size, max_displacement, stride1, stride2)
-    return correlation_backward(grad, f1, f2, plan)
+    settings = (pad_size, kernel_size, max_displacement, stride1, stride2)
+    if use_cupy(backend, f1):
+        return cupy_backend.correlation_grad(grad, f1, f2, *settings)
+    return correlation_backward(grad, f1, f2, make_plan(f1, *settings))
 
 
 @_correlation_grad.register_fake

@@ -6,12 +6,14 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from flownet.ops import cupy_backend
 from flownet.ops.backend import (
     accumulation_dtype,
     check_backend,
     check_input,
     check_same_device,
     refuse_double_backward,
+    use_cupy,
 )
 
 # Output pixels handled at a time on a CPU: index, weights and gathered channels then stay near the cache, and
@@ -70,6 +72,8 @@ class Resample2d(nn.Module):
 
 @torch.library.custom_op("flownet::resample2d", mutates_args=())
 def _resample2d(image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool, backend: str) -> Tensor:
+    if use_cupy(backend, image, flow):
+        return cupy_backend.resample2d(image, flow, kernel_size, bilinear)
     batch, channels, height, width = image.shape
     dtype = accumulation_dtype(image, flow)
     source = image.reshape(batch, channels, height * width)
@@ -96,6 +100,8 @@ def _(image, flow, kernel_size, bilinear, backend):
 def _resample2d_grad_image(
     grad: Tensor, image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool, backend: str
 ) -> Tensor:
+    if use_cupy(backend, image, flow):
+        return cupy_backend.resample2d_grad_image(grad, image, flow, kernel_size, bilinear)
     batch, channels, height, width = image.shape
     dtype = accumulation_dtype(image, flow)
     grad = grad.reshape(batch, channels, -1)
@@ -120,6 +126,8 @@ def _(grad, image, flow, kernel_size, bilinear, backend):
 def _resample2d_grad_flow(
     grad: Tensor, image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool, backend: str
 ) -> Tensor:
+    if use_cupy(backend, image, flow):
+        return cupy_backend.resample2d_grad_flow(grad, image, flow, kernel_size, bilinear)
     batch, channels, height, width = image.shape
     out = torch.zeros(flow.shape, dtype=flow.dtype, device=flow.device)
     if not bilinear:
