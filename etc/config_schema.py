@@ -139,7 +139,7 @@ class Test(_Section):
     overlap: float = Field(1 / 3, description="share of the window that neighbours overlap", ge=0, lt=1)
     scales: list[float] = Field([1.0], description="scales whose probabilities are averaged", min_length=1)
     flip: bool = Field(False, description="average with the mirrored image")
-    demo_dir: str | None = Field(
+    demo_dir: str | int | None = Field(
         None, description="tool/demo.py: list, folder, image, video file or camera index; empty: the clips"
     )
     demo_folder: str = Field("exp/demo", description="where tool/demo.py writes")

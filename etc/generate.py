@@ -71,7 +71,9 @@ class Generated(NamedTuple):
     seconds: float
 
     def __str__(self) -> str:
-        text = f"{self.predicted} frames predicted, {self.skipped} skipped (already there)"
+        text = f"{self.predicted} frames predicted"
+        if self.skipped:
+            text += f", {self.skipped} skipped (already there)"
         if self.predicted:
             network, whole = (self.predicted / max(s, 1e-9) for s in (self.network_seconds, self.seconds))
             text += f"; network alone {network:.2f} FPS, end to end {whole:.2f} FPS"
@@ -194,7 +196,7 @@ def _predict_clips(
                     if frame.ids is None:
                         frame = frame._replace(ids=next(ids))
                         pictures.put(_write_pictures, frame, palette)
-                    encoder.put(_encode, video, frame, palette)
+                    encoder.put(encode_overlay, video, frame.rgb, frame.ids, palette)
                 predicted, reread = predicted + len(todo), reread + len(frames) - len(todo)
                 bar.update(len(frames))
             encoder.put(video.close)
@@ -234,8 +236,9 @@ def _write_pictures(frame: Loaded, palette: np.ndarray) -> None:
     write_png(frame.files.color, colorize(frame.ids, palette))
 
 
-def _encode(video: Mp4Writer, frame: Loaded, palette: np.ndarray) -> None:
-    video.write(overlay(frame.rgb, frame.ids, palette))
+def encode_overlay(video: Mp4Writer, rgb: np.ndarray, ids: np.ndarray, palette: np.ndarray) -> None:
+    """Add a frame with the colours of its classes to a video; arguments as :func:`etc.pictures.overlay`."""
+    video.write(overlay(rgb, ids, palette))
 
 
 def _ends_as_png(path: Path) -> bool:
