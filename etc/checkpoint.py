@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from etc.config import UserError
 from etc.config_schema import Settings
-from utils.files import replacing
+from utils.files import write_bytes
 
 VERSION = 1
 
@@ -23,8 +24,10 @@ _FREE = {
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write ``{"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics"}``."""
-    with replacing(path) as temporary:
-        torch.save(content | {"version": VERSION}, temporary)
+    # Through memory: on a full disk torch.save raises a RuntimeError that does not say so, writing bytes does.
+    buffer = io.BytesIO()
+    torch.save(content | {"version": VERSION}, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

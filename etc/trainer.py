@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -110,7 +111,7 @@ class Trainer:
         train = self.settings.TRAIN
         task.train()
         self.sampler.epoch = self.epoch
-        for batch in self.loader:
+        for batch in self._batches():
             batch = {name: plane.to(self.device, non_blocking=True) for name, plane in batch.items()}
             result = self._train_step(task, batch)
             self.step += 1
@@ -124,6 +125,14 @@ class Trainer:
         if writer:
             for name, picture in training_pictures(batch, result, train, self.palette).items():
                 writer.add_image(name, picture, self.step)
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        try:
+            yield from self.loader
+        except UserError as error:
+            lines = str(error).strip().splitlines()
+            # A loading process sends its traceback along; the last line is "etc.config.UserError: what was wrong".
+            raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from None
 
     def _train_step(self, task: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         amp = self.settings.TRAIN.amp
