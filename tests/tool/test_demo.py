@@ -1,0 +1,165 @@
+"""The demonstration on a list, a folder, an image, a video and a camera."""
+
+import importlib.util
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from etc import cli
+from etc.video import Mp4Writer
+from model import build_model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "psp18.pth"
+    torch.save({"student": build_model("psp18", classes=19).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def demo(tmp_path, checkpoint):
+    """Runs the script with further words; gives its exit code."""
+    spec = importlib.util.spec_from_file_location("tool_demo", REPOSITORY / "tool" / "demo.py")
+    door = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(door)
+    fixed = {
+        "DATA.synthetic": "false",
+        "DATA.data_root": tmp_path,
+        "DATA.clip_list": tmp_path / "clips.lst",
+        "DATA.colors_path": REPOSITORY / "data" / "palettes" / "cityscapes_colors.txt",
+        "TEST.ckpt_path": checkpoint,
+        "TEST.demo_folder": tmp_path / "out",
+        "TEST.device": "cpu",
+    }
+    words = [f"{key}={value}" for key, value in fixed.items()]
+    return lambda *more: cli.run(lambda: door.main([*words, *map(str, more)]))
+
+
+def frame(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "images" / f"f_{index}.png"), frame(index))
+    return tmp_path / "images"
+
+
+def written(tmp_path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
+
+
+def test_a_folder_becomes_pictures_and_a_video(demo, folder, tmp_path, capsys):
+    assert demo(f"TEST.demo_dir={folder}") == 0
+    pictures = [f"f_{index}_{kind}.png" for index in range(3) for kind in ("color", "overlay")]
+    assert written(tmp_path) == sorted([*pictures, "overlay.mp4", "settings.yaml"])
+    palette = np.loadtxt(REPOSITORY / "data" / "palettes" / "cityscapes_colors.txt", dtype=np.uint8).tolist()
+    for index in range(3):
+        color, mixed = (cv2.imread(str(tmp_path / "out" / f"f_{index}_{k}.png")) for k in ("color", "overlay"))
+        assert all(value in palette for value in np.unique(color[..., ::-1].reshape(-1, 3), axis=0).tolist())
+        assert np.abs(mixed - (color / 2 + frame(index) / 2)).max() <= 0.5
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert sum(1 for _ in video.decode(video=0)) == 3
+    assert "3 frames predicted; network alone" in capsys.readouterr().out
+
+
+def test_an_image_becomes_two_pictures_and_no_video(demo, folder, tmp_path):
+    assert demo(f"TEST.demo_dir={folder}/f_1.png") == 0
+    assert written(tmp_path) == ["f_1_color.png", "f_1_overlay.png", "settings.yaml"]
+
+
+def test_a_video_keeps_its_rate_and_ends_after_the_frames_asked_for(demo, tmp_path):
+    with Mp4Writer(tmp_path / "ride.mp4", 8) as writer:
+        for index in range(6):
+            writer.write(frame(index))
+    assert demo("--max-frames", 4, f"TEST.demo_dir={tmp_path}/ride.mp4") == 0
+    assert len([name for name in written(tmp_path) if name.startswith("ride_00000")]) == 8
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert float(video.streams.video[0].average_rate) == 8
+        assert sum(1 for _ in video.decode(video=0)) == 4
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["list", "nothing: the first clip"])
+def test_a_list_is_read_below_the_data_root(demo, folder, tmp_path, given):
+    (tmp_path / "clips.lst").write_text("images/f_0.png\nimages/f_2.png\n\nimages/f_1.png\nimages/f_1.png\n")
+    (tmp_path / "some.lst").write_text("images/f_0.png\nimages/f_2.png\n")
+    assert demo(*([f"TEST.demo_dir={tmp_path}/some.lst"] if given else [])) == 0
+    assert [name for name in written(tmp_path) if name.endswith("color.png")] == ["f_0_color.png", "f_2_color.png"]
+
+
+def test_images_of_two_sizes_become_pictures_and_no_video(demo, folder, tmp_path):
+    cv2.imwrite(str(folder / "f_9.png"), frame(9, 40, 56))
+    assert demo(f"TEST.demo_dir={folder}") == 0
+    assert len(written(tmp_path)) == 9 and "overlay.mp4" not in written(tmp_path)
+
+
+class Camera:
+    """Three frames, then Ctrl-C: the only end that a camera has."""
+
+    def __init__(self, index):
+        self.count = 0
+
+    def isOpened(self):
+        return True
+
+    def get(self, _):
+        return 30.0
+
+    def read(self):
+        self.count += 1
+        if self.count > 3:
+            raise KeyboardInterrupt
+        return True, frame(self.count)
+
+    def release(self):
+        pass
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_the_video(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    assert demo("TEST.demo_dir", "0") == 0
+    with av.open(str(tmp_path / "out" / "overlay.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 3
+
+
+def test_bad_sources_are_one_line_and_write_nothing(demo, folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.avi").write_text("no video")
+    (tmp_path / "few.txt").write_text("1 2 3\n")
+    for words, message in {
+        (f"TEST.demo_dir={tmp_path}/nowhere",): "nowhere does not exist",
+        (f"TEST.demo_dir={tmp_path}/empty",): "holds no image",
+        (f"TEST.demo_dir={tmp_path}/text.avi",): "is not a video that can be read",
+        ("TEST.demo_dir", "77"): "there is no camera 77",
+        (f"TEST.demo_dir={folder}", f"DATA.colors_path={tmp_path}/few.txt"): "expected 19 lines",
+        (f"TEST.demo_dir={folder}", "TEST.ckpt_path=none.pth"): "none.pth does not exist",
+    }.items():
+        assert demo(*words) == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and error[0].startswith("error: ") and message in error[0]
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_image_is_named_and_leaves_no_half_file(demo, folder, tmp_path, capsys):
+    (folder / "f_1.png").write_bytes((folder / "f_1.png").read_bytes()[:-30])
+    assert demo(f"TEST.demo_dir={folder}") == 2
+    assert "f_1.png is truncated" in capsys.readouterr().err.splitlines()[-1]
+    assert set(written(tmp_path)) <= {"settings.yaml", "f_0_color.png", "f_0_overlay.png"}
+
+
+def test_a_number_of_frames_below_one_is_refused(demo, capsys):
+    with pytest.raises(SystemExit):
+        demo("--max-frames", "0")
+    assert "expected 1 or more" in capsys.readouterr().err
