@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def rank() -> int:
@@ -48,6 +48,13 @@ def sum_counts(counts: Tensor) -> Tensor:
     total = counts.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
     dist.all_reduce(total)
     return total.to(counts.device)
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the buffers of the first: batch norm statistics differ after a training step."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def barrier() -> None:

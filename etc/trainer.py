@@ -164,6 +164,7 @@ class Trainer:
         """Score the student; whether it is the best so far by mIoU."""
         start = time.time()
         before = self.metrics.get("best_mIoU", -1.0)
+        distributed.share_buffers(self.student)
         scores = validate(self.student, self.settings, self.device)
         self.student.train()
         best = scores["mIoU"] > before

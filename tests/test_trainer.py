@@ -13,6 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from etc.config import UserError, load_settings
+from etc.evaluate import validate
+from etc.networks import trained_network
 from etc.trainer import NonFiniteLoss, Trainer
 
 CPU = torch.device("cpu")
@@ -159,3 +161,22 @@ def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
         ]
     )
     assert torch.load(folder / "last.pth", weights_only=True)["step"] == 2
+
+
+def test_two_processes_train_together(tiny_training, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(REPOSITORY / "tool/train_with_flow.py"), *tiny_training, "TRAIN.batch_size=4"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    content = torch.load(tmp_path / "run/last.pth", weights_only=True)
+    assert content["step"] == 2 and not any(key.startswith("module.") for key in content["student"])
+    # The clips to validate are shared between the processes: one process counts the same.
+    settings = load_settings(None, tiny_training)
+    alone = validate(trained_network(settings, tmp_path / "run/last.pth"), settings, CPU)
+    assert alone["TC"] == content["metrics"]["TC"] and alone["mIoU"] == content["metrics"]["mIoU"]
+
+
+def test_bfloat16_trains_and_keeps_its_weights_in_float32(tiny_training):
+    folder = train([*tiny_training, "TRAIN.amp=bfloat16", "TRAIN.epochs=1"])
+    assert {w.dtype for w in weights(folder / "last.pth").values()} == {torch.float32, torch.int64}
