@@ -147,5 +147,4 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 def _warp(image: np.ndarray, crop: CropMap, interpolation: int, border: int, value: float) -> np.ndarray:
     h, w = crop.size
-    # The border colour as four equal numbers: OpenCV reads a plain one as the first channel only.
-    return cv2.warpAffine(image, crop.matrix, (w, h), flags=interpolation, borderMode=border, borderValue=(value,) * 4)
+    return cv2.warpAffine(image, crop.matrix, (w, h), flags=interpolation, borderMode=border, borderValue=value)
