@@ -58,33 +58,28 @@ def overlay(frame: np.ndarray, ids: np.ndarray, palette: np.ndarray, alpha: floa
     return blended
 
 
-def side_by_side(
-    pictures: Sequence[np.ndarray], captions: Sequence[str] | None = None, *, columns: int | None = None, gap: int = 4
-) -> np.ndarray:
+def side_by_side(panels: Sequence[tuple[str, np.ndarray]], *, columns: int | None = None, gap: int = 4) -> np.ndarray:
     """Pictures of one size in a grid, each below its caption.
 
     Args:
-        pictures: RGB uint8 ``[H, W, 3]``; missing ones at the end of the last row are white.
-        captions: one a picture, shrunk to the picture's width; ``None`` leaves the caption bars out.
-        columns: pictures in a row; ``None`` puts all of them into one row.
+        panels: caption and RGB uint8 ``[H, W, 3]``. A caption shrinks to the picture's width; where all are empty there
+            are no caption bars.
+        columns: pictures in a row, those missing in the last row are white; ``None`` puts all into one row.
         gap: white pixels between pictures.
 
     Returns:
         RGB uint8.
 
     Raises:
-        ValueError: no picture, pictures of different sizes, or another number of captions.
+        ValueError: no picture, pictures of different sizes, or no RGB uint8.
     """
-    if not pictures or len({picture.shape for picture in pictures}) != 1:
-        raise ValueError(f"expected pictures of one size, got {[list(picture.shape) for picture in pictures]}")
-    for picture in pictures:
+    if len({picture.shape for _, picture in panels}) != 1:
+        raise ValueError(f"expected pictures of one size, got {[list(picture.shape) for _, picture in panels]}")
+    for _, picture in panels:
         _check_picture(picture)
-    cells = list(pictures)
-    if captions is not None:
-        if len(captions) != len(pictures):
-            raise ValueError(f"{len(captions)} captions for {len(pictures)} pictures")
-        pairs = zip(captions, pictures, strict=True)
-        cells = [np.concatenate([_caption(text, picture.shape[:2]), picture]) for text, picture in pairs]
+    cells = [picture for _, picture in panels]
+    if any(caption for caption, _ in panels):
+        cells = [np.concatenate([_caption(text, picture.shape[:2]), picture]) for text, picture in panels]
     height, width = cells[0].shape[:2]
     columns = min(columns or len(cells), len(cells))
     rows = -(-len(cells) // columns)

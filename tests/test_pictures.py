@@ -38,7 +38,8 @@ def test_an_overlay_is_the_weighted_mean_and_leaves_unlabelled_pixels(palette):
 
 def test_pictures_stand_in_a_grid_below_their_captions():
     pictures = [np.full((20, 60, 3), value, np.uint8) for value in (10, 20, 30)]
-    grid = side_by_side(pictures, ["a", "b", "a caption that is far too long for its picture"], columns=2, gap=4)
+    captions = ["a", "b", "a caption that is far too long for its picture"]
+    grid = side_by_side(list(zip(captions, pictures, strict=True)), columns=2, gap=4)
     bar = (grid.shape[0] - 4) // 2 - 20
     assert grid.shape == (2 * (bar + 20) + 4, 124, 3)
     np.testing.assert_array_equal(grid[bar : bar + 20, :60], pictures[0])
@@ -50,9 +51,9 @@ def test_pictures_stand_in_a_grid_below_their_captions():
 
 
 def test_without_captions_pictures_touch_only_the_gap():
-    pictures = [np.zeros((4, 5, 3), np.uint8)] * 3
-    assert side_by_side(pictures, gap=2).shape == (4, 19, 3)
-    assert side_by_side(pictures, gap=0).max() == 0
+    panels = [("", np.zeros((4, 5, 3), np.uint8))] * 3
+    assert side_by_side(panels, gap=2).shape == (4, 19, 3)
+    assert side_by_side(panels, gap=0).max() == 0
 
 
 @pytest.mark.parametrize("width", [90, 240, 1000])
@@ -76,8 +77,8 @@ def test_wider_legends_need_fewer_lines(palette):
         (lambda p: colorize(random_ids(2, 2), p[:19]), r"palette must be uint8 \[256, 3\], got uint8 \[19, 3\]"),
         (lambda p: overlay(np.zeros((4, 4, 3), np.uint8), random_ids(4, 5), p), "differ in size"),
         (lambda p: side_by_side([]), "expected pictures of one size"),
-        (lambda p: side_by_side([np.zeros((2, 2, 3), np.uint8), np.zeros((2, 3, 3), np.uint8)]), "of one size"),
-        (lambda p: side_by_side([np.zeros((2, 2, 3), np.uint8)], ["a", "b"]), "2 captions for 1 pictures"),
+        (lambda p: side_by_side([("", np.zeros((2, n, 3), np.uint8)) for n in (2, 3)]), "of one size"),
+        (lambda p: side_by_side([("", np.zeros((2, 2, 4), np.uint8))]), r"expected RGB uint8 \[H, W, 3\]"),
         (lambda p: legend([], p, width=9), "at least one name"),
     ],
 )
