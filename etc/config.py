@@ -134,7 +134,7 @@ def _pairs(words: list[str]) -> list[tuple[str, str, Any]]:
 
 
 def _parsed(text: str, key: str) -> Any:
-    """A value from the command line. Where a string is wanted a number is one too: ``TEST.demo_dir 0``."""
+    """A value from the command line. Where a string is wanted a number is one too: ``TEST.save_folder 2024``."""
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:

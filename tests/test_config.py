@@ -192,7 +192,12 @@ def test_overrides_take_negative_numbers_lists_and_nothing():
 
 @pytest.mark.parametrize("text", ["0", "2024-01-01", "1e5", "a=b", "true"])
 def test_where_a_string_is_wanted_the_command_line_gives_one(text):
-    assert load_settings(None, ["TEST.demo_dir", text]).TEST.demo_dir == text
+    assert load_settings(None, ["TEST.save_folder", text]).TEST.save_folder == text
+
+
+def test_a_camera_is_given_by_its_number(write):
+    assert load_settings(None, ["TEST.demo_dir", "0"]).TEST.demo_dir == 0
+    assert load_settings(write("TEST:\n  demo_dir: 0\n")).TEST.demo_dir == 0
 
 
 @pytest.mark.parametrize("word", ["off", "float16", "bfloat16"])
@@ -296,7 +301,7 @@ def test_errors_of_settings_are_user_errors():
     assert issubclass(ConfigError, UserError)
 
 
-@pytest.mark.parametrize("words", [[], ["TRAIN.amp", "off", "TEST.demo_dir=1e5", "TRAIN.weight_decay=1e-7"]])
+@pytest.mark.parametrize("words", [[], ["TRAIN.amp", "off", "TEST.save_folder=1e5", "TRAIN.weight_decay=1e-7"]])
 def test_the_effective_settings_load_again_as_they_were(write, words):
     settings = load_settings(None, words)
     text = dump_settings(settings)
