@@ -37,9 +37,14 @@ class _Ignored:
     def __setstate__(self, state: object) -> None: ...
 
 
+# under the names that a file of any age refers to
 _NUMPY_SCALAR = [
-    (_Ignored, name)
-    for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+    type(name, (_Ignored,), {"__module__": module})
+    for module, name in (
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "dtype"),
+    )
 ]
 
 

@@ -81,7 +81,8 @@ def _(grad, x, backend):
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=accumulation_dtype(x)).contiguous()
+    # a hundred times faster on a CPU than torch.linalg.vector_norm along this dimension
+    return x.to(accumulation_dtype(x)).square().sum(1, keepdim=True).sqrt_().contiguous()
 
 
 def _save(ctx, inputs, output) -> None:

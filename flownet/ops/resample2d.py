@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,11 +81,8 @@ def _resample2d(image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool, b
     out = image.new_empty(batch, channels, flow.shape[2] * flow.shape[3])
     for n, band, rows, columns in _bands(flow, dtype):
         pixels, total = source[n], None
-        row_taps = _axis_taps(rows, height, kernel_size, bilinear)
-        column_taps = _axis_taps(columns, width, kernel_size, bilinear)
-        for (row, row_weight, _), (column, column_weight, _) in product(row_taps, column_taps):
-            gathered = _gather(pixels, _flat_index(row, column, height, width)).to(dtype)
-            weight = row_weight * column_weight
+        for index, row, column in _taps(rows, columns, height, width, kernel_size, bilinear):
+            gathered, weight = _gather(pixels, index).to(dtype), row.weight * column.weight
             total = gathered.mul_(weight) if total is None else total.addcmul_(gathered, weight)
         out[n, :, band] = total
     return out.view(batch, channels, *flow.shape[2:])
@@ -108,12 +106,9 @@ def _resample2d_grad_image(
     out = torch.zeros(batch, channels, height * width, dtype=dtype, device=image.device)
     for n, band, rows, columns in _bands(flow, dtype):
         incoming = grad[n, :, band].to(dtype)
-        row_taps = _axis_taps(rows, height, kernel_size, bilinear)
-        column_taps = _axis_taps(columns, width, kernel_size, bilinear)
-        for (row, row_weight, _), (column, column_weight, _) in product(row_taps, column_taps):
-            out[n].index_add_(
-                1, _flat_index(row, column, height, width), incoming * (row_weight * column_weight)
-            )
+        share = torch.empty_like(incoming)
+        for index, row, column in _taps(rows, columns, height, width, kernel_size, bilinear):
+            out[n].index_add_(1, index, torch.mul(incoming, row.weight * column.weight, out=share))
     return out.view(batch, channels, height, width).to(image.dtype)
 
 
@@ -138,16 +133,10 @@ def _resample2d_grad_flow(
     for n, band, rows, columns in _bands(flow, dtype):
         pixels, incoming = source[n], grad[n, :, band].to(dtype)
         total = torch.zeros(2, rows.shape[0], dtype=dtype, device=flow.device)
-        row_taps = _axis_taps(rows, height, kernel_size, bilinear)
-        column_taps = _axis_taps(columns, width, kernel_size, bilinear)
-        for (row, row_weight, row_slope), (column, column_weight, column_slope) in product(
-            row_taps, column_taps
-        ):
-            agreement = (
-                _gather(pixels, _flat_index(row, column, height, width)).to(dtype).mul_(incoming).sum(0)
-            )
-            total[0].addcmul_(agreement, row_weight, value=column_slope)
-            total[1].addcmul_(agreement, column_weight, value=row_slope)
+        for index, row, column in _taps(rows, columns, height, width, kernel_size, bilinear):
+            agreement = _gather(pixels, index).to(dtype).mul_(incoming).sum(0)
+            total[0].addcmul_(agreement, row.weight, value=column.slope)
+            total[1].addcmul_(agreement, column.weight, value=row.slope)
         out.flatten(2)[n, :, band] = total.to(flow.dtype)
     return out
 
@@ -170,22 +159,34 @@ def _bands(flow: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, slice, Tenso
             yield n, slice(top * width, (top + rows_at_once) * width), rows.flatten(), columns.flatten()
 
 
-def _flat_index(row: Tensor, column: Tensor, height: int, width: int) -> Tensor:
-    # int32 arithmetic is several times faster than int64 on a CPU
-    if height * width >= 2**31:
-        row = row.long()
-    return (row * width + column).long()
-
-
 def _gather(pixels: Tensor, index: Tensor) -> Tensor:
-    # unlike index_select, gather uses all cores along the last dimension; the expanded index takes no memory
+    # index_select is the faster of the two, but along the last dimension only gather uses all cores
+    if pixels.device.type == "cpu" and torch.get_num_threads() == 1:
+        return pixels.index_select(1, index)
     return pixels.gather(1, index.expand(pixels.shape[0], -1))
 
 
-def _axis_taps(
-    position: Tensor, size: int, kernel_size: int, bilinear: bool
-) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Index, weight and derivative of the weight by the position, of every tap along one axis."""
+class _Tap(NamedTuple):
+    """One of the rows or columns that are read, for each of P samples."""
+
+    index: Tensor  # int32 [P], inside the image
+    weight: Tensor  # [P]
+    slope: float  # derivative of the weight by the position
+
+
+def _taps(
+    rows: Tensor, columns: Tensor, height: int, width: int, kernel_size: int, bilinear: bool
+) -> Iterator[tuple[Tensor, _Tap, _Tap]]:
+    """Every pixel that is read: index ``[P]`` into the flattened image, and its row and column."""
+    row_taps = _axis_taps(rows, height, kernel_size, bilinear)
+    column_taps = _axis_taps(columns, width, kernel_size, bilinear)
+    for row, column in product(row_taps, column_taps):
+        # int32 arithmetic is several times faster than int64 on a CPU
+        first = row.index if height * width < 2**31 else row.index.long()
+        yield (first * width + column.index).long(), row, column
+
+
+def _axis_taps(position: Tensor, size: int, kernel_size: int, bilinear: bool) -> Iterator[_Tap]:
     if bilinear:
         low = position.floor()
         fraction = position - low
@@ -196,7 +197,7 @@ def _axis_taps(
         # clamped again as an integer: NaN has none, and must not become an index outside the image
         start = corner.clamp(0, size - 1).int().clamp_(0, size - 1)
         for step in range(kernel_size):
-            yield (start + step).clamp_(max=size - 1) if step else start, weight, slope
+            yield _Tap((start + step).clamp_(max=size - 1) if step else start, weight, slope)
 
 
 def _save(ctx, inputs, output) -> None:
