@@ -105,9 +105,12 @@ def _check_settings(
         raise ValueError(f"stride1 and stride2 must be at least 1, got {stride1} and {stride2}")
 
 
-def _output_size(f1: Tensor, pad_size: int, kernel_size: int, max_displacement: int, stride1: int):
+def _output_size(
+    f1: Tensor, pad_size: int, kernel_size: int, max_displacement: int, stride1: int
+) -> tuple[int, int]:
     border = max_displacement + kernel_size // 2
-    return tuple((size + 2 * pad_size - 2 * border + stride1 - 1) // stride1 for size in f1.shape[2:])
+    height, width = ((size + 2 * (pad_size - border) + stride1 - 1) // stride1 for size in f1.shape[2:])
+    return height, width
 
 
 @torch.library.custom_op("flownet::correlation", mutates_args=())
@@ -122,10 +125,10 @@ def _correlation(
     backend: str,
 ) -> Tensor:
     settings = (pad_size, kernel_size, max_displacement, stride1, stride2)
+    out_size = _output_size(f1, pad_size, kernel_size, max_displacement, stride1)
     if use_cupy(backend, f1):
-        size = _output_size(f1, pad_size, kernel_size, max_displacement, stride1)
-        return cupy_backend.correlation(f1, f2, *settings, size)
-    return correlation_forward(f1, f2, make_plan(f1, *settings))
+        return cupy_backend.correlation(f1, f2, out_size, *settings)
+    return correlation_forward(f1, f2, make_plan(f1, out_size, *settings))
 
 
 @_correlation.register_fake
@@ -149,7 +152,7 @@ def _correlation_grad(
     settings = (pad_size, kernel_size, max_displacement, stride1, stride2)
     if use_cupy(backend, f1):
         return cupy_backend.correlation_grad(grad, f1, f2, *settings)
-    return correlation_backward(grad, f1, f2, make_plan(f1, *settings))
+    return correlation_backward(grad, f1, f2, make_plan(f1, tuple(grad.shape[2:]), *settings))
 
 
 @_correlation_grad.register_fake

@@ -75,21 +75,23 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    f1: Tensor, pad_size: int, kernel_size: int, max_displacement: int, stride1: int, stride2: int
+    f1: Tensor,
+    out_size: tuple[int, int],
+    pad_size: int,
+    kernel_size: int,
+    max_displacement: int,
+    stride1: int,
+    stride2: int,
 ) -> Plan:
-    channels, height, width = f1.shape[1:]
-    border = max_displacement + kernel_size // 2
     return Plan(
-        channels=channels,
-        height=height,
-        width=width,
+        *f1.shape[1:],
         kernel=kernel_size,
         stride1=stride1,
         stride2=stride2,
         reach=max_displacement // stride2,
         start=max_displacement - pad_size - kernel_size // 2,
-        out_height=(height + 2 * (pad_size - border) + stride1 - 1) // stride1,
-        out_width=(width + 2 * (pad_size - border) + stride1 - 1) // stride1,
+        out_height=out_size[0],
+        out_width=out_size[1],
     )
 
 

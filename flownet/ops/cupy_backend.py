@@ -73,12 +73,12 @@ def resample2d_grad_flow(
 def correlation(
     f1: Tensor,
     f2: Tensor,
+    out_size: tuple[int, int],
     pad_size: int,
     kernel_size: int,
     max_displacement: int,
     stride1: int,
     stride2: int,
-    out_size: tuple[int, int],
 ) -> Tensor:
     f1, f2 = f1.contiguous(), f2.contiguous()
     side = 2 * (max_displacement // stride2) + 1

@@ -128,7 +128,7 @@ CORRELATIONS = [
 def test_correlation(launcher, shape, setting, dtype):
     f1, f2 = random(shape, dtype), random(shape, dtype, seed=1)
     expected = flownet.correlation(f1, f2, *setting, backend="torch")
-    actual = cupy_backend.correlation(f1, f2, *setting, tuple(expected.shape[2:]))
+    actual = cupy_backend.correlation(f1, f2, tuple(expected.shape[2:]), *setting)
     torch.testing.assert_close(actual, expected, **TOLERANCES[dtype])
 
     grad = random(expected.shape, dtype, seed=2)
@@ -141,7 +141,7 @@ def test_correlation(launcher, shape, setting, dtype):
 def test_correlation_beyond_the_shared_memory_is_refused():
     f1 = random((1, 1, 80, 80))
     with pytest.raises(ValueError, match="kernel_size 1 with strides 1 and 40 exceeds the shared memory"):
-        cupy_backend.correlation(f1, f1, 40, 1, 40, 1, 40, (80, 80))
+        cupy_backend.correlation(f1, f1, (80, 80), 40, 1, 40, 1, 40)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -166,7 +166,7 @@ def test_inputs_in_any_memory_layout_are_taken(launcher):
     f2 = random((2, 3, 7, 5), seed=1).mT
     expected = flownet.correlation(image, f2, 2, 1, 2, 1, 1, backend="torch")
     torch.testing.assert_close(
-        cupy_backend.correlation(image, f2, 2, 1, 2, 1, 1, (5, 7)), expected, rtol=1e-5, atol=2e-6
+        cupy_backend.correlation(image, f2, (5, 7), 2, 1, 2, 1, 1), expected, rtol=1e-5, atol=2e-6
     )
     torch.testing.assert_close(cupy_backend.channelnorm(image), flownet.channelnorm(image, backend="torch"))
 
