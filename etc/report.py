@@ -50,7 +50,7 @@ def clip_table(result: ClipScores) -> str:
         ["mIoU", percent(figures["segmentation"]["mIoU"]), "of the labelled frames of these clips"],
         ["coverage", percent(figures["coverage"]), "share of pixels that strict counts"],
     ]
-    for row in head[1:]:
+    for row in head:
         row[2] = row[2].ljust(max(len(r[2]) for r in head))
     classes = [["class", "TC strict %", "TC published %", "IoU %"]]
     columns = (figures[name]["iou"] for name in ("strict", "published", "segmentation"))
