@@ -35,7 +35,8 @@ _OBSOLETE = {
     "train_gpu": None,
     "test_gpu": None,
     "start_epoch": None,
-    "save_freq": None,
+    "save_freq": None,  # a checkpoint is written after every epoch
+    "batch_size_val": None,  # validation predicts frame by frame, as scoring does
     "evaluate": None,
     "has_prediction": None,
     "index_start": None,

@@ -96,7 +96,6 @@ class Train(_Section):
     visibility: Literal["published", "l1"] = Field("l1", description="visibility mask of the motion loss")
     mask_padding: bool = Field(True, description="motion loss ignores padding and out-of-frame sources")
     batch_size: Positive = Field(8, description="clips in a step, over all processes")
-    batch_size_val: Positive = Field(1, description="frames in a validation step, a process")
     workers: int = Field(4, description="data loading processes, a process", ge=0)
     base_lr: float = Field(0.01, description="learning rate of the backbone; new layers learn 10x faster", gt=0)
     epochs: Positive = Field(200, description="passes over the training list")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -264,11 +265,17 @@ def _loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLo
         sampler=sampler,
         num_workers=train.workers,
         persistent_workers=train.workers > 0,
+        worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
         # Its own generator: the loader must not draw from the one that dropout uses, or resuming would differ.
         generator=torch.Generator(),
     )
     return sampler, loader
+
+
+def _one_thread(worker: int) -> None:
+    """The loading processes are the parallelism: OpenCV's own threads would only get in their way."""
+    cv2.setNumThreads(1)
 
 
 def _rng_state() -> dict[str, Tensor | None]:
