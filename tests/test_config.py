@@ -82,6 +82,7 @@ TEST:
 """
 MOVED = {"sync_bn", "colors_path", "names_path", "opt_level", "model_path"}
 GONE = {
+    "batch_size_val",
     "train_gpu", "test_gpu", "start_epoch", "save_freq", "evaluate", "dist_url", "dist_backend",
     "multiprocessing_distributed", "world_size", "rank", "use_apex", "keep_batchnorm_fp32", "loss_scale", "split",
     "has_prediction", "index_start", "index_step",
