@@ -17,7 +17,7 @@ setup(
         "opencv-python-headless>=4.8",
         "pydantic>=2.5",
         "PyYAML>=6",
-        "av>=12",
+        "av>=14",
         "tqdm>=4.60",
         "tensorboard>=2.14",
         "jinja2>=3",

@@ -66,6 +66,9 @@ class Flow(_Section):
         description="what the estimator is fed; normalized reproduces the published mistakes (contrast; for FlowNet2 "
         "also the resizing)",
     )
+    scale: float = Field(
+        1.0, description="images are reduced by this before the estimation: less memory, coarser flow", gt=0, le=1
+    )
     occlusion: bool = Field(True, description="scoring, strict: ignore occluded pixels (needs backward flow)")
 
 
@@ -106,6 +109,7 @@ class Train(_Section):
     manual_seed: int = Field(0, description="seed of weights, order, crops and neighbours", ge=0)
     print_freq: Positive = Field(10, description="steps between two log entries")
     val_freq: Positive = Field(10, description="epochs between two validations (the last is always validated)")
+    val_clips: Positive | None = Field(None, description="clips whose TC a validation measures; empty: all")
     save_path: str = Field("exp/cityscapes/pspnet18_flow", description="folder of checkpoints and logs")
     resume: str | None = Field(
         None, description="auto: continue the run in save_path, or start it; or a checkpoint to continue"

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from etc import distributed
@@ -20,7 +21,7 @@ from etc.data.make_lists import cityscapes_lists, write_lists
 from etc.data.names import neighbour
 from etc.data.transform import ClipTransform
 from etc.data.world import write_world
-from etc.flow import FlowOfPairs, build_flow
+from etc.flow import FlowEstimator, FlowOfPairs, build_flow
 from etc.flow_files import data_set_flow
 from utils.files import write_text
 
@@ -42,32 +43,35 @@ def prepare(settings: Settings) -> None:
         return
     root = Path(data.data_root)
     wanted = {key: value for key, value in data.model_dump().items() if key.startswith("synthetic_")}
-    if root.exists():
-        _check_world(root, wanted)
-        return
-    if distributed.rank() == 0:
-        logger.info("rendering the synthetic world into %s (once)", root)
-        # The world appears under its name when all of it is there: a killed rendering leaves no half of it.
-        building = root.with_name(f"{root.name}.building")
-        shutil.rmtree(building, ignore_errors=True)
-        count = data.synthetic_train + data.synthetic_val
-        with tqdm(total=count, desc="render", unit="snippet") as bar:
-            write_world(
-                building,
-                height=data.synthetic_height,
-                width=data.synthetic_width,
-                train_snippets=data.synthetic_train,
-                val_snippets=data.synthetic_val,
-                seed=data.synthetic_seed,
-                frame_gap=SYNTHETIC_GAP,
-                labelled=SYNTHETIC_LABELLED,
-                workers=min(count, os.cpu_count() or 1),
-                progress=lambda done, total: bar.update(),
-            )
-        write_lists(cityscapes_lists(building, clips="sequences", labelled=SYNTHETIC_LABELLED), building / "list")
-        write_text(building / WORLD_FILE, json.dumps(wanted))
-        building.rename(root)
+    if distributed.rank() == 0 and not root.exists():
+        _render(root, settings, wanted)
     distributed.barrier()
+    _check_world(root, wanted)
+
+
+def _render(root: Path, settings: Settings, wanted: dict[str, int]) -> None:
+    data = settings.DATA
+    logger.info("rendering the synthetic world into %s (once)", root)
+    # The world appears under its name when all of it is there: a killed rendering leaves no half of it.
+    building = root.with_name(f"{root.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    count = data.synthetic_train + data.synthetic_val
+    with tqdm(total=count, desc="render", unit="snippet") as bar:
+        write_world(
+            building,
+            height=data.synthetic_height,
+            width=data.synthetic_width,
+            train_snippets=data.synthetic_train,
+            val_snippets=data.synthetic_val,
+            seed=data.synthetic_seed,
+            frame_gap=SYNTHETIC_GAP,
+            labelled=SYNTHETIC_LABELLED,
+            workers=min(count, os.cpu_count() or 1),
+            progress=lambda done, total: bar.update(),
+        )
+    write_lists(cityscapes_lists(building, clips="sequences", labelled=SYNTHETIC_LABELLED), building / "list")
+    write_text(building / WORLD_FILE, json.dumps(wanted))
+    building.rename(root)
 
 
 def _check_world(root: Path, wanted: dict[str, int]) -> None:
@@ -83,21 +87,30 @@ def _check_world(root: Path, wanted: dict[str, int]) -> None:
             )
 
 
-def flow_of_pairs(settings: Settings, device: str = "cpu") -> FlowOfPairs:
-    """Flow between listed frames, with the estimator and the store of the settings.
+def flow_estimator(settings: Settings, device: str | torch.device = "cpu") -> FlowEstimator:
+    """The flow estimator of the settings.
 
     Raises:
         UserError: as :func:`etc.flow.build_flow`.
     """
     flow = settings.FLOW
-    estimator = build_flow(
+    return build_flow(
         flow.name,
         weights=flow.weights,
         preset=flow.preset,
         device=device,
         normalized=flow.input == "normalized",
+        scale=flow.scale,
     )
-    return FlowOfPairs(estimator, flow.store)
+
+
+def flow_of_pairs(settings: Settings, device: str | torch.device = "cpu") -> FlowOfPairs:
+    """Flow between listed frames, with the estimator and the store of the settings.
+
+    Raises:
+        UserError: as :func:`etc.flow.build_flow`.
+    """
+    return FlowOfPairs(flow_estimator(settings, device), settings.FLOW.store)
 
 
 def training_set(settings: Settings) -> ClipDataset:
@@ -134,6 +147,18 @@ def training_set(settings: Settings) -> ClipDataset:
         with_neighbour=with_neighbour,
         seed=train.manual_seed,
     )
+
+
+def training_pairs(settings: Settings) -> list[tuple[Path, Path]]:
+    """Every pair of frames t, k whose flow t -> k training may ask for, all files checked.
+
+    Raises:
+        UserError: missing lists, frames, labels or neighbours.
+    """
+    prepare(settings)
+    frames = read_frames(settings.DATA.train_list)
+    check_files(frames, settings.DATA.data_root, source=settings.DATA.train_list)
+    return _pairs(settings, frames, _offsets(settings, frames))
 
 
 def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:
@@ -183,18 +208,22 @@ def _offsets(settings: Settings, frames: list[Frame]) -> list[list[int]]:
     return found
 
 
-def _check_stored_flow(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> None:
-    """Every pair that training may draw must have its flow file."""
-    data, missing = settings.DATA, []
+def _pairs(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> list[tuple[Path, Path]]:
+    """Every frame with each of its neighbours."""
+    data, pairs = settings.DATA, []
     for frame, own in zip(frames, offsets, strict=True):
         path = Path(data.data_root) / frame.image
         for offset in own:
-            path_k = neighbour(path, offset, layout=data.layout, frame_step=data.frame_step)
-            if data_set_flow(path, path_k) is None:
-                missing.append((path, path_k))
+            pairs.append((path, neighbour(path, offset, layout=data.layout, frame_step=data.frame_step)))
+    return pairs
+
+
+def _check_stored_flow(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> None:
+    """Every pair that training may draw must have its flow file."""
+    pairs = _pairs(settings, frames, offsets)
+    missing = [pair for pair in pairs if data_set_flow(*pair) is None]
     if missing:
-        first = f"{missing[0][0]} to {missing[0][1].name}"
         raise UserError(
-            f"FLOW.name stored: {len(missing)} of {sum(map(len, offsets))} frame pairs have no flow file, the first "
-            f"is {first}"
+            f"FLOW.name stored: {len(missing)} of {len(pairs)} frame pairs have no flow file, the first "
+            f"is {missing[0][0]} to {missing[0][1].name}"
         )

@@ -64,8 +64,10 @@ def score_frames(settings: Settings) -> FrameScores:
     return FrameScores(counts, frames=len(frames), settings=settings)
 
 
-def validate(network: nn.Module, settings: Settings, device: torch.device) -> dict[str, float]:
-    """mIoU on ``DATA.val_list`` and strict TC on ``DATA.clip_list`` of a network in training.
+def validate(
+    network: nn.Module, settings: Settings, device: torch.device, *, clips: int | None = None
+) -> dict[str, float]:
+    """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of ``DATA.clip_list``.
 
     Returns:
         ``{"mIoU", "TC"}`` in [0, 1]. The network is left in eval mode.
@@ -74,8 +76,7 @@ def validate(network: nn.Module, settings: Settings, device: torch.device) -> di
     counts = _confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
     flow, root = flow_of_pairs(settings), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
-    clips = clips_to_score(settings)
-    own = clips[distributed.rank() :: distributed.world_size()]
+    own = clips_to_score(settings)[:clips][distributed.rank() :: distributed.world_size()]
     for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):
         last: tuple[Path, np.ndarray] | None = None
         for frame in clip:

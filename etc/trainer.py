@@ -22,9 +22,8 @@ from etc.config import UserError, dump_settings
 from etc.config_schema import Settings
 from etc.data.clips import ClipDataset, EpochSampler
 from etc.data.labels import read_colors
-from etc.datasets import training_set
+from etc.datasets import flow_estimator, training_set
 from etc.evaluate import validate
-from etc.flow import build_flow
 from etc.motion import MotionLoss
 from etc.networks import new_network
 from etc.report import training_pictures
@@ -166,7 +165,7 @@ class Trainer:
         start = time.time()
         before = self.metrics.get("best_mIoU", -1.0)
         distributed.share_buffers(self.student)
-        scores = validate(self.student, self.settings, self.device)
+        scores = validate(self.student, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
         self.student.train()
         best = scores["mIoU"] > before
         self.metrics = scores | {"best_mIoU": max(scores["mIoU"], before)}
@@ -229,13 +228,7 @@ class Trainer:
             motion = MotionLoss(weight=train.st_weight, visibility=train.visibility, mask_padding=train.mask_padding)
         online = None
         if motion and flow.source == "online":
-            online = build_flow(
-                flow.name,
-                weights=flow.weights,
-                preset=flow.preset,
-                device=self.device,
-                normalized=flow.input == "normalized",
-            )
+            online = flow_estimator(self.settings, self.device)
         return MotionTask(
             student=self.student,
             segmentation_loss=segmentation_loss(train, self.settings.DATA.classes),
@@ -259,23 +252,19 @@ def _loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLo
     if batch == 1 and lone and not synchronised:
         raise UserError(f"TRAIN.batch_size {train.batch_size}: batch norm needs two images a process or more")
     sampler = EpochSampler(len(data), batch_size=batch, seed=train.manual_seed, rank=distributed.rank(), world=world)
+    # Forked processes inherit OpenCV's pool without its threads, and would wait for them for ever.
+    cv2.setNumThreads(0)
     loader = DataLoader(
         data,
         batch_size=batch,
         sampler=sampler,
         num_workers=train.workers,
         persistent_workers=train.workers > 0,
-        worker_init_fn=_one_thread,
         pin_memory=torch.cuda.is_available(),
         # Its own generator: the loader must not draw from the one that dropout uses, or resuming would differ.
         generator=torch.Generator(),
     )
     return sampler, loader
-
-
-def _one_thread(worker: int) -> None:
-    """The loading processes are the parallelism: OpenCV's own threads would only get in their way."""
-    cv2.setNumThreads(1)
 
 
 def _rng_state() -> dict[str, Tensor | None]:

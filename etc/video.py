@@ -17,7 +17,7 @@ import numpy as np
 from etc.config import UserError
 from etc.data.images import read_image
 from etc.data.lists import Frame, check_files, prediction_names, read_frames
-from etc.data.names import IMAGE_SUFFIXES
+from etc.data.names import IMAGE_SUFFIXES, images_in
 from utils.files import replacing
 from utils.threads import ordered_map, prefetch
 
@@ -98,7 +98,7 @@ def _named(names: list[str], images) -> Iterator[NamedFrame]:
 
 
 def _images_of(folder: Path) -> list[Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = images_in(folder)
     if not paths:
         raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return paths

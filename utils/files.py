@@ -26,6 +26,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # A full disk is reported without a name, and the temporary one means nothing to anybody.
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
