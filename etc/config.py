@@ -20,7 +20,8 @@ from etc.config_schema import SECTIONS, Settings
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
+TOOLKIT = Path(__file__).resolve().parents[1]
+DEFAULT_CONFIG = TOOLKIT / "configs" / "quickstart.yaml"
 
 # Obsolete keys of the published files and what takes their place; None: torchrun or torch itself does it now.
 _OBSOLETE = {
@@ -98,6 +99,15 @@ def load_settings(config: str | Path | None = None, overrides: list[str] | None 
         for home, change in _translate({section: {key: value}}, source="command line").items():
             tree.setdefault(home, {}).update(change)
     return _validate(tree)
+
+
+def find_file(path: str | Path) -> Path:
+    """A file the settings name: as it stands, or else among the lists and palettes that come with the toolkit.
+
+    So ``data/palettes/cityscapes_names.txt`` is found from whatever folder a script is started in.
+    """
+    path = Path(path)
+    return path if path.exists() or not (TOOLKIT / path).is_file() else TOOLKIT / path
 
 
 def dump_settings(settings: Settings) -> str:

@@ -89,17 +89,16 @@ def test_flow_is_computed_once_and_two_processes_count_the_same(tiny_training, t
     assert len(stored) == 2 * 29 * 2  # two clips, 29 pairs, forward and backward
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command += [str(REPOSITORY / "tool/eval_tc.py"), *overrides, *absolute_palettes()]
+    command += [
+        str(REPOSITORY / "tool/eval_tc.py"),
+        *overrides,
+    ]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shared = json.loads((tmp_path / "run/result/tc.json").read_text())
     assert shared["strict"] == json.loads(json.dumps(alone.figures["strict"]).replace("NaN", "null"))
     assert shared["flicker"] == alone.figures["flicker"]
     assert [path.stat().st_mtime_ns for path in stored] == times
-
-
-def absolute_palettes() -> list[str]:
-    return [f"DATA.{kind}_path={REPOSITORY}/data/palettes/cityscapes_{kind}.txt" for kind in ("names", "colors")]
 
 
 def test_video_consistency_in_chunks_equals_that_of_the_whole_clip():

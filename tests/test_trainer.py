@@ -78,7 +78,7 @@ def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tiny_training
     command = [sys.executable, str(REPOSITORY / "tool/train_with_flow.py"), *overrides]
     # The same number of threads: sums in another order would differ in the last bit.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=REPOSITORY)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
     last = tmp_path / "run" / "last.pth"
     deadline = time.monotonic() + 120
     while not last.is_file() and process.poll() is None and time.monotonic() < deadline:

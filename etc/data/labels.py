@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from etc.config import UserError
+from etc.config import UserError, find_file
 from etc.data.images import read_label
 
 IGNORE = 255
@@ -96,6 +96,6 @@ def read_colors(path: str | Path, classes: int) -> np.ndarray:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in find_file(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', 'not a text file')}") from None

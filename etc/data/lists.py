@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from etc.config import UserError
+from etc.config import UserError, find_file
 from etc.data.names import Layout, follows, neighbour
 
 
@@ -146,7 +146,7 @@ def _shared(names: list[str], paths: list[Path]) -> str | None:
 def _blocks(path: str | Path) -> list[list[Frame]]:
     """Frames of a list file, cut at blank lines."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = find_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "not a text file")
         raise UserError(f"cannot read the list file {path}: {reason}") from None

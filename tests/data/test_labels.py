@@ -118,3 +118,11 @@ def test_a_missing_or_binary_file_of_names_is_named(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"\xff\xfe\x81")
     with pytest.raises(UserError, match=r"names\.txt: not a text file"):
         read_names(tmp_path / "names.txt", 2)
+
+
+def test_palettes_of_the_toolkit_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_names("data/palettes/cityscapes_names.txt", 19)[0] == "road"
+    (tmp_path / "data/palettes").mkdir(parents=True)
+    (tmp_path / "data/palettes/cityscapes_names.txt").write_text("mine\n")
+    assert read_names("data/palettes/cityscapes_names.txt", 1) == ["mine"]
