@@ -21,6 +21,7 @@ from etc.config import UserError
 from etc.data.images import read_image
 from etc.data.transform import MEAN, STD
 from etc.flow_files import data_set_flow, read_flow, write_kitti
+from etc.weights import how_to_get, sha256_of
 from flownet import VARIANTS, load_flownet2
 
 RAFT_NAMES = ("raft_small", "raft_large")
@@ -52,6 +53,7 @@ def build_flow(
     preset: Literal["ultrafast", "fast", "medium"] = "medium",
     device: str | torch.device = "cpu",
     normalized: bool = False,
+    scale: float = 1.0,
 ) -> FlowEstimator:
     """Build an estimator.
 
@@ -64,9 +66,10 @@ def build_flow(
         device: where networks run.
         normalized: the published code's two mistakes: mean/std-normalised images instead of 0..255, and
             FlowNet2's vectors not scaled along when images are resized to multiples of 64.
+        scale: in (0, 1]; images are reduced by it before the estimation, for those too large for the memory.
 
     Raises:
-        UserError: an unknown name, or weights that are missing or do not fit.
+        UserError: an unknown name, weights that are missing or do not fit, or a scale that cannot be used.
     """
     if name == "dis":
         estimator: FlowEstimator = DisFlow(preset=preset)
@@ -82,6 +85,8 @@ def build_flow(
     else:
         known = ", ".join(("dis", *RAFT_NAMES, *VARIANTS, "stored", "package.module:factory"))
         raise UserError(f"FLOW.name {name!r} is none of {known}")
+    if scale != 1:
+        estimator = ScaledFlow(estimator, scale=scale)
     return NormalizedInput(estimator) if normalized else estimator
 
 
@@ -125,8 +130,8 @@ class RaftFlow:
             state = _download(name, source)
             self.key = f"{name}-{source.name.lower()}"
         else:
-            state = _read_weights(weights)
-            self.key = f"{name}-{file_digest(weights)}"
+            state = _read_weights(name, weights)
+            self.key = f"{name}-{sha256_of(weights)[:12]}"
         try:
             self.network.load_state_dict(state)
         except RuntimeError as error:
@@ -162,13 +167,15 @@ class FlowNet2Flow:
         resize_mode: Literal["scaled", "published"],
     ) -> None:
         if weights is None:
-            raise UserError(f"FLOW.name {name} needs its weights in FLOW.weights (see pretrained_model/README.md)")
+            raise UserError(f"FLOW.name {name} needs its weights in FLOW.weights. {how_to_get(name)}")
         try:
             self.network = load_flownet2(weights, variant=name, resize_mode=resize_mode)
+        except FileNotFoundError:
+            raise UserError(f"FLOW.weights: {weights} does not exist. {how_to_get(name)}") from None
         except (OSError, ValueError) as error:
             raise UserError(f"FLOW.weights: {error}") from None
         self.name = name
-        self.key = f"{name}-{file_digest(weights)}"
+        self.key = f"{name}-{sha256_of(weights)[:12]}"
         self.network.requires_grad_(False).to(device)
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
@@ -186,6 +193,34 @@ class StoredFlow:
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """Always an error: pixels do not tell which file to read."""
         raise UserError("FLOW.name stored reads flow files by frame name; it cannot estimate flow from pixels")
+
+
+class ScaledFlow:
+    """Estimates on reduced images: memory and time shrink with the square of ``scale``, small things are lost.
+
+    Args:
+        estimator: what works on the reduced images.
+        scale: above 0, at most 1.
+    """
+
+    def __init__(self, estimator: FlowEstimator, *, scale: float) -> None:
+        if not 0 < scale <= 1:
+            raise UserError(f"FLOW.scale {scale} is not in (0, 1]")
+        if estimator.name == "stored":
+            raise UserError(f"FLOW.scale {scale} is for estimators: FLOW.name stored reads flow as it is")
+        self.estimator, self.scale = estimator, scale
+        self.name = estimator.name
+        self.key = f"{estimator.key}-x{scale}"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`; the reduced images must be large enough for the estimator."""
+        _check_images(rgb_t, rgb_k, smallest=1)
+        height, width = rgb_t.shape[-2:]
+        size = [max(1, round(side * self.scale)) for side in (height, width)]
+        pair = [F.interpolate(x.float(), size, mode="bilinear", antialias=True) for x in (rgb_t, rgb_k)]
+        flow = F.interpolate(self.estimator.estimate(*pair), (height, width), mode="bilinear")
+        # By the true ratio of each side: rounded sizes are not reduced by the scale exactly.
+        return flow * flow.new_tensor([width / size[1], height / size[0]]).view(1, 2, 1, 1)
 
 
 class NormalizedInput:
@@ -232,9 +267,14 @@ class FlowOfPairs:
         if self.estimator.name == "stored":
             return self._of_data_set(path_t, path_k, shape)
         path = self.path(path_t, path_k, shape)
-        kept = self._kept(path, path_t, path_k, shape)
+        kept = self.kept(path_t, path_k, shape)
         if kept is None:
-            write_kitti(path, self._compute(path_t, path_k, shape))
+            pair = [read_image(p) for p in (path_t, path_k)]
+            for frame, image in zip((path_t, path_k), pair, strict=True):
+                if image.shape[:2] != tuple(shape):
+                    height, width = image.shape[:2]
+                    raise UserError(f"{frame} is {width}x{height}, its flow is wanted at {shape[1]}x{shape[0]}")
+            write_kitti(path, self.compute(path_t, path_k, *pair))
             # Read back, so that the first use and every later one give the same numbers.
             kept = read_flow(path)[0]
         return kept, None
@@ -251,22 +291,9 @@ class FlowOfPairs:
             / f"{path_t.stem}__{path_k.stem}.png"
         )
 
-    def _compute(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
-        pair = [torch.from_numpy(read_image(p)).permute(2, 0, 1)[None].float() for p in (path_t, path_k)]
-        for path, image in zip((path_t, path_k), pair, strict=True):
-            height, width = image.shape[2:]
-            if (height, width) != tuple(shape):
-                raise UserError(f"{path} is {width}x{height}, its flow is wanted at {shape[1]}x{shape[0]}")
-        try:
-            flow = self.estimator.estimate(*pair)
-        except ValueError as error:
-            raise UserError(f"FLOW.name {self.estimator.name}, {path_t} to {path_k.name}: {error}") from None
-        if flow.shape != (1, 2, *shape):
-            raise UserError(f"FLOW.name {self.estimator.name} gave a flow {tuple(flow.shape)} for frames of {shape}")
-        return flow[0].float().cpu().numpy()
-
-    @staticmethod
-    def _kept(path: Path, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    def kept(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray | None:
+        """The flow of a pair from the store; ``None`` where it must be computed."""
+        path = self.path(path_t, path_k, shape)
         try:
             # Frames that were rendered or extracted anew under their old names have another flow.
             if path.stat().st_mtime_ns < max(path_t.stat().st_mtime_ns, path_k.stat().st_mtime_ns):
@@ -275,6 +302,22 @@ class FlowOfPairs:
         except (OSError, UserError):
             return None
         return flow if flow.shape[1:] == tuple(shape) else None
+
+    def compute(self, path_t: Path, path_k: Path, image_t: np.ndarray, image_k: np.ndarray) -> np.ndarray:
+        """The flow of a pair that is read already, RGB uint8 ``[H, W, 3]``; it is not written.
+
+        Raises:
+            UserError: frames of different sizes or too small, or an estimator that gives another size.
+        """
+        name, shape = self.estimator.name, image_t.shape[:2]
+        pair = [torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (image_t, image_k)]
+        try:
+            flow = self.estimator.estimate(*pair)
+        except ValueError as error:
+            raise UserError(f"FLOW.name {name}, {path_t} to {path_k.name}: {error}") from None
+        if flow.shape != (1, 2, *shape):
+            raise UserError(f"FLOW.name {name} gave a flow {tuple(flow.shape)} for frames of {shape}")
+        return flow[0].float().cpu().numpy()
 
     @staticmethod
     def _of_data_set(path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -285,15 +328,6 @@ class FlowOfPairs:
         if flow.shape[1:] != tuple(shape):
             raise UserError(f"{path}: flow is {flow.shape[2]}x{flow.shape[1]}, its frames are {shape[1]}x{shape[0]}")
         return flow, valid
-
-
-def file_digest(path: str | Path) -> str:
-    """First 12 hex digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
 
 
 @torch.no_grad()
@@ -322,9 +356,11 @@ def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
         raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} at least")
 
 
-def _read_weights(path: str | Path) -> dict[str, Tensor]:
+def _read_weights(name: str, path: str | Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"FLOW.weights: {path} does not exist. {how_to_get(name)}") from None
     except OSError as error:
         raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror or error}") from None
     except Exception:  # torch.load raises many kinds for files that are no weights
@@ -339,8 +375,8 @@ def _download(name: str, source) -> dict[str, Tensor]:
         return source.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the weights of {name} could not be downloaded from {source.url} ({error}); "
-            "fetch that file by hand and give it as FLOW.weights"
+            f"the weights of {name} could not be downloaded ({error}); fetch the file by hand and give it as "
+            f"FLOW.weights. {how_to_get(name)}"
         ) from None
 
 
