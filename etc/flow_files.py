@@ -8,6 +8,7 @@ import numpy as np
 
 from etc.config import UserError
 from etc.data.images import read_png16, write_png
+from etc.data.names import IMAGE_SUFFIXES
 from utils.files import write_bytes
 
 _FLO_MAGIC = np.float32(202021.25)
@@ -71,6 +72,27 @@ def data_set_flow(image_t: Path, image_k: Path) -> Path | None:
         path = folder / f"{stem_t}_to_{stem_k.rpartition('_')[2]}_flow{suffix}"
         if path.is_file():
             return path
+    return None
+
+
+def frames_of_flow(path: Path) -> tuple[Path, Path] | None:
+    """The frames t and k whose flow a file holds, by the naming of :func:`data_set_flow`; ``None`` without frames."""
+    stem_t, _, rest = path.stem.rpartition("_to_")
+    head, underscore, _ = stem_t.rpartition("_")
+    stem_k = head + underscore + rest.removesuffix("_flow")
+    parts, tail = list(path.parent.parts), ""
+    if not stem_t or "flow" not in parts:
+        return None
+    index = len(parts) - 1 - parts[::-1].index("flow")
+    parallel = [*parts[:index], "leftImg8bit", *parts[index + 1 :]]
+    if Path(*parallel).is_dir():
+        folder, tail = Path(*parallel), "_leftImg8bit"
+    else:
+        folder = path.parent.parent
+    for suffix in IMAGE_SUFFIXES:
+        frames = folder / f"{stem_t}{tail}{suffix}", folder / f"{stem_k}{tail}{suffix}"
+        if all(frame.is_file() for frame in frames):
+            return frames
     return None
 
 

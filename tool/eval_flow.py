@@ -1,0 +1,49 @@
+"""Score an optical flow estimator on frame pairs with ground truth: end-point error and Fl-all.
+
+    python tool/eval_flow.py                                                  # DIS on the quickstart world
+    python tool/eval_flow.py --pairs data/FlyingChairs FLOW.name raft_small
+    python tool/eval_flow.py --pairs data/kitti/training FLOW.name dis --pictures exp/flow_accuracy/pictures
+    python tool/eval_flow.py --max-pairs 10 FLOW.name dis FLOW.preset fast FLOW.scale 0.5
+
+--pairs: a folder, searched with all below it for FlyingChairs (00001_img1.ppm, 00001_img2.ppm, 00001_flow.flo),
+frame1.png frame2.png flow_gt.png, KITTI 2015 (image_2, flow_occ) or the Cityscapes layout (leftImg8bit, flow); without
+it the validation flow of DATA.data_root. FLOW.name stored is the truth itself there, so that DIS is scored instead.
+Only valid pixels count. Writes <folder>_<estimator>.json, and with --pictures a picture a pair: frame, true flow,
+estimate and error.
+"""
+
+from pathlib import Path
+
+from etc import cli
+from etc.config import UserError
+from etc.datasets import flow_estimator, prepare
+from etc.flow import build_flow
+from etc.flow_accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
+from etc.networks import device_of
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.argument_parser(__doc__, sections=("DATA", "FLOW", "TEST"))
+    parser.add_argument("--pairs", metavar="FOLDER", help="frame pairs with true flow (default: of DATA.data_root)")
+    parser.add_argument("--max-pairs", type=int, metavar="N", help="score the first N pairs only")
+    parser.add_argument("--pictures", metavar="FOLDER", help="write a picture of every pair there")
+    parser.add_argument("--out", metavar="FOLDER", default="exp/flow_accuracy", help="folder of the JSON file")
+    words = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(words)
+    if words.max_pairs is not None and words.max_pairs < 1:
+        raise UserError(f"--max-pairs {words.max_pairs}: 1 or more are needed")
+    if words.pairs is None:
+        prepare(settings)
+    folder = Path(words.pairs or Path(settings.DATA.data_root) / "flow/val")
+    pairs = find_pairs(folder)[: words.max_pairs]
+    stored = settings.FLOW.name == "stored"
+    estimator = build_flow("dis") if stored else flow_estimator(settings, device_of(settings))
+    result = score_flow(estimator, pairs, pictures=words.pictures)
+    path = Path(words.out) / f"{folder.resolve().name}_{estimator.key}.json"
+    save_accuracy(result, path)
+    print(f"{accuracy_table(result)}\n\n{path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
