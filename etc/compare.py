@@ -25,6 +25,8 @@ from etc.results import MIOU_FILE, TC_FILE, read_result
 from etc.video import Mp4Writer
 from utils.files import write_text
 
+PANEL_WIDTH = 512  # pixels; frames of less than half of it are enlarged
+
 
 @dataclass(frozen=True)
 class Run:
@@ -116,13 +118,13 @@ def write_pictures(runs: list[Run], settings: Settings, folder: Path) -> tuple[P
         for t, path in enumerate(paths):
             panels = [("frame", read_image(path))]
             panels += [(name, colorize(maps[t], palette)) for name, maps in predictions.items()]
-            writer.write(side_by_side(panels))
+            writer.write(side_by_side([(caption, _enlarged(picture)) for caption, picture in panels]))
     flow = flow_of_pairs(settings)
     panels = [("frame", read_image(paths[0]))]
     for name, maps in predictions.items():
         changes = flicker_map(maps, paths, flow)
         panels.append((f"{name}: labels that change along the flow, {percent(float(changes.mean()))}%", heat(changes)))
-    write_png(picture, side_by_side(panels))
+    write_png(picture, side_by_side([(caption, _enlarged(panel)) for caption, panel in panels]))
     return video, picture
 
 
@@ -155,6 +157,12 @@ def heat(share: np.ndarray, full: float = 0.5) -> np.ndarray:
     """Shares as RGB uint8 ``[H, W, 3]``, black (never) to bright (``full`` or more)."""
     colors = matplotlib.colormaps["inferno"](np.clip(share / full, 0, 1))
     return (colors[:, :, :3] * 255).astype(np.uint8)
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """Small frames by a whole factor, pixel for pixel, so that a caption fits above them."""
+    factor = max(1, PANEL_WIDTH // picture.shape[1])
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _predictions(run: Run, clips: list[Clip], index: int) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return 0
     start = time.time()
-    first = ["TRAIN.save_path", f"{FOLDER}/start", "TRAIN.st_weight", "0", "TRAIN.epochs", "20"]
+    first = ["TRAIN.save_path", f"{FOLDER}/start", "TRAIN.st_weight", "0", "TRAIN.epochs", "12"]
     run("train_with_flow", *first, *overrides)
     for name, own in RUNS.items():
         folder = f"{FOLDER}/{name}"

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from etc.data.world.render import World, WorldFlow
 
-CITIES = {"train": ("ardenford", "brookhaven", "castellan"), "val": ("dunmore", "eastvale")}
+# Each city has textures and colours of its own: a network that has seen few of them does not know the next.
+CITIES = {
+    "train": (
+        *("ardenford", "brookhaven", "castellan", "fairmouth", "glenwick", "harrowgate"),
+        *("inverlea", "kingsbourne", "larkhill", "millbrook", "norwick", "oakhurst"),
+    ),
+    "val": ("dunmore", "eastvale", "penrose"),
+}
 FLOW_LIMIT = 511.0  # pixels; what 16 bits at 1/64 pixel hold
 PNG_EFFORT = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 Progress = Callable[[int, int], None]
