@@ -18,7 +18,7 @@ quickstart: $(VENV)/installed
 	$(PY) tool/quickstart.py
 
 test: $(VENV)/installed-dev
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -25,6 +25,6 @@ setup(
     ],
     extras_require={
         "cuda": ["cupy-cuda13x"],
-        "dev": ["pytest>=7", "ruff>=0.6", "torchmetrics>=1.2", "scipy>=1.10"],
+        "dev": ["pytest>=7", "pytest-xdist>=3", "ruff>=0.6", "torchmetrics>=1.2", "scipy>=1.10"],
     },
 )

@@ -54,6 +54,7 @@ def tiny_training(tiny_world, tmp_path) -> list[str]:
         f"FLOW.store={tmp_path}/flow_store",
         "TRAIN.train_h=49",
         "TRAIN.train_w=65",
+        "TRAIN.batch_size=2",
         "TRAIN.epochs=2",
         "TRAIN.val_freq=2",
         "TRAIN.workers=0",
