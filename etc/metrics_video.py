@@ -42,9 +42,7 @@ class VideoConsistency:
     Source: Miao et al., VSPW, CVPR 2021.
     """
 
-    def __init__(
-        self, num_classes: int, window: int, definition: Literal["vspw", "correct"] = "vspw"
-    ) -> None:
+    def __init__(self, num_classes: int, window: int, definition: Literal["vspw", "correct"] = "vspw") -> None:
         require_classes(num_classes, limit=255)
         require_choice("definition", definition, ("vspw", "correct"))
         if not 2 <= window <= 254:
@@ -131,9 +129,7 @@ class FlickerRate:
         checks = as_flow(backward_ab, "backward_ab", first), as_flow(backward_bc, "backward_bc", first)
         visible = as_mask(valid, "valid", first)
         for i, a in enumerate(first):
-            b, c = labels_along(
-                [second[i], third[i]], [f[i] for f in flows], [f[i] for f in checks], uncounted=IGNORE
-            )
+            b, c = labels_along([second[i], third[i]], [f[i] for f in flows], [f[i] for f in checks], uncounted=IGNORE)
             counted = (a != IGNORE) & (b != IGNORE) & (c != IGNORE)
             if visible[i] is not None:
                 counted &= visible[i]

@@ -70,9 +70,7 @@ def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor
     flow = _tensor(flow, np.float32) if is_array else flow
     batch, height, width = like.shape
     if flow.shape[-3:] != (2, height, width) or flow.numel() != 2 * like.numel():
-        raise ValueError(
-            f"{name} is {list(flow.shape)}: expected {[batch, 2, height, width]} as the label maps"
-        )
+        raise ValueError(f"{name} is {list(flow.shape)}: expected {[batch, 2, height, width]} as the label maps")
     flow = flow.to(like.device, torch.float32).reshape(batch, 2, height, width)
     if not flow.sum().isfinite():  # one reduction; isfinite of every element takes 30 times as long
         raise ValueError(f"{name} holds NaN or infinite values")
@@ -128,9 +126,7 @@ def uncount(labels: Tensor, mask: Tensor, uncounted: int) -> Tensor:
     return torch.maximum(labels, mask.view(torch.uint8) * uncounted)  # masked_fill takes 10 times as long
 
 
-def labels_along(
-    maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor | None], uncounted: int
-) -> Tensor:
+def labels_along(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor | None], uncounted: int) -> Tensor:
     """The labels that the pixels of frame 0 meet as they move through the n frames after it.
 
     A position starts at its pixel and moves by flow 0; from frame i it moves on by flow i, sampled
