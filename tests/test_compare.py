@@ -1,6 +1,7 @@
 """What is put side by side: the flicker map against a loop, the table, the files."""
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_flicker_map_equals_the_loop():
     flow = random.normal(0, 2, (2, 6, 7)).astype(np.float32)
     valid = random.random((6, 7)) < 0.8
     expected = np.zeros((6, 7))
-    for before, after in zip(predictions[:-1], predictions[1:], strict=True):
+    for before, after in itertools.pairwise(predictions):
         for y in range(6):
             for x in range(7):
                 tx, ty = math.floor(x + flow[0, y, x] + 0.5), math.floor(y + flow[1, y, x] + 0.5)
