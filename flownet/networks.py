@@ -60,9 +60,7 @@ def _check_images(img1: Tensor, img2: Tensor) -> None:
         if not image.is_floating_point():
             raise ValueError(f"{name} must be floating point, got {image.dtype}")
     if img1.shape[2] < STRIDE or img1.shape[3] < STRIDE:
-        raise ValueError(
-            f"images must be at least {STRIDE} pixels high and wide, got {tuple(img1.shape[2:])}"
-        )
+        raise ValueError(f"images must be at least {STRIDE} pixels high and wide, got {tuple(img1.shape[2:])}")
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -22,9 +22,7 @@ def _inter_conv(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def _deconv(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1), nn.LeakyReLU(0.1, inplace=True)
-    )
+    return nn.Sequential(nn.ConvTranspose2d(channels_in, channels_out, 4, 2, 1), nn.LeakyReLU(0.1, inplace=True))
 
 
 def _predict_flow(channels_in: int) -> nn.Conv2d:

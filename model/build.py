@@ -69,9 +69,7 @@ def build_model(
     raise ValueError(f"arch {arch!r} is unknown, expected one of {', '.join(ARCHITECTURES)}")
 
 
-def start_backbone(
-    network: PSPNet, arch: str, *, pretrained: bool, weights: str | PathLike[str] | None
-) -> None:
+def start_backbone(network: PSPNet, arch: str, *, pretrained: bool, weights: str | PathLike[str] | None) -> None:
     if weights is not None:
         network.load_backbone(read_weights(weights))
     elif pretrained and arch == "psp18":

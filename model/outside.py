@@ -42,9 +42,7 @@ class OutsideNetwork(SegmentationNetwork):
         new_layers: names of its submodules that learn faster.
     """
 
-    def __init__(
-        self, network: nn.Module, *, classes: int, aux: str = "dsn", new_layers: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, network: nn.Module, *, classes: int, aux: str = "dsn", new_layers: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.network = network
         self.classes = classes

@@ -42,9 +42,7 @@ class PyramidNetwork(SegmentationNetwork):
         middle, deep = channels
         self.encoder = encoder
         self.ppm = PyramidPooling(channels=deep, reduced=deep // len(bins), bins=bins)
-        self.cls = segmentation_head(
-            channels=self.ppm.out_channels, hidden=256, classes=classes, dropout=dropout
-        )
+        self.cls = segmentation_head(channels=self.ppm.out_channels, hidden=256, classes=classes, dropout=dropout)
         self.aux = None
         if aux:
             self.aux = segmentation_head(channels=middle, hidden=256, classes=classes, dropout=dropout)
@@ -89,9 +87,7 @@ def mobile(*, classes: int, pretrained: bool, dropout: float, aux: bool) -> Pyra
         weights = fetch(MobileNet_V2_Weights.IMAGENET1K_V1)
         own = encoder.state_dict()
         encoder.load_state_dict({key: value for key, value in weights.items() if key in own})
-    return PyramidNetwork(
-        encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux
-    )
+    return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)
 
 
 class TimmEncoder(nn.Module):
@@ -140,6 +136,4 @@ def timm_features(name: str, *, pretrained: bool) -> nn.Module:
 
 def from_timm(name: str, *, classes: int, pretrained: bool, dropout: float, aux: bool) -> PyramidNetwork:
     encoder = TimmEncoder(name, pretrained=pretrained)
-    return PyramidNetwork(
-        encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux
-    )
+    return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)

@@ -111,8 +111,7 @@ def test_scores_equal_torchmetrics_accumulated_over_batches_with_an_absent_class
         for average in ("macro", "none")
     }
     accuracy = {
-        average: MulticlassAccuracy(num_classes=6, average=average, ignore_index=255)
-        for average in ("micro", "none")
+        average: MulticlassAccuracy(num_classes=6, average=average, ignore_index=255) for average in ("micro", "none")
     }
     counts = torch.zeros(6, 6, dtype=torch.int64)
     for seed in range(4):
@@ -175,10 +174,7 @@ def test_an_unknown_convention_is_refused():
 def per_clip_tables(clips=12, classes=4, seed=3):
     rng = np.random.default_rng(seed)
     return np.stack(
-        [
-            rng.integers(0, 30, (classes, classes)) + np.diag(rng.integers(20, 300, classes))
-            for _ in range(clips)
-        ]
+        [rng.integers(0, 30, (classes, classes)) + np.diag(rng.integers(20, 300, classes)) for _ in range(clips)]
     )
 
 

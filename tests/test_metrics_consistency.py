@@ -223,9 +223,7 @@ def test_renaming_the_classes_leaves_strict_alone_and_changes_published():
     renamed[:5] = [3, 0, 4, 1, 2]
     for protocol, unchanged in (("strict", True), ("published", False)):
         before = fed(TemporalConsistency(5, protocol), this, following, flow, backward).compute()
-        after = fed(
-            TemporalConsistency(5, protocol), renamed[this], renamed[following], flow, backward
-        ).compute()
+        after = fed(TemporalConsistency(5, protocol), renamed[this], renamed[following], flow, backward).compute()
         assert (before["mIoU"] == pytest.approx(after["mIoU"], abs=1e-12)) is unchanged
 
 
@@ -251,9 +249,7 @@ def test_the_boundary_band_counts_only_pixels_near_another_class(share, reach):
     assert reach == max(1, round(share * math.hypot(16, 23)))
     inside = brute_band(this, reach) | brute_band(warped, reach)
     expected = loop_counts(np.where(inside, warped, -1), this, 3)
-    assert torch.equal(
-        fed(TemporalConsistency(3, boundary_band=share), this, following, flow).counts, expected
-    )
+    assert torch.equal(fed(TemporalConsistency(3, boundary_band=share), this, following, flow).counts, expected)
 
 
 @pytest.mark.parametrize("classes", [254, 255])

@@ -148,9 +148,7 @@ class CriterionDSN(CriterionCrossEntropy):
         ValueError: the batch sizes do not match, or there are not K class weights.
     """
 
-    def __init__(
-        self, *, class_weight: Tensor | None = None, ignore_index: int = 255, dsn_weight: float = 0.4
-    ) -> None:
+    def __init__(self, *, class_weight: Tensor | None = None, ignore_index: int = 255, dsn_weight: float = 0.4) -> None:
         super().__init__(class_weight=class_weight, ignore_index=ignore_index)
         self.dsn = CrossEntropy2d(class_weight=class_weight, ignore_index=ignore_index)
         self.dsn_weight = dsn_weight
@@ -205,9 +203,7 @@ class CriterionKD(nn.Module):
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
     """
 
-    def __init__(
-        self, *, mode: str = "logits", T: float = 1.0, reduction: Literal["mean", "pixel"] = "mean"
-    ) -> None:
+    def __init__(self, *, mode: str = "logits", T: float = 1.0, reduction: Literal["mean", "pixel"] = "mean") -> None:
         super().__init__()
         check_choice("reduction", reduction, ("mean", "pixel"))
         if T <= 0:
@@ -344,9 +340,7 @@ class CriterionLSTM(nn.Module):
     def forward(self, preds_f: Out, soft_f: Out, preds_b: Out, soft_b: Out, preds: Out, soft: Out) -> Tensor:
         pairs = [aligned(*pair, self.mode) for pair in ((preds_f, soft_f), (preds, soft), (preds_b, soft_b))]
         with full_precision_math(pairs[0][0]):
-            states = [
-                self.convlstm.last_state(map(self.image, frames)) for frames in zip(*pairs, strict=True)
-            ]
+            states = [self.convlstm.last_state(map(self.image, frames)) for frames in zip(*pairs, strict=True)]
             return sum(F.mse_loss(state, soft_state) for state, soft_state in zip(*states, strict=True))
 
     def image(self, x: Tensor) -> Tensor:

@@ -92,22 +92,16 @@ class Correlation(nn.Module):
         return correlation(f1, f2, *self.settings, backend=self.backend)
 
 
-def _check_settings(
-    pad_size: int, kernel_size: int, max_displacement: int, stride1: int, stride2: int
-) -> None:
+def _check_settings(pad_size: int, kernel_size: int, max_displacement: int, stride1: int, stride2: int) -> None:
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
     if pad_size < 0 or max_displacement < 0:
-        raise ValueError(
-            f"pad_size and max_displacement must not be negative, got {pad_size} and {max_displacement}"
-        )
+        raise ValueError(f"pad_size and max_displacement must not be negative, got {pad_size} and {max_displacement}")
     if stride1 < 1 or stride2 < 1:
         raise ValueError(f"stride1 and stride2 must be at least 1, got {stride1} and {stride2}")
 
 
-def _output_size(
-    f1: Tensor, pad_size: int, kernel_size: int, max_displacement: int, stride1: int
-) -> tuple[int, int]:
+def _output_size(f1: Tensor, pad_size: int, kernel_size: int, max_displacement: int, stride1: int) -> tuple[int, int]:
     border = max_displacement + kernel_size // 2
     height, width = ((size + 2 * (pad_size - border) + stride1 - 1) // stride1 for size in f1.shape[2:])
     return height, width

@@ -103,9 +103,7 @@ def correlation_forward(f1: Tensor, f2: Tensor, plan: Plan) -> Tensor:
     direct = plan.kernel == 1 and plan.stride1 == 1 and f1.dtype == dtype
     for n in range(f1.shape[0]):
         target = out[n].view(side, side, plan.out_height, plan.out_width)
-        dense = (
-            target if direct else f1.new_empty(side, side, plan.dense_height, plan.dense_width, dtype=dtype)
-        )
+        dense = target if direct else f1.new_empty(side, side, plan.dense_height, plan.dense_width, dtype=dtype)
         _products(_split(f1[n], plan, 0), _split(f2[n], plan, plan.reach), plan, dense)
         if not direct:
             target.copy_(sum(_windows(dense, plan)))

@@ -39,28 +39,20 @@ def resample2d(image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool) ->
     out = image.new_empty(*image.shape[:2], *flow.shape[2:])
     sizes = (*image.shape, *flow.shape[2:], kernel_size, int(bilinear))
     grid = _pixel_grid(flow, image.shape[1])
-    _launch(
-        "resample2d", "resample2d_forward", image.dtype, grid, (THREADS, 1), 0, image, vectors, out, *sizes
-    )
+    _launch("resample2d", "resample2d_forward", image.dtype, grid, (THREADS, 1), 0, image, vectors, out, *sizes)
     return out
 
 
-def resample2d_grad_image(
-    grad: Tensor, image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool
-) -> Tensor:
+def resample2d_grad_image(grad: Tensor, image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool) -> Tensor:
     grad, vectors = grad.contiguous(), flow.float().contiguous()
     out = torch.zeros(image.shape, dtype=torch.float32, device=image.device)
     sizes = (*image.shape, *flow.shape[2:], kernel_size, int(bilinear))
     grid = _pixel_grid(flow, image.shape[1])
-    _launch(
-        "resample2d", "resample2d_grad_image", grad.dtype, grid, (THREADS, 1), 0, grad, vectors, out, *sizes
-    )
+    _launch("resample2d", "resample2d_grad_image", grad.dtype, grid, (THREADS, 1), 0, grad, vectors, out, *sizes)
     return out.to(image.dtype)
 
 
-def resample2d_grad_flow(
-    grad: Tensor, image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool
-) -> Tensor:
+def resample2d_grad_flow(grad: Tensor, image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool) -> Tensor:
     grad, image, vectors = grad.contiguous(), image.contiguous(), flow.float().contiguous()
     out = torch.empty_like(vectors)
     sizes = (*image.shape, *flow.shape[2:], kernel_size, int(bilinear))
@@ -86,13 +78,7 @@ def correlation(
     width1 = (TILE - 1) * stride1 + kernel_size
     width2 = width1 + (GROUPS * SHIFTS_EACH - 1) * stride2
     shared = _shared_bytes(CHANNELS_AT_ONCE * (width1 + width2), kernel_size, stride1, stride2)
-    blocks = (
-        f1.shape[0]
-        * out_size[0]
-        * side
-        * _ceil_div(out_size[1], TILE)
-        * _ceil_div(side, GROUPS * SHIFTS_EACH)
-    )
+    blocks = f1.shape[0] * out_size[0] * side * _ceil_div(out_size[1], TILE) * _ceil_div(side, GROUPS * SHIFTS_EACH)
     sizes = (*f1.shape, *out_size, pad_size, kernel_size, max_displacement, stride1, stride2)
     grid = (_blocks(blocks), 1)
     _launch("correlation", "correlation_forward", f1.dtype, grid, (TILE, GROUPS), shared, f1, f2, out, *sizes)

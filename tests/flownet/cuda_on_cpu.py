@@ -39,9 +39,7 @@ def build(folder: Path, compiler: str) -> ctypes.CDLL:
                 "}",
             ]
             # macros of one source must not reach the next
-            defines = [
-                line.split()[1] for line in kernel_source(source).splitlines() if line.startswith("#define")
-            ]
+            defines = [line.split()[1] for line in kernel_source(source).splitlines() if line.startswith("#define")]
             parts += [f"#undef {name}" for name in defines if name != "KERNEL"]
             cases += [
                 f'if (!std::strcmp(name, "{kernel}_{scalar}")) '
@@ -89,9 +87,7 @@ class Launcher:
         self.launched.append(kernel)
         for tensor in tensors:
             memory = guarded[id(tensor)]
-            assert memory[:GUARD].isnan().all() and memory[-GUARD:].isnan().all(), (
-                f"{kernel} wrote out of bounds"
-            )
+            assert memory[:GUARD].isnan().all() and memory[-GUARD:].isnan().all(), f"{kernel} wrote out of bounds"
             tensor.copy_(memory[GUARD:-GUARD].view(tensor.shape))
 
 

@@ -138,6 +138,4 @@ def reference_flow(variant, state, img1, img2):
         return flow
     small = nearest4(flownet_sd(w.sub("flownets_d"), torch.cat((x1, x2), 1)) / 20)
     errors = [length(x1 - warp(x2, f)) for f in (small, flow)]
-    return fusion(
-        w.sub("flownetfusion"), torch.cat((x1, small, flow, length(small), length(flow), *errors), 1)
-    )
+    return fusion(w.sub("flownetfusion"), torch.cat((x1, small, flow, length(small), length(flow), *errors), 1))

@@ -60,9 +60,7 @@ def random_maps(shape, dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("shape", [(2, 2, 5, 7), (1, 1, 8, 6)])
 def test_correlation_equals_the_scalar_loop(shape, setting):
     f1, f2 = random_maps(shape)
-    torch.testing.assert_close(
-        correlation(f1, f2, *setting), loop_correlation(f1, f2, *setting), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(correlation(f1, f2, *setting), loop_correlation(f1, f2, *setting), rtol=0, atol=1e-12)
 
 
 def test_the_setting_of_flownetc_is_the_default_and_gives_441_channels():

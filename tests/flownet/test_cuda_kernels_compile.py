@@ -49,6 +49,4 @@ def test_source_compiles_without_a_warning(name, dtype, architecture):
 
 def test_a_wrong_source_does_not_compile():
     with pytest.raises(AssertionError, match="error: identifier"):
-        compile_for(
-            "sm_80", kernel_source("channelnorm") + "\nint x = nothing;", compile_options(torch.float32)
-        )
+        compile_for("sm_80", kernel_source("channelnorm") + "\nint x = nothing;", compile_options(torch.float32))

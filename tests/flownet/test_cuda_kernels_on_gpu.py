@@ -64,9 +64,7 @@ def test_channelnorm(dtype):
 
 def test_zero_flow_is_the_identity_bit_for_bit():
     image = random((2, 3, 65, 97), torch.float32, 0).cuda()
-    assert torch.equal(
-        flownet.resample2d(image, torch.zeros(2, 2, 65, 97, device="cuda"), backend="cupy"), image
-    )
+    assert torch.equal(flownet.resample2d(image, torch.zeros(2, 2, 65, 97, device="cuda"), backend="cupy"), image)
 
 
 def test_kernels_run_on_the_current_stream():
@@ -79,9 +77,7 @@ def test_kernels_run_on_the_current_stream():
         late = image * 2  # on any other stream the kernel would read it before it is written
         out = flownet.resample2d(late, flow, backend="cupy")
     stream.synchronize()
-    torch.testing.assert_close(
-        out, flownet.resample2d(image, flow, backend="torch") * 2, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(out, flownet.resample2d(image, flow, backend="torch") * 2, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -41,9 +41,7 @@ class FakeCupy:
 
     def __init__(self):
         self.events = []
-        stream_class = SimpleNamespace(
-            from_external=lambda stream: self.entered("stream", stream.cuda_stream)
-        )
+        stream_class = SimpleNamespace(from_external=lambda stream: self.entered("stream", stream.cuda_stream))
         self.cuda = SimpleNamespace(Device=lambda index: self.entered("device", index), Stream=stream_class)
 
     @contextlib.contextmanager
@@ -55,9 +53,7 @@ class FakeCupy:
         self.events.append(("compiled", options))
         return SimpleNamespace(
             get_function=lambda name: (
-                lambda grid, block, values, *, shared_mem: self.events.append(
-                    (name, grid, block, values, shared_mem)
-                )
+                lambda grid, block, values, *, shared_mem: self.events.append((name, grid, block, values, shared_mem))
             )
         )
 

@@ -38,9 +38,7 @@ def weights():
 def build(variant, weights, **settings):
     with torch.device("meta"):
         network = VARIANTS[variant](**settings)
-    prefix = {"flownet2-c": "flownetc.", "flownet2-s": "flownets_1.", "flownet2-sd": "flownets_d."}.get(
-        variant, ""
-    )
+    prefix = {"flownet2-c": "flownetc.", "flownet2-s": "flownets_1.", "flownet2-sd": "flownets_d."}.get(variant, "")
     state = {key: weights[prefix + key] for key in network.state_dict()}
     if variant == "flownet2-s":
         state["conv1.0.weight"] = state["conv1.0.weight"][:, :6]
@@ -134,12 +132,8 @@ def test_input_is_centred_by_the_mean_of_both_images_and_divided_by_rgb_max(monk
     for n in range(2):
         for c in range(3):
             mean = (img1[n, c].double().sum() + img2[n, c].double().sum()) / (2 * 64 * 64)
-            torch.testing.assert_close(
-                seen[0][0][n, c], ((img1[n, c] - mean) / 128).float(), rtol=0, atol=1e-5
-            )
-            torch.testing.assert_close(
-                seen[0][1][n, c], ((img2[n, c] - mean) / 128).float(), rtol=0, atol=1e-5
-            )
+            torch.testing.assert_close(seen[0][0][n, c], ((img1[n, c] - mean) / 128).float(), rtol=0, atol=1e-5)
+            torch.testing.assert_close(seen[0][1][n, c], ((img2[n, c] - mean) / 128).float(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

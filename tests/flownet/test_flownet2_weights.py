@@ -17,17 +17,13 @@ def stand_in(variant):
 
 
 def save(path, state, **settings):
-    torch.save(
-        {"arch": "FlowNet2", "epoch": 0, "best_EPE": np.float64(1.5), "state_dict": state}, path, **settings
-    )
+    torch.save({"arch": "FlowNet2", "epoch": 0, "best_EPE": np.float64(1.5), "state_dict": state}, path, **settings)
     return path
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_parameter_gets_its_own_values(tmp_path, variant):
-    network = load_flownet2(
-        save(tmp_path / "FlowNet2_checkpoint.pth.tar", stand_in(variant)), variant=variant
-    )
+    network = load_flownet2(save(tmp_path / "FlowNet2_checkpoint.pth.tar", stand_in(variant)), variant=variant)
     assert type(network) is VARIANTS[variant]
     assert not network.training
     for number, key in enumerate(published_keys(variant)):

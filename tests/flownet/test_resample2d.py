@@ -49,11 +49,7 @@ def random_pair(image_shape, flow_size=None, reach=1.5, dtype=torch.float32, see
     height, width = flow_size or image_shape[2:]
     image = torch.randn(image_shape, generator=generator, dtype=dtype)
     size = torch.tensor([width, height]).view(1, 2, 1, 1)
-    flow = (
-        (torch.rand(image_shape[0], 2, height, width, generator=generator, dtype=dtype) * 2 - 1)
-        * size
-        * reach
-    )
+    flow = (torch.rand(image_shape[0], 2, height, width, generator=generator, dtype=dtype) * 2 - 1) * size * reach
     return image, flow
 
 
@@ -69,9 +65,7 @@ def test_resample2d_equals_the_scalar_loop(shape, kernel_size, bilinear):
 
 def test_float32_stays_within_float32_rounding_of_the_loop():
     image, flow = random_pair((2, 3, 8, 6))
-    torch.testing.assert_close(
-        resample2d(image, flow).double(), loop_resample2d(image, flow), rtol=0, atol=4e-6
-    )
+    torch.testing.assert_close(resample2d(image, flow).double(), loop_resample2d(image, flow), rtol=0, atol=4e-6)
 
 
 def test_output_has_the_size_of_the_flow():

@@ -15,9 +15,7 @@ def tiny(classes: int = 3, seed: int = 0) -> nn.Module:
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
-    return all(
-        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 @pytest.fixture
@@ -34,9 +32,7 @@ def test_weights_are_found_bare_or_under_their_usual_names(path, holder):
     assert equal(written, read)
 
 
-@pytest.mark.parametrize(
-    "prefix", ["module.", "student.", "module.student.", "student.module.", "_orig_mod."]
-)
+@pytest.mark.parametrize("prefix", ["module.", "student.", "module.student.", "student.module.", "_orig_mod."])
 def test_prefixes_of_wrappers_are_stripped(path, prefix):
     written, read = tiny(seed=1), tiny(seed=2)
     torch.save({"state_dict": {prefix + key: value for key, value in written.state_dict().items()}}, path)
@@ -140,9 +136,7 @@ def test_a_truncated_file_is_refused_by_name(path, share, legacy):
         load_student(tiny(), path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"arch: psp18\n", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(range(256)) * 4]
-)
+@pytest.mark.parametrize("content", [b"arch: psp18\n", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(range(256)) * 4])
 def test_another_kind_of_file_is_refused_by_name(path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights"):
@@ -154,9 +148,7 @@ class Payload:
         return (pytest.fail, ("a pickle was executed",))
 
 
-@pytest.mark.parametrize(
-    "save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))]
-)
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))])
 def test_a_pickle_that_runs_code_is_refused_and_not_run(path, save):
     save({"state_dict": Payload()}, path)
     with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights"):

@@ -207,7 +207,5 @@ def test_a_failing_download_says_where_to_put_the_file(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    with pytest.raises(
-        OSError, match=r"no route to host.*checkpoints/resnet18-f37072fd.pth.*pretrained to false"
-    ):
+    with pytest.raises(OSError, match=r"no route to host.*checkpoints/resnet18-f37072fd.pth.*pretrained to false"):
         build_model("psp18", classes=4, pretrained=True)

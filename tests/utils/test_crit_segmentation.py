@@ -174,9 +174,7 @@ def test_ohem_keeps_nothing_of_an_easy_batch_when_nothing_must_be_kept():
 def test_ohem_dsn_mines_both_heads_and_the_single_one_only_the_main_head():
     logits, dsn, target = logits_of((2, 4, 5, 6)), logits_of((2, 4, 5, 6), seed=7), target_of((2, 5, 6))
     mined = OhemCrossEntropy2d(class_weight=WEIGHTS, thresh=0.3, min_kept=4)
-    both = CriterionOhemDSN(class_weight=WEIGHTS, thresh=0.3, min_kept=4)(
-        {"logits": logits, "dsn": dsn}, target
-    )
+    both = CriterionOhemDSN(class_weight=WEIGHTS, thresh=0.3, min_kept=4)({"logits": logits, "dsn": dsn}, target)
     single = CriterionOhemDSN_single(class_weight=WEIGHTS, thresh=0.3, min_kept=4, dsn_weight=0.25)
     main, auxiliary = mined(logits, target), loop_cross_entropy(dsn.detach(), target, WEIGHTS)[0]
     torch.testing.assert_close(both, main + 0.4 * mined(dsn, target))
