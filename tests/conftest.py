@@ -55,6 +55,8 @@ def tiny_training(tiny_world, tmp_path) -> list[str]:
         "TRAIN.train_h=49",
         "TRAIN.train_w=65",
         "TRAIN.batch_size=2",
+        "TRAIN.st_weight=0.1",
+        "TRAIN.val_clips=2",
         "TRAIN.epochs=2",
         "TRAIN.val_freq=2",
         "TRAIN.workers=0",
