@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from etc.datasets import clips_to_score, flow_of_pairs
 from etc.flow import FlowOfPairs
 from etc.pictures import colorize, side_by_side
 from etc.report import percent, table
-from etc.results import MIOU_FILE, TC_FILE, read_result
+from etc.results import MIOU_FILE, TC_FILE, read_result, write_json
 from etc.video import Mp4Writer
 from utils.files import write_text
 
@@ -77,7 +77,7 @@ def comparison_table(runs: list[Run]) -> str:
                 run.name,
                 percent(f["mIoU"]),
                 percent(f["TC"]),
-                f"{percent(f['TC low'])} - {percent(f['TC high'])}",
+                "-" if math.isnan(f["TC low"]) else f"{percent(f['TC low'])} - {percent(f['TC high'])}",
                 percent(f["TC boundary"]),
                 percent(f["flicker"], 3),
                 percent(f["VC8"]),
@@ -91,7 +91,7 @@ def comparison_table(runs: list[Run]) -> str:
 def save_comparison(runs: list[Run], folder: Path) -> None:
     """Write ``comparison.json`` and ``comparison.csv``."""
     rows = [{"run": run.name, **figures(run)} for run in runs]
-    write_text(folder / "comparison.json", json.dumps(rows, indent=1) + "\n")
+    write_json(folder / "comparison.json", rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

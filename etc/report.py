@@ -38,9 +38,10 @@ def clip_table(result: ClipScores) -> str:
     """Every figure of a scoring, fit for 100 columns."""
     figures = result.figures
     low, high = figures["strict_interval"]
+    spread = "one clip gives no interval" if math.isnan(low) else f"95% over clips {percent(low)} - {percent(high)}"
     head = [
         ["temporal consistency", "mIoU %", "note"],
-        ["TC strict", percent(figures["strict"]["mIoU"]), f"95% over clips {percent(low)} - {percent(high)}"],
+        ["TC strict", percent(figures["strict"]["mIoU"]), spread],
         ["TC of the ground truth", percent(figures["ceiling"]), "the ceiling under this flow"],
         ["TC boundary", percent(figures["boundary"]["mIoU"]), "strict, near class boundaries"],
         ["TC published", percent(figures["published"]["mIoU"]), "only to compare with published numbers"],

@@ -44,7 +44,7 @@ class ClipScores:
         pairs = zip(names, self.figures["strict"]["iou"], self.figures["published"]["iou"], strict=True)
         rows += [["class", *pair] for pair in pairs]
         rows += [["clip", clip["clip"], clip["strict"], clip["published"]] for clip in self.clips]
-        _write_json(folder / TC_FILE, {"classes": names, **self.figures, "clips": self.clips})
+        write_json(folder / TC_FILE, {"classes": names, **self.figures, "clips": self.clips})
         _write_csv(folder / "tc.csv", rows)
         write_text(folder / "tc_settings.yaml", dump_settings(self.settings))
 
@@ -73,7 +73,7 @@ class FrameScores:
         folder = Path(folder)
         names = class_names(self.settings)
         content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
-        _write_json(folder / MIOU_FILE, content)
+        write_json(folder / MIOU_FILE, content)
         rows = [["class", "iou"], *zip(names, self.figures["iou"], strict=True)]
         _write_csv(folder / "miou.csv", rows)
         write_text(folder / "miou_settings.yaml", dump_settings(self.settings))
@@ -106,7 +106,6 @@ def _with_nan(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_nan(node: Any) -> Any:
-    """JSON has no NaN: null stands for a value that does not exist."""
     if isinstance(node, dict):
         return {key: _without_nan(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -114,7 +113,8 @@ def _without_nan(node: Any) -> Any:
     return None if isinstance(node, float) and math.isnan(node) else node
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Write JSON, atomically; NaN, a value that does not exist, becomes null."""
     write_text(path, json.dumps(_without_nan(content), indent=1) + "\n")
 
 
