@@ -16,7 +16,7 @@ VERSION = 1
 
 # Settings that may differ between the two halves of a resumed run without changing its weights.
 _FREE = {
-    "TRAIN": {"resume", "save_path", "weight", "pretrained", "workers", "print_freq", "val_freq", "val_clips"},
+    "TRAIN": {"resume", "save_path", "workers", "print_freq", "val_freq", "val_clips"},
     "DATA": {"val_list", "clip_list", "names_path", "colors_path"},
     "FLOW": {"store", "occlusion"},
 }

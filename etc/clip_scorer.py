@@ -11,7 +11,7 @@ from torch import Tensor
 
 from etc.config import UserError
 from etc.data.labels import IGNORE
-from etc.flow import FlowOfPairs
+from etc.flow_store import FlowOfPairs
 from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion
 
 BOUNDARY_BAND = 0.005  # of the image diagonal
@@ -120,7 +120,9 @@ class ClipScorer:
 
     def _flow_of(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> PairFlow:
         forward, valid = self.flow.with_validity(path_t, path_k, shape)
-        backward = self.flow(path_k, path_t, shape) if self.occlusion and valid is None else None
+        backward = None
+        if self.occlusion and valid is None and self.flow.available(path_k, path_t):
+            backward = self.flow(path_k, path_t, shape)
         return PairFlow(forward, backward, valid if self.occlusion else None)
 
 

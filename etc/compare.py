@@ -18,7 +18,7 @@ from etc.data.images import read_image, read_label, write_png
 from etc.data.labels import read_colors
 from etc.data.lists import Clip, prediction_names
 from etc.datasets import clips_to_score, flow_of_pairs
-from etc.flow import FlowOfPairs
+from etc.flow_store import FlowOfPairs
 from etc.pictures import colorize, side_by_side
 from etc.report import percent, table
 from etc.results import MIOU_FILE, TC_FILE, read_result, write_json
@@ -42,13 +42,17 @@ def read_run(name: str, folder: str | Path) -> Run:
     """Read a run's result folder.
 
     Raises:
-        UserError: ``tc.json`` or ``miou.json`` is missing.
+        UserError: ``tc.json`` or ``miou.json`` is missing, or they are of different checkpoints.
     """
     folder = Path(folder)
     for file, tool in ((TC_FILE, "eval_tc"), (MIOU_FILE, "test")):
         if not (folder / file).is_file():
             raise UserError(f"{folder} has no {file}: write it with tool/{tool}.py TEST.save_folder {folder}")
-    return Run(name, folder, read_result(folder / TC_FILE), read_result(folder / MIOU_FILE))
+    run = Run(name, folder, read_result(folder / TC_FILE), read_result(folder / MIOU_FILE))
+    predictions = run.tc.get("predictions") or {}
+    if predictions.get("checkpoint_sha256", run.miou["checkpoint_sha256"]) != run.miou["checkpoint_sha256"]:
+        raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
+    return run
 
 
 def figures(run: Run) -> dict[str, float]:

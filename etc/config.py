@@ -65,9 +65,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_DATE = "tag:yaml.org,2002:timestamp"  # a folder named by its date is a name
 _FLOAT_RULE = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$")
 _Loader.yaml_implicit_resolvers = {
-    first: [rule for rule in rules if rule[0] not in (_BOOL, _FLOAT)]
+    first: [rule for rule in rules if rule[0] not in (_BOOL, _FLOAT, _DATE)]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))

@@ -21,8 +21,9 @@ from etc.data.make_lists import cityscapes_lists, write_lists
 from etc.data.names import neighbour
 from etc.data.transform import ClipTransform
 from etc.data.world import write_world
-from etc.flow import FlowEstimator, FlowOfPairs, build_flow
+from etc.flow import FlowEstimator, build_flow
 from etc.flow_files import data_set_flow
+from etc.flow_store import FlowOfPairs
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)

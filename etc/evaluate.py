@@ -24,15 +24,16 @@ from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
 from etc.datasets import clips_to_score, flow_of_pairs, labelled_frames
 from etc.metrics import TemporalConsistency, bootstrap_interval, confusion, scores
+from etc.networks import device_of
 from etc.predictor import predictor_from
 from etc.results import ClipScores, FrameScores
 
 
-def score_clips(settings: Settings) -> ClipScores:
+def score_clips(settings: Settings, device: torch.device | None = None) -> ClipScores:
     """Score the temporal consistency of the predictions below ``TEST.save_folder``.
 
     Predictions are read from ``<save_folder>/video/gray`` as ``tool/gen_video.py`` writes them. Flow is computed
-    the first time and kept in ``FLOW.store``.
+    the first time, on ``device`` (default: that of the settings), and kept in ``FLOW.store``.
 
     Raises:
         UserError: missing predictions (how many, and the first few), frames or lists; predictions of the wrong
@@ -42,7 +43,7 @@ def score_clips(settings: Settings) -> ClipScores:
     folder = Path(settings.TEST.save_folder) / "video" / "gray"
     names = _prediction_files(clips, folder)
     tables: list[Counts | None] = [None] * len(clips)
-    flow = flow_of_pairs(settings)
+    flow = flow_of_pairs(settings, device or device_of(settings))
     classes = settings.DATA.classes
     own = range(distributed.rank(), len(clips), distributed.world_size())
     for index in tqdm(own, desc="score", unit="clip", disable=distributed.rank() > 0):
@@ -70,11 +71,12 @@ def validate(
     """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of ``DATA.clip_list``.
 
     Returns:
-        ``{"mIoU", "TC"}`` in [0, 1]. The network is left in eval mode.
+        ``{"mIoU", "TC"}`` in [0, 1]; TC without the forward-backward check, which would
+        double the flow needed. The network is left in eval mode.
     """
     predictor = predictor_from(settings, network=network, device=device)
     counts = _confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
-    flow, root = flow_of_pairs(settings), Path(settings.DATA.data_root)
+    flow, root = flow_of_pairs(settings, device), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
     own = clips_to_score(settings)[:clips][distributed.rank() :: distributed.world_size()]
     for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):

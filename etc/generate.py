@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from etc import distributed
-from etc.config import UserError, dump_settings
+from etc.config import UserError, dump_settings, find_file
 from etc.config_schema import Settings
 from etc.data.images import read_image, read_label, write_png
 from etc.data.labels import read_colors
@@ -25,6 +24,7 @@ from etc.datasets import clips_to_score
 from etc.pictures import colorize, overlay
 from etc.predictor import Predictor, predictor_from
 from etc.video import AHEAD, DECODERS, Mp4Writer
+from etc.weights import sha256_of
 from utils.files import write_text
 from utils.threads import TaskQueue, ordered_map
 
@@ -40,8 +40,8 @@ class Files(NamedTuple):
     color: Path
 
     def done(self) -> bool:
-        """Whether both predictions are there, to the last byte."""
-        return _ends_as_png(self.gray) and _ends_as_png(self.color)
+        """Whether both predictions are there, to the last byte, and not older than the frame."""
+        return all(_ends_as_png(file) and not _older(file, self.image) for file in (self.gray, self.color))
 
 
 class ClipFiles(NamedTuple):
@@ -114,8 +114,8 @@ def source_note(settings: Settings) -> dict[str, Any]:
     """What predictions depend on: checkpoint, palette, data and the settings of the predictor."""
     data, test = settings.DATA, settings.TEST
     note = {
-        "checkpoint_sha256": _sha256(test.ckpt_path),
-        "colors_sha256": _sha256(data.colors_path),
+        "checkpoint_sha256": sha256_of(test.ckpt_path),
+        "colors_sha256": sha256_of(find_file(data.colors_path)),
         "data_root": data.data_root,
         "network": settings.TRAIN.network,
         "classes": data.classes,
@@ -241,6 +241,11 @@ def encode_overlay(video: Mp4Writer, rgb: np.ndarray, ids: np.ndarray, palette: 
     video.write(overlay(rgb, ids, palette))
 
 
+def _older(file: Path, image: Path) -> bool:
+    """Whether a frame was rendered or extracted anew, under its old name, after its prediction."""
+    return image.is_file() and file.stat().st_mtime_ns < image.stat().st_mtime_ns
+
+
 def _ends_as_png(path: Path) -> bool:
     try:
         with open(path, "rb") as stream:
@@ -248,11 +253,3 @@ def _ends_as_png(path: Path) -> bool:
             return stream.read() == _PNG_END
     except OSError:
         return False
-
-
-def _sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -18,8 +18,8 @@ from etc import distributed
 from etc.config_schema import Settings
 from etc.data.images import read_image
 from etc.datasets import clips_to_score, flow_of_pairs, training_pairs
-from etc.flow import FlowOfPairs
 from etc.flow_files import write_kitti
+from etc.flow_store import FlowOfPairs
 from utils.threads import TaskQueue, ordered_map
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from etc.config import UserError, dump_settings
 from etc.config_schema import Settings
 from etc.data.labels import read_names
 from etc.metrics import scores
+from etc.weights import sha256_of
 from utils.files import write_text
 
 TC_FILE, MIOU_FILE = "tc.json", "miou.json"
@@ -44,7 +45,11 @@ class ClipScores:
         pairs = zip(names, self.figures["strict"]["iou"], self.figures["published"]["iou"], strict=True)
         rows += [["class", *pair] for pair in pairs]
         rows += [["clip", clip["clip"], clip["strict"], clip["published"]] for clip in self.clips]
-        write_json(folder / TC_FILE, {"classes": names, **self.figures, "clips": self.clips})
+        note = folder / "video" / "source.json"
+        # What the predictions were made with stands beside them; TEST.ckpt_path may name something else by now.
+        made_with = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
+        content = {"classes": names, **self.figures, "clips": self.clips, "predictions": made_with}
+        write_json(folder / TC_FILE, content)
         _write_csv(folder / "tc.csv", rows)
         write_text(folder / "tc_settings.yaml", dump_settings(self.settings))
 
@@ -73,6 +78,7 @@ class FrameScores:
         folder = Path(folder)
         names = class_names(self.settings)
         content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
+        content["checkpoint_sha256"] = sha256_of(self.settings.TEST.ckpt_path)
         write_json(folder / MIOU_FILE, content)
         rows = [["class", "iou"], *zip(names, self.figures["iou"], strict=True)]
         _write_csv(folder / "miou.csv", rows)

@@ -95,7 +95,9 @@ class Trainer:
         task = self.task
         if distributed.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            task = DistributedDataParallel(self.task, device_ids=ids)
+            # The plain cross entropy gives the auxiliary head no gradient.
+            unused = train.loss == "cross_entropy"
+            task = DistributedDataParallel(self.task, device_ids=ids, find_unused_parameters=unused)
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="train", disable=distributed.rank() > 0)
         with bar, contextlib.closing(writer) if writer else contextlib.nullcontext():
             while self.epoch < train.epochs:
@@ -122,6 +124,7 @@ class Trainer:
                 for name, value in terms.items():
                     writer.add_scalar(f"loss/{name}", value, self.step)
                 writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], self.step)
+        self._check_outputs(batch["image"])
         if writer:
             for name, picture in training_pictures(batch, result, train, self.palette).items():
                 writer.add_image(name, picture, self.step)
@@ -153,12 +156,26 @@ class Trainer:
         # "loss" is the sum: a single term is the better culprit.
         names = [name for name, value in terms.items() if not value.isfinite()]
         culprit = next((name for name in names if name != "loss"), names[0])
-        last = self.folder / "last.pth"
-        kept = f"; {last} is from before" if last.is_file() else "; there is no checkpoint yet"
         raise NonFiniteLoss(
             f"the {culprit} loss is {terms[culprit].item()} in step {self.step + 1} "
-            f"(epoch {self.epoch + 1}): try a smaller TRAIN.base_lr{kept}"
+            f"(epoch {self.epoch + 1}): try a smaller TRAIN.base_lr; {self._kept()}"
         )
+
+    @torch.no_grad()
+    def _check_outputs(self, image: Tensor) -> None:
+        """The last step of an epoch may ruin weights whose loss was still finite: they must not be saved."""
+        self.student.eval()
+        finite = self.student(image.contiguous(memory_format=torch.channels_last)).isfinite().all()
+        self.student.train()
+        if not finite:
+            raise NonFiniteLoss(
+                f"the network's output is not finite after step {self.step} (epoch {self.epoch + 1}): "
+                f"try a smaller TRAIN.base_lr; {self._kept()}"
+            )
+
+    def _kept(self) -> str:
+        last = self.folder / "last.pth"
+        return f"{last} is from before" if last.is_file() else "there is no checkpoint yet"
 
     def _validate(self, writer: SummaryWriter | None) -> bool:
         """Score the student; whether it is the best so far by mIoU."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etc.compare import Run, comparison_table, flicker_map, heat, save_comparison
+from etc.compare import Run, comparison_table, flicker_map, heat, read_run, save_comparison
+from etc.config import UserError
 
 
 class FixedFlow:
@@ -73,3 +74,10 @@ def test_files_hold_the_figures(runs, tmp_path):
     assert rows[1]["run"] == "etc" and rows[1]["TC"] == 0.7
     with open(tmp_path / "comparison.csv", newline="") as stream:
         assert [float(row["flicker"]) for row in csv.DictReader(stream)] == [0.01, 0.01]
+
+
+def test_scores_of_two_checkpoints_in_one_folder_are_refused(tmp_path):
+    (tmp_path / "tc.json").write_text(json.dumps({"predictions": {"checkpoint_sha256": "aa"}}))
+    (tmp_path / "miou.json").write_text(json.dumps({"checkpoint_sha256": "bb"}))
+    with pytest.raises(UserError, match=r"tc\.json and miou\.json are of different checkpoints"):
+        read_run("etc", tmp_path)

@@ -324,3 +324,8 @@ def test_every_key_is_read_by_the_toolkit():
     }
     unread = [f"{s}.{key}" for s, model in SECTIONS.items() for key in model.model_fields if key not in read]
     assert not unread, f"settings that nothing reads: {unread}"
+
+
+def test_a_folder_named_by_a_date_is_a_name():
+    assert load_settings(None, ["TEST.save_folder", "2024-99-99"]).TEST.save_folder == "2024-99-99"
+    assert load_settings(None, ["TEST.save_folder=2024-01-02"]).TEST.save_folder == "2024-01-02"

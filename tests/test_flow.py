@@ -15,8 +15,9 @@ from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 from etc.config import UserError
 from etc.data.images import read_image, write_png
 from etc.data.transform import MEAN, STD
-from etc.flow import DisFlow, FlowOfPairs, build_flow
+from etc.flow import DisFlow, build_flow
 from etc.flow_files import read_flow, write_flo, write_kitti
+from etc.flow_store import FlowOfPairs
 from etc.motion import MotionLoss
 
 

@@ -180,3 +180,18 @@ def test_two_processes_train_together(tiny_training, tmp_path):
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(tiny_training):
     folder = train([*tiny_training, "TRAIN.amp=bfloat16", "TRAIN.epochs=1"])
     assert {w.dtype for w in weights(folder / "last.pth").values()} == {torch.float32, torch.int64}
+
+
+def test_weights_that_the_last_step_of_an_epoch_ruined_do_not_replace_the_good_ones(tiny_training, tmp_path):
+    # One step an epoch: its loss is computed before the step that ruins the weights.
+    ruin = ["TRAIN.batch_size=4", "TRAIN.epochs=1", "TRAIN.base_lr=1e30"]
+    with pytest.raises(NonFiniteLoss, match="output is not finite after step 1"):
+        train([*tiny_training, *ruin])
+    assert not (tmp_path / "run/last.pth").exists()
+
+
+def test_another_start_is_another_run(tiny_training, tmp_path):
+    folder = train([*tiny_training, "TRAIN.epochs=1"])
+    start = f"TRAIN.weight={folder}/last.pth"
+    with pytest.raises(UserError, match=r"TRAIN\.weight None, now it is"):
+        train([*tiny_training, "TRAIN.epochs=1", "TRAIN.resume=auto", start])

@@ -16,8 +16,8 @@ from etc.report import clip_table
 
 def main(argv: list[str] | None = None) -> int:
     settings = cli.parse(argv, description=__doc__, sections=("DATA", "FLOW", "TEST"))
-    with distributed.process_group(device_of(settings)):
-        result = score_clips(settings)
+    with distributed.process_group(device_of(settings)) as device:
+        result = score_clips(settings, device)
         if distributed.rank() == 0:
             result.save(settings.TEST.save_folder)
             print(clip_table(result))

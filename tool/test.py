@@ -1,8 +1,8 @@
 """mIoU of a checkpoint on labelled frames.
 
     python tool/test.py                                                          # the quickstart world
-    python tool/test.py TEST.ckpt_path exp/quickstart/baseline/best.pth
-    python tool/test.py TEST.flip true TEST.scales [0.75,1.0,1.25]               # test-time augmentation
+    python tool/test.py TEST.ckpt_path exp/quickstart/baseline/best.pth TEST.save_folder exp/baseline
+    python tool/test.py TEST.flip true TEST.scales [0.75,1.0,1.25] TEST.save_folder exp/tta  # test-time augmentation
     python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.mode slide
 
 Writes miou.json and miou.csv into TEST.save_folder.
