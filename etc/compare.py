@@ -49,6 +49,10 @@ def read_run(name: str, folder: str | Path) -> Run:
         if not (folder / file).is_file():
             raise UserError(f"{folder} has no {file}: write it with tool/{tool}.py TEST.save_folder {folder}")
     run = Run(name, folder, read_result(folder / TC_FILE), read_result(folder / MIOU_FILE))
+    try:
+        figures(run)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder}: {TC_FILE} or {MIOU_FILE} was not written by this version: score it again") from None
     predictions = run.tc.get("predictions") or {}
     if predictions.get("checkpoint_sha256", run.miou["checkpoint_sha256"]) != run.miou["checkpoint_sha256"]:
         raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
@@ -113,7 +117,8 @@ def write_pictures(runs: list[Run], settings: Settings, folder: Path) -> tuple[P
     scored = [clip["strict"] for clip in runs[0].tc["clips"]]
     if len(scored) != len(clips):
         raise UserError(f"{runs[0].folder} scored {len(scored)} clips, DATA.clip_list has {len(clips)}")
-    index = int(np.nanargmin(scored))
+    # A clip on which nothing was counted has no figure; it is not the one to look at.
+    index = int(np.argmin(np.nan_to_num(scored, nan=math.inf)))
     predictions = {run.name: _predictions(run, clips, index) for run in runs}
     root, palette = Path(settings.DATA.data_root), read_colors(settings.DATA.colors_path, settings.DATA.classes)
     paths = [root / frame.image for frame in clips[index]]

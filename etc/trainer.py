@@ -246,6 +246,12 @@ class Trainer:
         online = None
         if motion and flow.source == "online":
             online = flow_estimator(self.settings, self.device)
+            # A crop that is too small for the estimator must be said now, not in the first step.
+            crop = torch.zeros(1, 3, train.train_h, train.train_w, device=self.device)
+            try:
+                online.estimate(crop, crop)
+            except ValueError as error:
+                raise UserError(f"FLOW.source online with {flow.name}: {error}") from None
         return MotionTask(
             student=self.student,
             segmentation_loss=segmentation_loss(train, self.settings.DATA.classes),

@@ -47,17 +47,20 @@ def test_heat_is_black_where_nothing_changes_and_bright_where_all_does():
     np.testing.assert_array_equal(picture[0, 1], picture[0, 2])
 
 
+TC = {
+    "strict": {"mIoU": 0.7},
+    "strict_interval": [0.65, 0.75],
+    "boundary": {"mIoU": 0.5},
+    "flicker": 0.01,
+    "vc8_correct": 0.6,
+    "published": {"mIoU": 0.3},
+    "ceiling": None,
+}
+
+
 @pytest.fixture
 def runs(tmp_path):
-    tc = {
-        "strict": {"mIoU": 0.7},
-        "strict_interval": [0.65, 0.75],
-        "boundary": {"mIoU": 0.5},
-        "flicker": 0.01,
-        "vc8_correct": 0.6,
-        "published": {"mIoU": 0.3},
-        "ceiling": math.nan,
-    }
+    tc = TC | {"ceiling": math.nan}
     return [Run(name, tmp_path, tc, {"mIoU": 0.25}) for name in ("baseline", "etc")]
 
 
@@ -77,7 +80,14 @@ def test_files_hold_the_figures(runs, tmp_path):
 
 
 def test_scores_of_two_checkpoints_in_one_folder_are_refused(tmp_path):
-    (tmp_path / "tc.json").write_text(json.dumps({"predictions": {"checkpoint_sha256": "aa"}}))
-    (tmp_path / "miou.json").write_text(json.dumps({"checkpoint_sha256": "bb"}))
+    (tmp_path / "tc.json").write_text(json.dumps(TC | {"predictions": {"checkpoint_sha256": "aa"}}))
+    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, "checkpoint_sha256": "bb"}))
     with pytest.raises(UserError, match=r"tc\.json and miou\.json are of different checkpoints"):
+        read_run("etc", tmp_path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "tc.json").write_text("{}")
+    (tmp_path / "miou.json").write_text("{}")
+    with pytest.raises(UserError, match="was not written by this version"):
         read_run("etc", tmp_path)

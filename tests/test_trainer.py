@@ -124,6 +124,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tm
         ("TRAIN.frame_gap=7", "lack a neighbour"),
         ("TRAIN.frame_gap=3", "10 of 30 frame pairs have no flow file"),
         ("FLOW.source=online", "FLOW.source stored"),
+        ("FLOW.source=online FLOW.name=dis TRAIN.train_h=15", "too small"),
     ],
 )
 def test_unusable_settings_are_refused_before_anything_is_written(tiny_training, tmp_path, override, message):

@@ -116,15 +116,19 @@ def folder_lists(root: str | Path) -> Lists:
 
 
 def _labelled_frames(root: Path, split: str) -> list[Frame]:
-    """Frames of a split with a label in gtFine, sorted; from the video folder where it is, for their neighbours."""
-    frames = []
-    images = "leftImg8bit_sequence" if (root / "leftImg8bit_sequence" / split).is_dir() else "leftImg8bit"
+    """Frames of a split with a label in gtFine, sorted; from the video where it is extracted, for their neighbours."""
+    frames, alone = [], 0
     for label in sorted((root / "gtFine" / split).glob("*/*_gtFine_labelIds.png")):
         stem = label.name.removesuffix("_gtFine_labelIds.png")
-        folder = root / images / split / label.parent.name
-        image = next((p for s in IMAGE_SUFFIXES if (p := folder / f"{stem}_leftImg8bit{s}").is_file()), None)
-        if image is not None:
+        folders = [root / name / split / label.parent.name for name in ("leftImg8bit_sequence", "leftImg8bit")]
+        names = [f"{stem}_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES]
+        image = next((p for folder in folders for name in names if (p := folder / name).is_file()), None)
+        if image is None:
+            alone += 1
+        else:
             frames.append(Frame(_relative(image, root), _relative(label, root)))
+    if alone:
+        logger.warning("%s: %d labels have no frame here and are left out", split, alone)
     return frames
 
 
