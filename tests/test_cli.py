@@ -1,7 +1,6 @@
 """What all scripts share: help, errors, exit codes."""
 
 import errno
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,16 +12,10 @@ from torch.utils.data import DataLoader
 from etc import cli
 from etc.config import ConfigError, UserError
 from etc.config_schema import SECTIONS
+from tests.doors import door
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOOLS = sorted((REPOSITORY / "tool").glob("*.py"))
-
-
-def load_tool(path: Path):
-    spec = importlib.util.spec_from_file_location(f"tool_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def raising(error: BaseException):
@@ -85,7 +78,7 @@ def test_help_is_limited_to_the_sections_that_a_script_uses(capsys):
 @pytest.mark.parametrize("path", TOOLS, ids=lambda p: p.stem)
 def test_every_script_explains_itself(path, capsys):
     try:
-        code = load_tool(path).main(["--help"])
+        code = door(path.stem).main(["--help"])
     except SystemExit as leaving:
         code = leaving.code
     text = capsys.readouterr().out

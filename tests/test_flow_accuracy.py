@@ -1,6 +1,5 @@
 """End-point error and Fl-all against a loop over the pixels; finding pairs; pictures; the script."""
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from etc import cli
 from etc.config import UserError
 from etc.data.images import read_image, write_png
 from etc.flow import build_flow
@@ -24,6 +22,7 @@ from etc.flow_accuracy import (
     score_flow,
 )
 from etc.flow_files import data_set_flow, frames_of_flow, write_flo, write_kitti
+from tests.doors import run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH = 24, 32
@@ -56,13 +55,6 @@ def constant_flow(u, v, size=(HEIGHT, WIDTH)):
 def chairs(folder, number="00001", flow=(1.0, 0.0)):
     frames(folder / f"{number}_img1.ppm", folder / f"{number}_img2.ppm")
     write_flo(folder / f"{number}_flow.flo", constant_flow(*flow))
-
-
-def run_script(*words):
-    spec = importlib.util.spec_from_file_location("tool_eval_flow", REPOSITORY / "tool/eval_flow.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return cli.run(lambda: module.main(list(words)))
 
 
 # ---------------------------------------------------------------------------------------------------------- figures
@@ -262,25 +254,25 @@ def test_the_script_prints_and_writes_the_figures_and_pictures(tmp_path, capsys)
         write_png(tmp_path / f"data/{name}.png", np.ascontiguousarray(texture[:, x : x + 128]))
     write_flo(tmp_path / "data/00001_flow.flo", constant_flow(2, 0, (96, 128)))
     words = ["--pairs", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "FLOW.name", "dis"]
-    assert run_script(*words, "--pictures", str(tmp_path / "pictures")) == 0
+    assert run("eval_flow", *words, "--pictures", str(tmp_path / "pictures")) == 0
     result = json.loads((tmp_path / "out/data_dis-medium.json").read_text())
     assert result["epe"] < 0.2 and result["motion"] == 2 and result["pairs"][0]["pair"] == "00001_flow"
     assert f"{result['epe']:.3f}" in capsys.readouterr().out
     assert read_image(tmp_path / "pictures/00001_flow_accuracy.png").shape[1] == 2 * 128 + 4
-    assert run_script(*words, "FLOW.scale=0.5") == 0
+    assert run("eval_flow", *words, "FLOW.scale=0.5") == 0
     assert (tmp_path / "out/data_dis-medium-x0.5.json").is_file()
 
 
 def test_the_script_scores_dis_where_the_settings_read_the_truth(tiny_training, tmp_path, capsys):
-    assert run_script(*tiny_training, "--max-pairs", "2", "--out", str(tmp_path / "out")) == 0
+    assert run("eval_flow", *tiny_training, "--max-pairs", "2", "--out", str(tmp_path / "out")) == 0
     text = capsys.readouterr().out
     assert text.startswith("dis-medium\n") and "all 2 pairs" in text
 
 
 def test_the_script_refuses_wrong_words_in_one_line(tmp_path, capsys):
-    assert run_script("--pairs", str(tmp_path / "gone")) == 2
+    assert run("eval_flow", "--pairs", str(tmp_path / "gone")) == 2
     assert "gone is not a folder" in capsys.readouterr().err
-    assert run_script("--max-pairs", "0") == 2
+    assert run("eval_flow", "--max-pairs", "0") == 2
     assert "--max-pairs 0: 1 or more are needed" in capsys.readouterr().err
 
 

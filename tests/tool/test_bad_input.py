@@ -1,7 +1,6 @@
 """Wrong input to the scripts: one clear line that names what was wrong, exit code 2, nothing half-written."""
 
 import errno
-import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -11,18 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from etc import cli
 from model import build_model
+from tests.doors import run
 from utils import files
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def run(name: str, words: list[str]) -> int:
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", REPOSITORY / "tool" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return cli.run(lambda: module.main(words))
 
 
 @pytest.fixture
@@ -44,7 +34,7 @@ def checkpoint(tmp_path):
 def refused(name: str, words: list[str], capsys) -> str:
     """Run a script that must fail as the user's error; gives its line."""
     capsys.readouterr()
-    assert run(name, words) == 2
+    assert run(name, *words) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     return lines[0]

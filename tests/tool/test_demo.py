@@ -1,6 +1,5 @@
 """The demonstration on a list, a folder, an image, a video and a camera."""
 
-import importlib.util
 from pathlib import Path
 
 import av
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from etc import cli
 from etc.video import Mp4Writer
 from model import build_model
+from tests.doors import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,9 +26,6 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture
 def demo(tmp_path, checkpoint):
     """Runs the script with further words; gives its exit code."""
-    spec = importlib.util.spec_from_file_location("tool_demo", REPOSITORY / "tool" / "demo.py")
-    door = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(door)
     fixed = {
         "DATA.synthetic": "false",
         "DATA.data_root": tmp_path,
@@ -40,7 +36,7 @@ def demo(tmp_path, checkpoint):
         "TEST.device": "cpu",
     }
     words = [f"{key}={value}" for key, value in fixed.items()]
-    return lambda *more: cli.run(lambda: door.main([*words, *map(str, more)]))
+    return lambda *more: run("demo", *words, *more)
 
 
 def frame(seed: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The script that predicts clips: files, skipping, stale predictions, bad input."""
 
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from etc import cli, distributed
+from etc import distributed
 from etc.config import load_settings
 from etc.data.transform import normalise
 from model import build_model, load_student
+from tests.doors import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = [f"town_{clip:06d}_{frame:06d}_leftImg8bit" for clip in (0, 1) for frame in range(3)]
@@ -45,9 +45,6 @@ def clips(tmp_path) -> Path:
 @pytest.fixture
 def generate(clips, checkpoint):
     """Runs the script on the clips with further words; gives its exit code."""
-    spec = importlib.util.spec_from_file_location("tool_gen_video", REPOSITORY / "tool" / "gen_video.py")
-    door = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(door)
     fixed = {
         "DATA.synthetic": "false",
         "DATA.data_root": clips / "data",
@@ -58,7 +55,7 @@ def generate(clips, checkpoint):
         "TEST.device": "cpu",
     }
     words = [f"{key}={value}" for key, value in fixed.items()]
-    return lambda *more: cli.run(lambda: door.main([*words, *map(str, more)]))
+    return lambda *more: run("gen_video", *words, *more)
 
 
 def files_below(folder: Path) -> dict[str, int]:

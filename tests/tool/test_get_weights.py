@@ -1,24 +1,18 @@
 """The script that lists and fetches weights."""
 
 import hashlib
-import importlib.util
-from pathlib import Path
 
 import pytest
 
 from etc import cli
 from etc.weights import WeightFile
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.doors import door
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """The script on a list of one file with a link and one without."""
-    path = REPOSITORY / "tool/get_weights.py"
-    spec = importlib.util.spec_from_file_location("tool_get_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = door("get_weights")
     source = tmp_path / "raft_small.pth"
     source.write_bytes(b"raft")
     files = {

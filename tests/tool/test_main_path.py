@@ -1,28 +1,12 @@
 """The scripts one after the other, in process, on the tiny world: train, predict, score, compare."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import av
 import pytest
 import torch
 
-from etc import cli
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def script(name: str):
-    """A door as a module; ``tool`` is no package."""
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", REPOSITORY / "tool" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(name: str, *words: str) -> int:
-    return cli.run(lambda: script(name).main(list(words)))
+from tests.doors import door, run
 
 
 def test_train_predict_score_and_compare(tiny_training, tmp_path, capsys):
@@ -67,7 +51,7 @@ def test_the_wrong_checkpoint_is_one_line_and_exit_code_2(tiny_training, tmp_pat
 @pytest.mark.parametrize("name", ["train_with_flow", "test", "demo", "gen_video", "eval_tc", "compare"])
 def test_help_lists_sections_keys_types_and_defaults(name, capsys):
     with pytest.raises(SystemExit) as stop:
-        script(name).main(["--help"])
+        door(name).main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "DATA:" in text and "data_root (str) [data/cityscapes]" in text and "folder that the list files" in text

@@ -1,21 +1,16 @@
 """The script that writes list files."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 from etc.config import UserError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.doors import door
 
 
 @pytest.fixture
 def main():
-    spec = importlib.util.spec_from_file_location("tool_make_lists", REPOSITORY / "tool" / "make_lists.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return door("make_lists").main
 
 
 @pytest.fixture

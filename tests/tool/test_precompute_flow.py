@@ -1,20 +1,10 @@
 """The script that fills the flow store."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
-from etc import cli
-
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def run(*words: str) -> int:
-    spec = importlib.util.spec_from_file_location("tool_precompute_flow", REPOSITORY / "tool/precompute_flow.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return cli.run(lambda: module.main(list(words)))
 
 
 @pytest.fixture
@@ -24,22 +14,22 @@ def words(tiny_training):
 
 @pytest.mark.parametrize(("purpose", "pairs"), [(["--for", "train"], 20), (["--for", "clips"], 116), ([], 136)])
 def test_what_it_is_for_decides_the_pairs(words, tmp_path, capsys, purpose, pairs):
-    assert run(*purpose, *words) == 0
+    assert run("precompute_flow", *purpose, *words) == 0
     captured = capsys.readouterr()
     assert f"flow of {pairs} pairs computed, of 0 was there already" in captured.out
     assert f"{pairs}/{pairs}" in captured.err  # the progress bar
     assert len(list((tmp_path / "flow_store").rglob("*.png"))) == pairs
-    assert run(*purpose, *words) == 0
+    assert run("precompute_flow", *purpose, *words) == 0
     assert f"flow of 0 pairs computed, of {pairs} was there already" in capsys.readouterr().out
 
 
 def test_stored_flow_needs_no_computing(tiny_training, tmp_path, capsys):
-    assert run(*tiny_training) == 0
+    assert run("precompute_flow", *tiny_training) == 0
     assert "nothing to compute" in capsys.readouterr().out
     assert not (tmp_path / "flow_store").exists()
 
 
 def test_estimators_whose_weights_are_missing_are_one_line(words, tmp_path, capsys):
-    assert run(*words, "FLOW.name=flownet2") == 2
+    assert run("precompute_flow", *words, "FLOW.name=flownet2") == 2
     assert "FlowNet2_checkpoint.pth.tar" in capsys.readouterr().err
     assert not (tmp_path / "flow_store").exists()
