@@ -1,10 +1,8 @@
 """The script that fills the flow store."""
 
-from pathlib import Path
-
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.doors import run
 
 
 @pytest.fixture
