@@ -12,7 +12,7 @@ from torch import Tensor
 from etc.config import UserError
 from etc.data.labels import IGNORE
 from etc.flow_store import FlowOfPairs
-from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion
+from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion, scores
 
 BOUNDARY_BAND = 0.005  # of the image diagonal
 VC_WINDOWS = (8, 16)
@@ -37,6 +37,22 @@ class PairFlow(NamedTuple):
     valid: np.ndarray | None
 
 
+def metrics_of_clip(classes: int) -> dict[str, TemporalConsistency | FlickerRate | VideoConsistency]:
+    """Fresh accumulators of everything that a clip is scored by, by the name of their counts."""
+    return {
+        "strict": TemporalConsistency(classes),
+        "boundary": TemporalConsistency(classes, boundary_band=BOUNDARY_BAND),
+        "published": TemporalConsistency(classes, "published"),
+        "truth": TemporalConsistency(classes),
+        "flicker": FlickerRate(),
+        **{
+            f"vc{window}_{definition}": VideoConsistency(classes, window, definition)
+            for window in VC_WINDOWS
+            for definition in ("vspw", "correct")
+        },
+    }
+
+
 class ClipScorer:
     """Counts one clip.
 
@@ -48,20 +64,11 @@ class ClipScorer:
 
     def __init__(self, classes: int, flow: FlowOfPairs, *, occlusion: bool) -> None:
         self.flow, self.occlusion, self.classes = flow, occlusion, classes
-        self.metrics = {
-            "strict": TemporalConsistency(classes),
-            "boundary": TemporalConsistency(classes, boundary_band=BOUNDARY_BAND),
-            "published": TemporalConsistency(classes, "published"),
-        }
-        self.truth = TemporalConsistency(classes)
-        self.flicker = FlickerRate()
-        self.windows = {
-            f"vc{window}_{definition}": _Windows(classes, window, definition)
-            for window in VC_WINDOWS
-            for definition in ("vspw", "correct")
-        }
+        self.metrics = metrics_of_clip(classes)
+        self.windows = [_Windows(metric) for metric in self.metrics.values() if isinstance(metric, VideoConsistency)]
         self.segmentation = torch.zeros(classes, classes, dtype=torch.int64)
         self.pixels = 0
+        self.pairs: list[float] = []
         self.last: ScoredFrame | None = None
         self.last_pair: tuple[np.ndarray, PairFlow] | None = None
 
@@ -73,22 +80,20 @@ class ClipScorer:
         """
         if frame.label is not None:
             self.segmentation += confusion(frame.prediction, frame.label, self.classes)
-        for windows in self.windows.values():
+        for windows in self.windows:
             windows.add(frame)
         if self.last is not None:
             self._add_pair(self.last, frame)
         self.last = frame
 
-    def counts(self) -> Counts:
-        """Integer counts of the clip."""
+    def counts(self, pairs: int) -> Counts:
+        """Integer counts of the clip, and ``pairs``: strict TC of each pair, filled up with zeros to that many."""
+        for windows in self.windows:
+            windows.end()
         table = {name: metric.counts for name, metric in self.metrics.items()}
-        table |= {name: windows.counts() for name, windows in self.windows.items()}
-        return table | {
-            "truth": self.truth.counts,
-            "flicker": self.flicker.counts,
-            "segmentation": self.segmentation,
-            "pixels": torch.tensor(self.pixels),
-        }
+        figures = torch.zeros(pairs, dtype=torch.float64)
+        figures[: len(self.pairs)] = torch.tensor(self.pairs, dtype=torch.float64)
+        return table | {"segmentation": self.segmentation, "pixels": torch.tensor(self.pixels), "pairs": figures}
 
     def _add_pair(self, last: ScoredFrame, frame: ScoredFrame) -> None:
         shape = frame.prediction.shape
@@ -96,17 +101,19 @@ class ClipScorer:
             raise UserError(f"the predictions of {last.path.name} and {frame.path.name} have different sizes")
         flow = self._flow_of(last.path, frame.path, shape)
         self.pixels += frame.prediction.size
-        for metric in self.metrics.values():
-            metric.update(last.prediction, frame.prediction, *flow)
+        before = self.metrics["strict"].counts.clone()
+        for name in ("strict", "boundary", "published"):
+            self.metrics[name].update(last.prediction, frame.prediction, *flow)
+        self.pairs.append(scores(self.metrics["strict"].counts - before)["mIoU"])
         if last.label is not None and frame.label is not None:
-            self.truth.update(last.label, frame.label, *flow)
+            self.metrics["truth"].update(last.label, frame.label, *flow)
         if self.last_pair is not None:
             before, flow_before = self.last_pair
             middle = last.prediction
             if flow.valid is not None:
                 # A path that lands on a pixel without a visible successor ends there.
                 middle = np.where(flow.valid, middle, np.uint8(IGNORE))
-            self.flicker.update(
+            self.metrics["flicker"].update(
                 before,
                 middle,
                 frame.prediction,
@@ -129,26 +136,24 @@ class ClipScorer:
 class _Windows:
     """Video consistency of the runs of labelled frames of a clip, in chunks that overlap by what a window needs."""
 
-    def __init__(self, classes: int, window: int, definition: str) -> None:
-        self.metric = VideoConsistency(classes, window, definition)
+    def __init__(self, metric: VideoConsistency) -> None:
+        self.metric = metric
         # "vspw" leaves out the last window of what it is given: the next chunk must begin with it.
-        self.overlap = window if definition == "vspw" else window - 1
+        self.overlap = metric.window - (metric.definition == "correct")
         self.frames: list[ScoredFrame] = []
 
     def add(self, frame: ScoredFrame) -> None:
         if frame.label is None:
-            self._flush()
-            self.frames = []
+            self.end()
             return
         self.frames.append(frame)
         if len(self.frames) == _VC_CHUNK:
             self._flush()
             self.frames = self.frames[-self.overlap :]
 
-    def counts(self) -> Tensor:
+    def end(self) -> None:
         self._flush()
         self.frames = []
-        return self.metric.counts
 
     def _flush(self) -> None:
         if len(self.frames) > self.overlap:

@@ -7,6 +7,7 @@ sum their tables, so that the result is the same to the last pixel for any numbe
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from etc import distributed
-from etc.clip_scorer import VC_WINDOWS, ClipScorer, Counts, ScoredFrame
+from etc.clip_scorer import ClipScorer, Counts, ScoredFrame, metrics_of_clip
 from etc.config import UserError
 from etc.config_schema import Settings
 from etc.data.images import read_image, read_label
 from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
 from etc.datasets import clips_to_score, flow_of_pairs, labelled_frames
-from etc.metrics import TemporalConsistency, bootstrap_interval, confusion, scores
+from etc.metrics import TemporalConsistency, bootstrap_interval, class_totals, confusion, mean_iou, scores
 from etc.networks import device_of
 from etc.predictor import predictor_from
 from etc.results import ClipScores, FrameScores
@@ -50,8 +51,8 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
         scorer = ClipScorer(classes, flow, occlusion=settings.FLOW.occlusion)
         for frame, file in zip(clips[index], names[index], strict=True):
             scorer.add(_scored_frame(settings, frame, _read_prediction(file, classes)))
-        tables[index] = scorer.counts()
-    return summarise(_pooled(tables), [Path(clip[0].image).stem for clip in clips], settings)
+        tables[index] = scorer.counts(pairs=max(map(len, clips)) - 1)
+    return summarise(_pooled(tables), clips, settings)
 
 
 def score_frames(settings: Settings) -> FrameScores:
@@ -92,41 +93,34 @@ def validate(
     return {"mIoU": scores(counts)["mIoU"], "TC": scores(strict_counts)["mIoU"]}
 
 
-def summarise(tables: Counts, names: list[str], settings: Settings) -> ClipScores:
+def summarise(tables: Counts, clips: list[Clip], settings: Settings) -> ClipScores:
     """Turn pooled tables, one row a clip, into every figure of the report."""
     total = {name: table.sum(0) for name, table in tables.items()}
-    figures: dict[str, Any] = {}
-    figures["strict"] = scores(total["strict"])
-    figures["boundary"] = scores(total["boundary"])
-    figures["published"] = scores(total["published"], "published")
-    low, high = bootstrap_interval(tables["strict"], _mean_iou)
-    figures["strict_interval"] = [low, high]
-    figures["ceiling"] = scores(total["truth"])["mIoU"]
+    figures: dict[str, Any] = _figures(total, settings.DATA.classes)
+    figures["ceiling"] = figures.pop("truth")["mIoU"]
+    for name in ("strict", "published"):
+        statistic = partial(mean_iou, convention="present" if name == "strict" else "published")
+        figures[f"{name}_interval"] = list(bootstrap_interval(class_totals(tables[name]), statistic))
     figures["segmentation"] = scores(total["segmentation"])
-    figures["flicker"] = _share(total["flicker"][0], total["flicker"][1])
-    figures["coverage"] = _share(total["strict"].sum(), total["pixels"])
-    for window in VC_WINDOWS:
-        for definition in ("vspw", "correct"):
-            sums, windows = total[f"vc{window}_{definition}"].tolist()
-            figures[f"vc{window}_{definition}"] = sums / 2**40 / windows if windows else math.nan
-    per_clip = [
-        {
-            "clip": name,
-            "strict": scores(tables["strict"][i])["mIoU"],
-            "published": scores(tables["published"][i], "published")["mIoU"],
-            "flicker": _share(tables["flicker"][i, 0], tables["flicker"][i, 1]),
-        }
-        for i, name in enumerate(names)
-    ]
-    return ClipScores(figures=figures, clips=per_clip, settings=settings)
+    pixels = total["pixels"].item()
+    figures["coverage"] = figures["strict"]["pixels"] / pixels if pixels else math.nan
+    rows = []
+    for i, clip in enumerate(clips):
+        own = _figures({name: table[i] for name, table in tables.items()}, settings.DATA.classes)
+        row = {"clip": Path(clip[0].image).stem, "strict": own["strict"]["mIoU"]}
+        row |= {"published": own["published"]["mIoU"], "flicker": own["flicker"]}
+        rows.append(row | {"pairs": tables["pairs"][i, : len(clip) - 1].tolist()})
+    counts = {name: tables[name] for name in ("strict", "published", "segmentation")}
+    return ClipScores(figures=figures, clips=rows, counts=counts, settings=settings)
 
 
-def _mean_iou(counts: Tensor) -> float:
-    return scores(counts)["mIoU"]
-
-
-def _share(part: Tensor, whole: Tensor) -> float:
-    return part.item() / whole.item() if whole.item() else math.nan
+def _figures(counts: Counts, classes: int) -> dict[str, Any]:
+    """What the metrics of :func:`metrics_of_clip` say of summed counts."""
+    figures = {}
+    for name, metric in metrics_of_clip(classes).items():
+        metric.counts = counts[name]
+        figures[name] = metric.compute()
+    return figures
 
 
 def _pooled(tables: list[Counts | None]) -> Counts:

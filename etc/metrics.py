@@ -40,7 +40,9 @@ __all__ = [
     "VideoConsistency",
     "bootstrap_difference",
     "bootstrap_interval",
+    "class_totals",
     "confusion",
+    "mean_iou",
     "scores",
 ]
 
@@ -117,6 +119,21 @@ def scores(
         "iou": iou.tolist(),
         "pixels": pixels,
     }
+
+
+def class_totals(counts: Tensor) -> Tensor:
+    """What IoU needs of confusion counts ``[..., K, K]``: int64 ``[..., 3, K]``, a class's hits, row and column sum."""
+    return torch.stack([counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)], dim=-2)
+
+
+def mean_iou(totals: np.ndarray, convention: Literal["present", "published"] = "present") -> float:
+    """mIoU from :func:`class_totals` ``[3, K]``, as :func:`scores` gives it for the counts themselves."""
+    hits, rows, columns = totals
+    union = rows + columns - hits
+    if not union.any():
+        return math.nan
+    iou = hits[union > 0] / union[union > 0]
+    return float(iou.mean() if convention == "present" else iou.sum() / len(union))
 
 
 class TemporalConsistency:
@@ -223,7 +240,7 @@ def bootstrap_interval(
 
     Args:
         per_clip_counts: integers ``[n, ...]``, the ``counts`` of each of n clips.
-        statistic: pooled counts (int64 ``[...]``) to a figure, e.g. ``lambda c: scores(c)["mIoU"]``.
+        statistic: pooled counts (int64 ``[...]``) to a figure, e.g. ``mean_iou`` of ``class_totals``.
         samples: how many times n clips are drawn.
         level: share of the drawn figures that the interval holds.
         seed: the same seed gives the same interval.

@@ -6,20 +6,26 @@ import csv
 import io
 import json
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from etc.config import UserError, dump_settings
 from etc.config_schema import Settings
 from etc.data.labels import read_names
-from etc.metrics import scores
+from etc.metrics import class_totals, scores
 from etc.weights import sha256_of
 from utils.files import write_text
 
 TC_FILE, MIOU_FILE = "tc.json", "miou.json"
+
+_NUMBER = r"(?:-?[\d.]+(?:[eE][-+]?\d+)?|null)"
+_NUMBERS = re.compile(rf"\[\s+({_NUMBER}(?:,\s+{_NUMBER})*)\s+\]")
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,15 @@ class ClipScores:
 
     Attributes:
         figures: ``strict``, ``boundary``, ``published``, ``segmentation`` (each as :func:`etc.metrics.scores`),
-            ``strict_interval`` (95% over clips), ``ceiling``, ``flicker``, ``coverage``, ``vc{8,16}_{vspw,correct}``.
-        clips: one row a clip.
+            ``strict_interval`` and ``published_interval`` (95% over clips), ``ceiling``, ``flicker``, ``coverage``, ``vc{8,16}_{vspw,correct}``.
+        clips: one row a clip; ``pairs`` is strict TC of each of its pairs of frames.
+        counts: ``strict``, ``published`` and ``segmentation``, counts of each clip, int64 ``[clips, K, K]``.
         settings: the effective settings.
     """
 
     figures: dict[str, Any]
     clips: list[dict[str, Any]]
+    counts: dict[str, Tensor]
     settings: Settings
 
     def save(self, folder: str | Path) -> None:
@@ -49,8 +57,9 @@ class ClipScores:
         # What the predictions were made with stands beside them; TEST.ckpt_path may name something else by now.
         made_with = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
         content = {"classes": names, **self.figures, "clips": self.clips, "predictions": made_with}
+        content["clip_counts"] = {name: class_totals(table).tolist() for name, table in self.counts.items()}
         write_json(folder / TC_FILE, content)
-        _write_csv(folder / "tc.csv", rows)
+        write_csv(folder / "tc.csv", rows)
         write_text(folder / "tc_settings.yaml", dump_settings(self.settings))
 
 
@@ -70,8 +79,10 @@ class FrameScores:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """As :func:`etc.metrics.scores`; the mean is over the classes that occur."""
-        return scores(self.counts)
+        """As :func:`etc.metrics.scores`, the mean over the classes that occur; and the ``accuracy`` of each class."""
+        hits, labelled = self.counts.diagonal().tolist(), self.counts.sum(1).tolist()
+        accuracy = [hit / pixels if pixels else math.nan for hit, pixels in zip(hits, labelled, strict=True)]
+        return scores(self.counts) | {"accuracy": accuracy}
 
     def save(self, folder: str | Path) -> None:
         """Write ``miou.json``, ``miou.csv`` and ``miou_settings.yaml``."""
@@ -80,8 +91,9 @@ class FrameScores:
         content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
         content["checkpoint_sha256"] = sha256_of(self.settings.TEST.ckpt_path)
         write_json(folder / MIOU_FILE, content)
-        rows = [["class", "iou"], *zip(names, self.figures["iou"], strict=True)]
-        _write_csv(folder / "miou.csv", rows)
+        figures = self.figures
+        rows = zip(names, figures["iou"], figures["accuracy"], strict=True)
+        write_csv(folder / "miou.csv", [["class", "iou", "accuracy"], *rows])
         write_text(folder / "miou_settings.yaml", dump_settings(self.settings))
 
 
@@ -104,6 +116,16 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a result file") from None
 
 
+def clip_counts(tc: dict[str, Any], protocol: Literal["strict", "published", "segmentation"]) -> np.ndarray:
+    """The counts of each clip in a read ``tc.json``, for a comparison of two runs over the same clips.
+
+    Returns:
+        int64 ``[clips, 3, K]``, rows as of :func:`etc.metrics.class_totals`; the statistic over it is
+        :func:`etc.metrics.mean_iou`.
+    """
+    return np.asarray(tc["clip_counts"][protocol], dtype=np.int64)
+
+
 def _with_nan(node: dict[str, Any]) -> dict[str, Any]:
     def value(x: Any) -> Any:
         return [value(v) for v in x] if isinstance(x, list) else math.nan if x is None else x
@@ -120,11 +142,14 @@ def _without_nan(node: Any) -> Any:
 
 
 def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
-    """Write JSON, atomically; NaN, a value that does not exist, becomes null."""
-    write_text(path, json.dumps(_without_nan(content), indent=1) + "\n")
+    """Write JSON, atomically; NaN, a value that does not exist, becomes null; lists of numbers take one line."""
+    text = json.dumps(_without_nan(content), indent=1)
+    write_text(path, _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n")
 
 
-def _write_csv(path: Path, rows: list) -> None:
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows of cells as CSV, atomically; NaN, a value that does not exist, becomes an empty cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row] for row in rows)
     write_text(path, text.getvalue())

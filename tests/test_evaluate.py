@@ -109,10 +109,11 @@ def test_video_consistency_in_chunks_equals_that_of_the_whole_clip():
         for definition in ("vspw", "correct"):
             whole = VideoConsistency(2, window, definition)
             whole.update(predictions, labels)
-            chunked = _Windows(2, window, definition)
+            chunked = _Windows(VideoConsistency(2, window, definition))
             for prediction, label in zip(predictions, labels, strict=True):
                 chunked.add(ScoredFrame(Path("frame"), prediction, label))
-            assert chunked.counts().tolist() == whole.counts.tolist()
+            chunked.end()
+            assert chunked.metric.counts.tolist() == whole.counts.tolist()
             assert whole.counts[1] > 100
 
 
