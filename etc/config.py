@@ -77,11 +77,12 @@ for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(_FLOAT, _FLOAT_RULE, list("-+.0123456789"))
 
 
-def load_settings(config: str | Path | None = None, overrides: list[str] | None = None) -> Settings:
+def load_settings(config: str | Path | dict | None = None, overrides: list[str] | None = None) -> Settings:
     """Read a YAML file and apply overrides.
 
     Args:
-        config: the file; ``None`` means the embedded default, ``configs/quickstart.yaml``.
+        config: the file, or the settings that a checkpoint holds; ``None`` means the embedded default,
+            ``configs/quickstart.yaml``.
         overrides: ``["SECTION.key", "VALUE", ...]`` or ``["SECTION.key=VALUE", ...]``, freely mixed; values
             are YAML scalars or lists.
 
@@ -92,8 +93,11 @@ def load_settings(config: str | Path | None = None, overrides: list[str] | None 
         ConfigError: a missing or malformed file, an unknown key (the nearest known key is named), a value of
             the wrong type or out of range.
     """
-    path = Path(config) if config is not None else DEFAULT_CONFIG
-    tree = _translate(_read(path), source=str(path))
+    if isinstance(config, dict):
+        tree = _translate(config, source="the settings in the checkpoint")
+    else:
+        path = Path(config) if config is not None else DEFAULT_CONFIG
+        tree = _translate(_read(path), source=str(path))
     # Published files leave a key empty to mean its default.
     tree = {section: {k: v for k, v in keys.items() if v is not None} for section, keys in tree.items()}
     for section, key, value in _pairs(overrides or []):

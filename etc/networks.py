@@ -46,19 +46,49 @@ def new_network(settings: Settings) -> nn.Module:
     return network if train.weight is None else _load(network, train.weight, "TRAIN.weight")
 
 
+def teacher_network(settings: Settings) -> nn.Module:
+    """The trained network of ``DISTILL``.
+
+    Raises:
+        UserError: an unknown arch, no checkpoint, or one that does not fit.
+    """
+    distill = settings.DISTILL
+    if distill.teacher_weight is None:
+        raise UserError("DISTILL.teacher_weight is empty: distillation needs the checkpoint of a trained teacher")
+    try:
+        network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"DISTILL.teacher_arch {distill.teacher_arch}: {error}") from None
+    return _load(network, distill.teacher_weight, "DISTILL.teacher_weight")
+
+
 def trained_network(settings: Settings, path: str | Path | None = None) -> nn.Module:
     """The network of the settings with the weights of ``path`` (default ``TEST.ckpt_path``), in eval mode.
 
     Raises:
         UserError: a missing checkpoint, one of another network, or a file that is no checkpoint.
     """
-    try:
-        network = build_model(settings.TRAIN.network, classes=settings.DATA.classes, pretrained=False)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"TRAIN.arch {settings.TRAIN.network}: {error}") from None
+    network = _built(settings)
     network = _load(network, path or settings.TEST.ckpt_path, "TEST.ckpt_path")
     network = network.eval().requires_grad_(False).to(device_of(settings))
     return network.to(memory_format=torch.channels_last)
+
+
+def network_for_cost(settings: Settings) -> nn.Module:
+    """The network of the settings as prediction runs it, without auxiliary head, with random weights, in eval mode.
+
+    Raises:
+        UserError: as :func:`trained_network`.
+    """
+    network = _built(settings, aux=False).eval().requires_grad_(False).to(device_of(settings))
+    return network.to(memory_format=torch.channels_last)
+
+
+def _built(settings: Settings, *, aux: bool = True) -> nn.Module:
+    try:
+        return build_model(settings.TRAIN.network, classes=settings.DATA.classes, pretrained=False, aux=aux)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"TRAIN.arch {settings.TRAIN.network}: {error}") from None
 
 
 def _load(network: nn.Module, path: str | Path, key: str) -> nn.Module:
