@@ -1,0 +1,56 @@
+"""Benchmarks: ratios and memory against the toolkit's budgets, on a CPU. Run by ``tool/benchmark.py``."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from etc.benchmark import files, networks, operators
+from etc.benchmark.bench import Bench
+from etc.benchmark.measure import Figure
+from etc.benchmark.page import Measured
+from etc.config import UserError
+
+logger = logging.getLogger(__name__)
+
+BENCHMARKS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
+    "forward": ("The network", networks.forward),
+    "gen_video": ("Predicting a clip", files.prediction),
+    "memory": ("Memory of a prediction", files.memory),
+    "sample": ("A training sample", files.sample),
+    "step": ("A training step", networks.steps),
+    "correlation": ("The correlation of FlowNet2", operators.correlate),
+    "resample2d": ("Warping", operators.warp),
+    "scoring": ("Scoring", files.scoring),
+    "store": ("The flow store", files.store),
+}
+
+
+def run_benchmarks(names: Iterable[str], *, quick: bool = False, data: str | Path | None = None) -> list[Measured]:
+    """Run some benchmarks, or all.
+
+    Args:
+        names: keys of ``BENCHMARKS``; none means all.
+        quick: tiny sizes and one round, to see that everything runs; the figures then mean nothing.
+        data: a folder in the Cityscapes layout whose frames are worked on; ``None`` renders some.
+
+    Raises:
+        UserError: an unknown name, or ``data`` without usable frames.
+    """
+    names = list(dict.fromkeys(names)) or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise UserError(f"unknown benchmark {' '.join(unknown)}: {', '.join(BENCHMARKS)}")
+    if data is not None and not Path(data).is_dir():
+        raise UserError(f"--data {data} is not a folder")
+    measured = []
+    with tempfile.TemporaryDirectory(prefix="etc-benchmark-") as folder:
+        bench = Bench(Path(folder), quick=quick, data=None if data is None else Path(data))
+        for name in names:
+            logger.info("benchmark %s", name)
+            title, function = BENCHMARKS[name]
+            measured.append(Measured(name, title, inspect.getdoc(function) or "", function(bench)))
+    return measured

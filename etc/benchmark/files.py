@@ -1,0 +1,147 @@
+"""Everything around the network that reads and writes files: samples, predictions, the flow store; and the scoring."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from etc.benchmark.bench import Bench, BenchClip
+from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios, single_threaded
+from etc.checkpoint import save_checkpoint
+from etc.config import load_settings
+from etc.data.images import read_image
+from etc.data.lists import format_frames
+from etc.flow import DisFlow
+from etc.flow_files import read_flow, write_flo, write_kitti
+from etc.generate import generate
+from etc.metrics import TemporalConsistency
+from model import build_model
+from utils.files import write_text
+
+CLASSES = 19
+GIGABYTE = 1e9
+
+
+def sample(bench: Bench) -> list[Figure]:
+    """A training sample (two frames and a label of 2048x1024, PNG, to crops of 769) on one thread, against `cv2.imread`
+    of the same three files.
+    """
+    data = bench.samples(bench.size(769, 65), None)
+    clip = bench.clip(*bench.size((1024, 2048), (128, 256)), 2)
+    paths = [str(clip.root / name) for frame in clip.frames for name in frame if name]
+    draws = iter(range(1000))
+    with single_threaded():
+        calls = [lambda: data[next(draws), 0], lambda: [cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths]]
+        own, reading = interleaved(calls, bench.rounds(15))
+    return [Figure("training sample, of three imread", ratios(own, reading), "x", budget=1.35)]
+
+
+def prediction(bench: Bench) -> list[Figure]:
+    """`gen_video` of a clip at 512x1024 (decode, network, argmax, PNG, mp4) against its network alone on as many frames:
+    reading and writing should hide behind the network.
+    """
+    height, width = bench.size((512, 1024), (64, 128))
+    count = bench.size(20, 3)
+    clip = bench.clip(height, width, count)
+    words = _generation(bench.folder / "prediction", clip, count)
+    network = build_model("psp18", classes=CLASSES).eval().to(memory_format=torch.channels_last)
+    image = torch.randn(1, 3, height, width).contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def alone() -> None:
+        for _ in range(count):
+            network(image)
+
+    whole, bare = interleaved([lambda: generate(load_settings(None, words), overwrite=True), alone], bench.rounds(3))
+    return [Figure("gen_video end to end, of the network alone", ratios(whole, bare), "x", budget=1.10)]
+
+
+def memory(bench: Bench) -> list[Figure]:
+    """Peak resident memory of `gen_video` at 1024x2048, batch 1, in a process of its own; a clip of three times the
+    length must take no more.
+    """
+    short, long = bench.size((5, 15), (2, 6))
+    clip = bench.clip(*bench.size((1024, 2048), (64, 128)), long)
+    peaks = [
+        in_new_process(_generate_and_weigh, _generation(bench.folder / f"memory-{count}", clip, count))
+        for count in (short, long)
+    ]
+    return [
+        Figure("gen_video, peak memory", [peaks[1] / GIGABYTE], "GB", budget=1.6),
+        Figure(f"peak with {long} frames, of that with {short}", ratios(peaks[1:], peaks[:1]), "x"),
+    ]
+
+
+def _generation(folder: Path, clip: BenchClip, count: int) -> list[str]:
+    """Settings of a prediction of the first frames of a clip by a network with random weights."""
+    torch.manual_seed(0)
+    student = build_model("psp18", classes=CLASSES)
+    save_checkpoint(folder / "random.pth", {"student": student.state_dict()})
+    write_text(folder / "clip.lst", format_frames(clip.frames[:count]))
+    return [
+        "DATA.synthetic=false",
+        f"DATA.data_root={clip.root}",
+        f"DATA.clip_list={folder / 'clip.lst'}",
+        f"TEST.ckpt_path={folder / 'random.pth'}",
+        f"TEST.save_folder={folder / 'result'}",
+        "TEST.device=cpu",
+    ]
+
+
+def _generate_and_weigh(words: list[str]) -> int:
+    generate(load_settings(None, words))
+    return peak_memory()
+
+
+def scoring(bench: Bench) -> list[Figure]:
+    """Temporal consistency of one 1024x2048 pair, flow and predictions in memory, on one thread, against one nearest
+    `cv2.remap` of that size. Label maps and flow are generated: regions of some dozen pixels, motion up to 20 pixels.
+    """
+    height, width = bench.size((1024, 2048), (64, 128))
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, CLASSES, (height // 32, width // 32), dtype=np.uint8)
+    ids = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    coarse = rng.normal(0, 8, (2, 5, 9)).astype(np.float32)
+    flow = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in coarse])
+    following, backward = np.roll(ids, 3, 1), -flow
+    x, y = np.arange(width, dtype=np.float32) + flow[0], np.arange(height, dtype=np.float32)[:, None] + flow[1]
+    strict, published = TemporalConsistency(CLASSES), TemporalConsistency(CLASSES, "published")
+    calls = [
+        lambda: cv2.remap(following, x, y, cv2.INTER_NEAREST),
+        lambda: strict.update(ids, following, flow, backward),
+        lambda: strict.update(ids, following, flow),
+        lambda: published.update(ids, following, flow),
+    ]
+    with single_threaded():
+        remap, full, without, old = interleaved(calls, bench.rounds(15))
+    return [
+        Figure("strict, with occlusion by backward flow, of one remap", ratios(full, remap), "x", budget=12),
+        Figure("strict, without backward flow, of one remap", ratios(without, remap), "x", budget=12),
+        Figure("published, of one remap", ratios(old, remap), "x", budget=30),
+    ]
+
+
+def store(bench: Bench) -> list[Figure]:
+    """The flow store: DIS flow of frames of 1024x2048, as kept (KITTI's 16-bit PNG) against `.flo`, and what storing
+    changes of its components.
+    """
+    count = bench.size(4, 2)
+    clip = bench.clip(*bench.size((1024, 2048), (128, 256)), count)
+    frames = [torch.from_numpy(read_image(clip.root / f.image)).permute(2, 0, 1)[None].float() for f in clip.frames]
+    kept, plain = bench.folder / "flow.png", bench.folder / "flow.flo"
+    sizes, errors = [], []
+    for t, k in pairwise(frames):
+        flow = DisFlow().estimate(t, k)[0].numpy()
+        write_kitti(kept, flow)
+        write_flo(plain, flow)
+        sizes.append(100 * os.path.getsize(kept) / os.path.getsize(plain))
+        errors.append(float(np.abs(read_flow(kept)[0] - flow).max()))
+    return [
+        Figure("size of stored flow, of .flo", sizes, "%", budget=30),
+        Figure("largest error of stored flow", errors, "px", budget=0.02),
+    ]

@@ -1,0 +1,107 @@
+"""The operators of FlowNet2 on a CPU: the correlation against its budget and its plain form, warping against torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from etc.benchmark.bench import Bench
+from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios
+from flownet import FlowNet2, correlation, resample2d
+
+MAPS = (1, 256, 48, 96)  # what FlowNetC correlates for frames of 384x768
+BALLAST = 1 << 28  # bytes
+
+
+def shifted_products(f1: Tensor, f2: Tensor) -> Tensor:
+    """FlowNetC's correlation in its plain form: shift, multiply, reduce, once for each of the 441 displacements.
+
+    Args:
+        f1: float ``[N, C, H, W]``.
+        f2: same shape.
+
+    Returns:
+        ``[N, 441, H, W]``, as :func:`flownet.correlation` with its defaults.
+    """
+    height, width = f1.shape[2:]
+    padded = F.pad(f2, (20, 20, 20, 20))
+    out = f1.new_empty(f1.shape[0], 441, height, width)
+    for channel in range(441):
+        y, x = channel // 21 * 2, channel % 21 * 2
+        torch.mean(f1 * padded[:, :, y : y + height, x : x + width], 1, out=out[:, channel])
+    return out
+
+
+@torch.inference_mode()
+def correlate(bench: Bench) -> list[Figure]:
+    """FlowNetC's correlation at 48x96x256 against the forward pass of FlowNet2 that it is part of (384x768 frames), and
+    against the plain loop that shifts, multiplies and reduces once a displacement. Memory is what a call adds to the
+    peak of a process of its own, the output included.
+    """
+    shape = bench.size(MAPS, (1, 16, 8, 8))
+    height, width = 8 * shape[2], 8 * shape[3]
+    f1, f2 = torch.randn(shape), torch.randn(shape)
+    img1, img2 = torch.rand(2, 1, 3, height, width) * 255
+    torch.manual_seed(0)
+    network = FlowNet2().eval()
+    calls = [lambda: network(img1, img2), lambda: correlation(f1, f2), lambda: shifted_products(f1, f2)]
+    whole, banded, loop = interleaved(calls, bench.rounds(5))
+    del network
+    memory = {f: [in_new_process(_extra_memory, f, shape)] for f in (correlation, shifted_products)}
+    return [
+        Figure("correlation, of FlowNet2's forward", ratios(banded, whole, 100), "%", budget=10),
+        Figure("correlation, extra memory, of its output", memory[correlation], "x", budget=3),
+        Figure("the plain loop, of FlowNet2's forward", ratios(loop, whole, 100), "%"),
+        Figure("the plain loop, extra memory, of its output", memory[shifted_products], "x"),
+        Figure("time of the plain loop, of the correlation's", ratios(loop, banded), "x"),
+    ]
+
+
+@torch.inference_mode()
+def _extra_memory(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]) -> float:
+    """What a call adds to the peak memory of this process, as a multiple of its output."""
+    function(torch.randn(1, 2, 3, 3), torch.randn(1, 2, 3, 3))  # loads what is loaded once
+    f1, f2 = torch.randn(shape), torch.randn(shape)
+    ballast = torch.ones(BALLAST, dtype=torch.uint8)  # above what importing took for a moment
+    before = peak_memory()
+    out = function(f1, f2)
+    after = peak_memory()
+    del ballast
+    return (after - before) / out.nbytes
+
+
+def warp(bench: Bench) -> list[Figure]:
+    """`resample2d` against `F.grid_sample` (border padding), including the conversion of the flow to normalised
+    coordinates that the latter needs, on three and on 19 channels of 512x1024; the flow is smooth and leaves the frame.
+    """
+    height, width = bench.size((512, 1024), (32, 64))
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, 2, 8, 16, generator=generator) * 8
+    flow = F.interpolate(coarse, (height, width), mode="bilinear")
+    figures = []
+    for channels in (3, 19):
+        image = torch.randn(1, channels, height, width, generator=generator, requires_grad=True)
+        for name, step in (("forward", _forward), ("forward and backward", _forward_and_backward)):
+            calls = [lambda f=f, s=step, i=image: s(f, i, flow) for f in (resample2d, _grid_sample)]
+            own, torchs = interleaved(calls, bench.rounds(9))
+            figures.append(Figure(f"{channels} channels, {name}, of grid_sample's", ratios(own, torchs), "x"))
+    return figures
+
+
+def _forward(function: Callable[[Tensor, Tensor], Tensor], image: Tensor, flow: Tensor) -> None:
+    with torch.no_grad():
+        function(image, flow)
+
+
+def _forward_and_backward(function: Callable[[Tensor, Tensor], Tensor], image: Tensor, flow: Tensor) -> None:
+    function(image, flow).sum().backward()
+
+
+def _grid_sample(image: Tensor, flow: Tensor) -> Tensor:
+    height, width = image.shape[2:]
+    x = (torch.arange(width) + flow[:, 0]) * (2 / (width - 1)) - 1
+    y = (torch.arange(height)[:, None] + flow[:, 1]) * (2 / (height - 1)) - 1
+    return F.grid_sample(image, torch.stack((x, y), -1), padding_mode="border", align_corners=True)

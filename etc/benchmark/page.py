@@ -1,0 +1,109 @@
+"""The results of a run as a table for the terminal, as a page of Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import torch
+
+from etc.benchmark.measure import Figure
+from etc.report import table
+from utils.files import write_text
+
+_INTRO = """# Benchmarks
+
+Written by the command below, all of it. Every figure is a ratio, or a share, whose two sides were timed in turn in one
+run, so that a slow or busy machine slows both alike; what counts is the median of the rounds, and beside it stands the
+middle half of them. Budgets are what the toolkit promises of itself; a figure beyond its budget says `over`.
+"""
+
+
+class Measured(NamedTuple):
+    """A benchmark that ran: its name on the command line, its title, what it measures, and what came out."""
+
+    name: str
+    title: str
+    explanation: str
+    figures: list[Figure]
+
+
+class Origin(NamedTuple):
+    """How the figures came about: the command, the machine, and what frames were worked on."""
+
+    command: str
+    machine: str
+    frames: str
+
+
+def machine() -> str:
+    """Processor, threads and versions, in one line."""
+    return (
+        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return name[1] if name else platform.processor() or platform.machine()
+
+
+def text_table(measured: list[Measured]) -> str:
+    """For the terminal."""
+    rows = [["benchmark", "what", "measured", "middle half", "budget", ""]]
+    rows += [[m.name, *_cells(figure)] for m in measured for figure in m.figures]
+    return table(rows)
+
+
+def markdown(measured: list[Measured], origin: Origin) -> str:
+    """The page."""
+    lines = [_INTRO, "```", origin.command, "```", "", f"{origin.machine}. {origin.frames}", ""]
+    for m in measured:
+        lines += [f"## {m.title}", "", " ".join(m.explanation.split()), ""]
+        lines += ["| what | measured | middle half | budget | |", "|---|---|---|---|---|"]
+        lines += [f"| {' | '.join(_cells(figure))} |" for figure in m.figures]
+        lines += ["", f"`python tool/benchmark.py {m.name}`", ""]
+    return "\n".join(lines)
+
+
+def as_json(measured: list[Measured], origin: Origin) -> str:
+    """Everything, with the value of every round."""
+    content: dict[str, Any] = origin._asdict()
+    content["benchmarks"] = {m.name: [_record(figure) for figure in m.figures] for m in measured}
+    return json.dumps(content, indent=1) + "\n"
+
+
+def save(measured: list[Measured], origin: Origin, path: Path) -> None:
+    """Write the page, or JSON where the name ends in ``.json``; atomically."""
+    write_text(path, (as_json if path.suffix == ".json" else markdown)(measured, origin))
+
+
+def _record(figure: Figure) -> dict[str, Any]:
+    return {
+        "work": figure.work,
+        "unit": figure.unit,
+        "measured": figure.measured,
+        "rounds": list(figure.values),
+        "budget": figure.budget,
+        "at_least": figure.at_least,
+        "verdict": figure.verdict,
+    }
+
+
+def _cells(figure: Figure) -> list[str]:
+    low, high = figure.spread
+    unit = f" {figure.unit}"
+    spread = f"{_number(low)} - {_number(high)}" if len(figure.values) > 1 else "-"
+    bound = "at least" if figure.at_least else "at most"
+    budget = "-" if figure.budget is None else f"{bound} {figure.budget:g}{unit}"
+    return [figure.work, _number(figure.measured) + unit, spread, budget, figure.verdict]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
