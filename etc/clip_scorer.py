@@ -99,7 +99,7 @@ class ClipScorer:
         shape = frame.prediction.shape
         if last.prediction.shape != shape:
             raise UserError(f"the predictions of {last.path.name} and {frame.path.name} have different sizes")
-        flow = self._flow_of(last.path, frame.path, shape)
+        flow = flow_of_pair(self.flow, last.path, frame.path, shape, occlusion=self.occlusion)
         self.pixels += frame.prediction.size
         before = self.metrics["strict"].counts.clone()
         for name in ("strict", "boundary", "published"):
@@ -125,12 +125,18 @@ class ClipScorer:
             )
         self.last_pair = (last.prediction, flow)
 
-    def _flow_of(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> PairFlow:
-        forward, valid = self.flow.with_validity(path_t, path_k, shape)
-        backward = None
-        if self.occlusion and valid is None and self.flow.available(path_k, path_t):
-            backward = self.flow(path_k, path_t, shape)
-        return PairFlow(forward, backward, valid if self.occlusion else None)
+
+def flow_of_pair(flow: FlowOfPairs, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:
+    """What strict scoring knows of a pair; ``occlusion``: whether it drops occluded pixels.
+
+    Raises:
+        UserError: as :meth:`etc.flow_store.FlowOfPairs.with_validity`.
+    """
+    forward, valid = flow.with_validity(path_t, path_k, shape)
+    backward = None
+    if occlusion and valid is None and flow.available(path_k, path_t):
+        backward = flow(path_k, path_t, shape)
+    return PairFlow(forward, backward, valid if occlusion else None)
 
 
 class _Windows:
