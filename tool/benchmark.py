@@ -22,9 +22,8 @@ from etc.benchmark.page import Origin, machine, save, text_table
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"what to measure (default: all): {', '.join(BENCHMARKS)}"
-    )
+    known = ", ".join(BENCHMARKS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure (default: all): {known}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round; the figures mean nothing")
     parser.add_argument("--data", metavar="ROOT", help="work on frames of this folder instead of rendered ones")
     parser.add_argument("--out", metavar="FILE", help="write the results there: Markdown, or JSON (.json)")

@@ -42,8 +42,8 @@ def sample(bench: Bench) -> list[Figure]:
 
 
 def prediction(bench: Bench) -> list[Figure]:
-    """`gen_video` of a clip at 512x1024 (decode, network, argmax, PNG, mp4) against its network alone on as many frames:
-    reading and writing should hide behind the network.
+    """`gen_video` of a clip at 512x1024 (decode, network, argmax, PNG, mp4) against its network alone on as many
+    frames: reading and writing should hide behind the network.
     """
     height, width = bench.size((512, 1024), (64, 128))
     count = bench.size(20, 3)

@@ -1,4 +1,4 @@
-"""The operators of FlowNet2 on a CPU: the correlation against its budget and its plain form, warping against torch's."""
+"""The operators of FlowNet2 on a CPU: the correlation against its budget and its plain form, warping against torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ def correlate(bench: Bench) -> list[Figure]:
     network = FlowNet2().eval()
     calls = [lambda: network(img1, img2), lambda: correlation(f1, f2), lambda: shifted_products(f1, f2)]
     whole, banded, loop = interleaved(calls, bench.rounds(5))
-    del network
     memory = {f: [in_new_process(_extra_memory, f, shape)] for f in (correlation, shifted_products)}
     return [
         Figure("correlation, of FlowNet2's forward", ratios(banded, whole, 100), "%", budget=10),

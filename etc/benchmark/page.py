@@ -43,7 +43,7 @@ class Origin(NamedTuple):
 def machine() -> str:
     """Processor, threads and versions, in one line."""
     return (
-        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, OpenCV {cv2.__version__}, "
+        f"{_processor()}, threads: {torch.get_num_threads()}, torch {torch.__version__}, OpenCV {cv2.__version__}, "
         f"Python {platform.python_version()}"
     )
 
