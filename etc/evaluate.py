@@ -1,4 +1,4 @@
-"""Runs the metrics over clips and over labelled frames.
+"""Runs the metrics over clips; labelled frames alone are scored in etc/frame_scorer.py.
 
 Everything is counted into integer tables with one row a clip. Processes started by torchrun share the clips and
 sum their tables, so that the result is the same to the last pixel for any number of processes.
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from etc import distributed
@@ -24,10 +24,11 @@ from etc.data.images import read_image, read_label
 from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
 from etc.datasets import clips_to_score, flow_of_pairs, labelled_frames
-from etc.metrics import TemporalConsistency, bootstrap_interval, class_totals, confusion, mean_iou, scores
+from etc.frame_scorer import confusion_of
+from etc.metrics import TemporalConsistency, bootstrap_interval, class_totals, mean_iou, scores
 from etc.networks import device_of
 from etc.predictor import predictor_from
-from etc.results import ClipScores, FrameScores
+from etc.results import ClipScores
 
 
 def score_clips(settings: Settings, device: torch.device | None = None) -> ClipScores:
@@ -55,17 +56,6 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     return summarise(_pooled(tables), clips, settings)
 
 
-def score_frames(settings: Settings) -> FrameScores:
-    """mIoU of the network in ``TEST.ckpt_path`` on ``TEST.test_list`` (or ``DATA.val_list``).
-
-    Raises:
-        UserError: missing files, or a checkpoint that does not fit.
-    """
-    frames = labelled_frames(settings, settings.TEST.test_list)
-    counts = _confusion_of(predictor_from(settings), frames, settings, desc="test")
-    return FrameScores(counts, frames=len(frames), settings=settings)
-
-
 def validate(
     network: nn.Module, settings: Settings, device: torch.device, *, clips: int | None = None
 ) -> dict[str, float]:
@@ -76,7 +66,7 @@ def validate(
         double the flow needed. The network is left in eval mode.
     """
     predictor = predictor_from(settings, network=network, device=device)
-    counts = _confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
+    counts = confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
     flow, root = flow_of_pairs(settings, device), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
     own = clips_to_score(settings)[:clips][distributed.rank() :: distributed.world_size()]
@@ -133,19 +123,6 @@ def _pooled(tables: list[Counts | None]) -> Counts:
         rows = [torch.zeros_like(example) if table is None else table[name] for table in tables]
         pooled[name] = distributed.sum_counts(torch.stack(rows))
     return pooled
-
-
-def _confusion_of(predictor, frames: list[Frame], settings: Settings, *, desc: str) -> Tensor:
-    """Confusion counts of a predictor over labelled frames, summed over all processes."""
-    data = settings.DATA
-    root, counts = Path(data.data_root), torch.zeros(data.classes, data.classes, dtype=torch.int64)
-    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
-    own = frames[distributed.rank() :: distributed.world_size()]
-    for frame in tqdm(own, desc=desc, unit="frame", leave=False, disable=distributed.rank() > 0):
-        image = read_image(root / frame.image)
-        label = read_train_ids(root / frame.label, table, image.shape[:2])
-        counts += confusion(predictor([image])[0], label, data.classes)
-    return distributed.sum_counts(counts)
 
 
 def _prediction_files(clips: list[Clip], folder: Path) -> list[list[Path]]:

@@ -61,10 +61,12 @@ def clip_table(result: ClipScores) -> str:
 
 
 def frame_table(result: FrameScores) -> str:
-    """mIoU, mAcc, allAcc and IoU of each class."""
-    figures = result.figures
-    rows = [["class", "IoU %"]]
-    rows += [[name, percent(iou)] for name, iou in zip(class_names(result.settings), figures["iou"], strict=True)]
+    """IoU and accuracy of each class, the share of the labelled pixels that it has; mIoU, mAcc and allAcc."""
+    figures, pixels = result.figures, result.counts.sum(1) / result.counts.sum()
+    rows = [["class", "IoU %", "accuracy %", "pixels %"]]
+    columns = figures["iou"], figures["accuracy"], pixels.tolist()
+    for name, *shares in zip(class_names(result.settings), *columns, strict=True):
+        rows.append([name, *map(percent, shares)])
     summary = "  ".join(f"{name} {percent(figures[name])}" for name in ("mIoU", "mAcc", "allAcc"))
     return f"{table(rows)}\n\n{summary}  ({result.frames} frames, classes that occur)"
 

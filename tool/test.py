@@ -1,26 +1,44 @@
-"""mIoU of a checkpoint on labelled frames.
+"""mIoU of a checkpoint on labelled frames; predictions for the Cityscapes test server.
 
     python tool/test.py                                                          # the quickstart world
     python tool/test.py TEST.ckpt_path exp/quickstart/baseline/best.pth TEST.save_folder exp/baseline
     python tool/test.py TEST.flip true TEST.scales [0.75,1.0,1.25] TEST.save_folder exp/tta  # test-time augmentation
     python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.mode slide
+    python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.test_list test.lst --export exp/upload
 
-Writes miou.json and miou.csv into TEST.save_folder.
+Writes miou.json, miou.csv and confusion.png into TEST.save_folder. --export also writes every prediction as label ids
+under the name that the server expects; the list may then hold frames without label.
 """
 
+from pathlib import Path
+
 from etc import cli, distributed
-from etc.evaluate import score_frames
+from etc.confusion_picture import write_confusion
+from etc.frame_scorer import score_frames
 from etc.networks import device_of
 from etc.report import frame_table
+from etc.results import class_names
 
 
 def main(argv: list[str] | None = None) -> int:
-    settings = cli.parse(argv, description=__doc__, sections=("DATA", "TRAIN", "TEST"))
+    parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
+    parser.add_argument("--export", metavar="FOLDER", help="write predictions for the Cityscapes test server there")
+    words = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(words)
+    names = class_names(settings)
     with distributed.process_group(device_of(settings)):
-        result = score_frames(settings)
-        if distributed.rank() == 0:
-            result.save(settings.TEST.save_folder)
-            print(frame_table(result))
+        result = score_frames(settings, words.export)
+        if distributed.rank() > 0:
+            return 0
+        if words.export is not None:
+            print(f"{words.export}: predictions of all frames, as Cityscapes label ids")
+        if not result.frames:
+            print("no frame of the list has a label: there is no mIoU")
+            return 0
+        folder = Path(settings.TEST.save_folder)
+        result.save(folder)
+        write_confusion(result.counts, names, folder / "confusion.png")
+        print(frame_table(result))
     return 0
 
 
