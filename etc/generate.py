@@ -28,6 +28,7 @@ from etc.weights import sha256_of
 from utils.files import write_text
 from utils.threads import TaskQueue, ordered_map
 
+PARTS = ("gray", "color", "mp4")
 WRITERS = min(4, os.cpu_count() or 1)
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -100,7 +101,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> Generated:
     folder = Path(settings.TEST.save_folder) / "video"
     plan = _plan(clips, Path(settings.DATA.data_root), folder)
     predictor = predictor_from(settings)
-    _claim(folder, settings, overwrite=overwrite)
+    claim(folder, source_note(settings), settings, parts=PARTS, overwrite=overwrite)
     own = plan[distributed.rank() :: distributed.world_size()]
     rest = [clip for clip in own if not clip.done()]
     kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
@@ -142,23 +143,37 @@ def _plan(clips, data_root: Path, folder: Path) -> list[ClipFiles]:
     return plan
 
 
-def _claim(folder: Path, settings: Settings, *, overwrite: bool) -> None:
-    """Make sure that what the folder holds belongs to these settings, and write down that it does."""
-    note, note_file = source_note(settings), folder / "source.json"
-    parts = [folder / name for name in ("gray", "color", "mp4")]
-    if not overwrite and any(part.is_dir() and any(part.iterdir()) for part in parts):
+def claim(
+    folder: Path, note: dict[str, Any], settings: Settings, *, parts: tuple[str, ...], overwrite: bool = False
+) -> None:
+    """Make sure that what a folder of predictions holds was made with the same things, and write down which.
+
+    Writes ``source.json``, the note, and ``settings.yaml``.
+
+    Args:
+        folder: the folder.
+        note: what its predictions depend on.
+        settings: the effective settings.
+        parts: its sub-folders with predictions.
+        overwrite: empty these, instead of refusing what does not belong here.
+
+    Raises:
+        UserError: predictions of another or an unknown origin.
+    """
+    note_file, filled = folder / "source.json", [folder / part for part in parts]
+    if not overwrite and any(part.is_dir() and any(part.iterdir()) for part in filled):
         old = _read_note(note_file)
         differing = [key for key in note | old if note.get(key) != old.get(key)]
         if differing:
             what = f"with another {', '.join(differing)}" if old else "by something that left no source.json"
             raise UserError(
-                f"{folder} holds predictions made {what}: use --overwrite to replace them, or another TEST.save_folder"
+                f"{folder} holds predictions made {what}: use --overwrite to replace them, or another folder"
             )
     # All processes have looked before the first one changes anything, and none starts before that is done.
     distributed.barrier()
     if distributed.rank() == 0:
         if overwrite:
-            for part in parts:
+            for part in filled:
                 shutil.rmtree(part, ignore_errors=True)
         write_text(folder / "settings.yaml", dump_settings(settings))
         write_text(note_file, json.dumps(note, indent=1) + "\n")
