@@ -9,7 +9,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["etc", "etc.*", "model", "model.*", "flownet", "flownet.*", "utils"]),
-    package_data={"flownet": ["cuda/*.cu", "cuda/*.cuh"]},
+    package_data={"etc": ["templates/*.html"], "flownet": ["cuda/*.cu", "cuda/*.cuh"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -25,6 +25,6 @@ setup(
     ],
     extras_require={
         "cuda": ["cupy-cuda13x"],
-        "dev": ["pytest>=7", "pytest-xdist>=3", "ruff>=0.6", "torchmetrics>=1.2", "scipy>=1.10"],
+        "dev": ["pytest>=7", "selenium>=4.11", "pytest-xdist>=3", "ruff>=0.6", "torchmetrics>=1.2", "scipy>=1.10"],
     },
 )

@@ -1,181 +1,147 @@
-"""Several runs side by side: one table, one video, one picture of where their predictions flicker."""
+"""Runs side by side: what each scored, what it costs, and whether they differ by more than the clips do."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from dataclasses import dataclass
+import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
+import torch
 
-from etc.config import UserError
-from etc.config_schema import Settings
-from etc.data.images import read_image, read_label, write_png
-from etc.data.labels import read_colors
-from etc.data.lists import Clip, prediction_names
-from etc.datasets import clips_to_score, flow_of_pairs
-from etc.flow_store import FlowOfPairs
-from etc.pictures import colorize, side_by_side
+from etc.cost import Cost, machine
+from etc.metrics import bootstrap_difference, mean_iou
 from etc.report import percent, table
-from etc.results import MIOU_FILE, TC_FILE, read_result, write_json
-from etc.video import Mp4Writer
-from utils.files import write_text
+from etc.results import clip_counts, write_csv, write_json
+from etc.runs import Run, figures
 
-PANEL_WIDTH = 512  # pixels; frames of less than half of it are enlarged
+WIDTH = 100  # columns of the terminal table
 
+# What is compared in pairs: the name of the counts, and how they become mIoU.
+_PAIRED = {
+    "mIoU clips": ("segmentation", mean_iou),
+    "TC": ("strict", mean_iou),
+    "TC published": ("published", partial(mean_iou, convention="published")),
+}
 
-@dataclass(frozen=True)
-class Run:
-    """A scored run: its name, its result folder, and what ``eval_tc`` and ``test`` wrote there."""
-
-    name: str
-    folder: Path
-    tc: dict[str, Any]
-    miou: dict[str, Any]
+Row = dict[str, Any]
 
 
-def read_run(name: str, folder: str | Path) -> Run:
-    """Read a run's result folder.
+def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> list[Row]:
+    """Every figure of every run, one row a run; shares in [0, 1], NaN where there is no figure.
 
-    Raises:
-        UserError: ``tc.json`` or ``miou.json`` is missing, or they are of different checkpoints.
+    ``<figure> difference`` is the run's figure minus that of the first run; ``low`` and ``high`` bound it (95%, clips
+    drawn with replacement, the same ones for both runs).
     """
-    folder = Path(folder)
-    for file, tool in ((TC_FILE, "eval_tc"), (MIOU_FILE, "test")):
-        if not (folder / file).is_file():
-            raise UserError(f"{folder} has no {file}: write it with tool/{tool}.py TEST.save_folder {folder}")
-    run = Run(name, folder, read_result(folder / TC_FILE), read_result(folder / MIOU_FILE))
-    try:
-        figures(run)
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder}: {TC_FILE} or {MIOU_FILE} was not written by this version: score it again") from None
-    predictions = run.tc.get("predictions") or {}
-    if predictions.get("checkpoint_sha256", run.miou["checkpoint_sha256"]) != run.miou["checkpoint_sha256"]:
-        raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
-    return run
-
-
-def figures(run: Run) -> dict[str, float]:
-    """The figures of a run that are compared, as shares."""
-    low, high = run.tc["strict_interval"]
-    return {
-        "mIoU": run.miou["mIoU"],
-        "TC": run.tc["strict"]["mIoU"],
-        "TC low": low,
-        "TC high": high,
-        "TC boundary": run.tc["boundary"]["mIoU"],
-        "flicker": run.tc["flicker"],
-        "VC8": run.tc["vc8_correct"],
-        "TC published": run.tc["published"]["mIoU"],
-    }
-
-
-def comparison_table(runs: list[Run]) -> str:
-    """Runs as rows, fit for 100 columns; the last row is the ground truth under the same flow."""
-    head = ["run", "mIoU", "TC strict", "95% over clips", "boundary", "flicker", "VC8 correct", "TC publ."]
-    rows = [head]
+    rows = []
     for run in runs:
-        f = figures(run)
-        rows.append(
-            [
-                run.name,
-                percent(f["mIoU"]),
-                percent(f["TC"]),
-                "-" if math.isnan(f["TC low"]) else f"{percent(f['TC low'])} - {percent(f['TC high'])}",
-                percent(f["TC boundary"]),
-                percent(f["flicker"], 3),
-                percent(f["VC8"]),
-                percent(f["TC published"]),
-            ]
+        row = {"run": run.name, **figures(run.tc, run.miou)}
+        for name, (protocol, statistic) in _PAIRED.items():
+            pair = [clip_counts(r.tc, protocol) for r in (runs[0], run)]
+            first, own = (statistic(counts.sum(0)) for counts in pair)
+            low, high = bootstrap_difference(*pair, statistic) if run is not runs[0] else (math.nan, math.nan)
+            difference = own - first if run is not runs[0] else math.nan
+            row |= {f"{name} difference": difference, f"{name} difference low": low, f"{name} difference high": high}
+        spent = cost.get(run.name)
+        row |= {
+            "parameters": spent.parameters if spent else math.nan,
+            "gflops": spent.gflops if spent else math.nan,
+            "fps": spent.fps if spent else math.nan,
+            "latency p50 ms": 1000 * spent.latency(0.5) if spent else math.nan,
+            "latency p95 ms": 1000 * spent.latency(0.95) if spent else math.nan,
+            "measured on": machine(device) if spent and spent.seconds else "",
+        }
+        rows.append(row)
+    return rows
+
+
+def cells(rows: list[Row]) -> list[tuple[str, list[str]]]:
+    """The rows as people read them: a label, and a text a run; lines without any figure are left out."""
+
+    def share(key: str, digits: int = 2) -> list[str]:
+        return [percent(row[key], digits) for row in rows]
+
+    def interval(key: str) -> list[str]:
+        bounds = [(row[f"{key} low"], row[f"{key} high"]) for row in rows]
+        return ["-" if math.isnan(low) else f"{percent(low)} .. {percent(high)}" for low, high in bounds]
+
+    def number(key: str, digits: int, scale: float = 1.0) -> list[str]:
+        return ["-" if math.isnan(row[key]) else f"{row[key] * scale:.{digits}f}" for row in rows]
+
+    first = rows[0]["run"]
+    lines = [
+        ("mIoU, test list", share("mIoU")),
+        ("mIoU, frames of the clips", share("mIoU clips")),
+        (f"  minus {first}, 95%", [_difference(row, "mIoU clips") for row in rows]),
+        ("TC strict", share("TC")),
+        ("  95% over clips", interval("TC")),
+        (f"  minus {first}, 95%", [_difference(row, "TC") for row in rows]),
+        ("TC published", share("TC published")),
+        ("  95% over clips", interval("TC published")),
+        (f"  minus {first}, 95%", [_difference(row, "TC published") for row in rows]),
+        ("TC strict at boundaries", share("TC boundary")),
+        ("TC strict of ground truth", share("ceiling")),
+        ("flicker rate", share("flicker", 3)),
+        ("VC8 correct", share("VC8")),
+        ("VC16 correct", share("VC16")),
+        ("parameters, million", number("parameters", 2, 1e-6)),
+        ("GFLOPs a frame", number("gflops", 2)),
+        ("frames a second", number("fps", 2)),
+        ("latency p50, ms", number("latency p50 ms", 1)),
+        ("latency p95, ms", number("latency p95 ms", 1)),
+    ]
+    return [(label, texts) for label, texts in lines if any(text != "-" for text in texts)]
+
+
+def notes(rows: list[Row], clips: int) -> list[str]:
+    """What must be known to read :func:`cells`."""
+    found = ["All scores in percent."]
+    if len(rows) > 1 and clips > 1:
+        found.append(
+            f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {clips} clips drawn alike for "
+            "both runs; * marks an interval without 0."
         )
-    rows.append(["ground truth", "100", percent(runs[0].tc["ceiling"]), *["-"] * (len(head) - 3)])
-    return table(rows)
+        if clips < 10:
+            found.append(f"{clips} clips are few: such an interval is narrower than it should be.")
+    if clips < 2:
+        found.append("One clip gives no interval.")
+    places = {row["measured on"] for row in rows} - {""}
+    if places:
+        found.append(f"Speed: one frame at a time, of this machine: {places.pop()}.")
+    return found
 
 
-def save_comparison(runs: list[Run], folder: Path) -> None:
+def comparison_table(rows: list[Row], clips: int) -> str:
+    """Figures as lines, runs as columns, in blocks of at most 100 columns."""
+    lines = cells(rows)
+    label = max(len(text) for text, _ in lines)
+    columns = [[row["run"], *(texts[i] for _, texts in lines)] for i, row in enumerate(rows)]
+    blocks: list[list[list[str]]] = []
+    room = 0
+    for column in columns:
+        width = max(map(len, column)) + 2
+        if not blocks or width > room:
+            blocks.append([["", *(text for text, _ in lines)]])
+            room = WIDTH - label
+        blocks[-1].append(column)
+        room -= width
+    texts = [table([list(cells) for cells in zip(*block, strict=True)]) for block in blocks]
+    wrapped = [textwrap.fill(note, WIDTH) for note in notes(rows, clips)]
+    return "\n\n".join([*texts, "\n".join(wrapped)])
+
+
+def save_comparison(rows: list[Row], folder: Path) -> None:
     """Write ``comparison.json`` and ``comparison.csv``."""
-    rows = [{"run": run.name, **figures(run)} for run in runs]
     write_json(folder / "comparison.json", rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "comparison.csv", text.getvalue())
+    write_csv(folder / "comparison.csv", [list(rows[0]), *(row.values() for row in rows)])
 
 
-def write_pictures(runs: list[Run], settings: Settings, folder: Path) -> tuple[Path, Path]:
-    """The clip on which the first run is least consistent: a side-by-side video and a picture of the flicker.
-
-    Returns:
-        The paths of the video and of the picture.
-    """
-    clips = clips_to_score(settings)
-    scored = [clip["strict"] for clip in runs[0].tc["clips"]]
-    if len(scored) != len(clips):
-        raise UserError(f"{runs[0].folder} scored {len(scored)} clips, DATA.clip_list has {len(clips)}")
-    # A clip on which nothing was counted has no figure; it is not the one to look at.
-    index = int(np.argmin(np.nan_to_num(scored, nan=math.inf)))
-    predictions = {run.name: _predictions(run, clips, index) for run in runs}
-    root, palette = Path(settings.DATA.data_root), read_colors(settings.DATA.colors_path, settings.DATA.classes)
-    paths = [root / frame.image for frame in clips[index]]
-    video, picture = folder / "side_by_side.mp4", folder / "flicker.png"
-    with Mp4Writer(video, settings.TEST.fps) as writer:
-        for t, path in enumerate(paths):
-            panels = [("frame", read_image(path))]
-            panels += [(name, colorize(maps[t], palette)) for name, maps in predictions.items()]
-            writer.write(side_by_side([(caption, _enlarged(picture)) for caption, picture in panels]))
-    flow = flow_of_pairs(settings)
-    panels = [("frame", read_image(paths[0]))]
-    for name, maps in predictions.items():
-        changes = flicker_map(maps, paths, flow)
-        panels.append((f"{name}: labels that change along the flow, {percent(float(changes.mean()))}%", heat(changes)))
-    write_png(picture, side_by_side([(caption, _enlarged(panel)) for caption, panel in panels]))
-    return video, picture
-
-
-def flicker_map(predictions: list[np.ndarray], paths: list[Path], flow: FlowOfPairs) -> np.ndarray:
-    """How often the label of a pixel differs from that of the pixel it moves to.
-
-    Args:
-        predictions: label maps of consecutive frames, uint8 ``[H, W]``.
-        paths: the frames.
-        flow: gives the flow of a pair.
-
-    Returns:
-        Share of the pairs in [0, 1], float ``[H, W]``; pixels that leave the frame or are occluded do not change.
-    """
-    height, width = predictions[0].shape
-    rows, columns = np.mgrid[:height, :width]
-    changes = np.zeros((height, width))
-    for t in range(len(predictions) - 1):
-        forward, valid = flow.with_validity(paths[t], paths[t + 1], (height, width))
-        x = np.floor(columns + forward[0] + 0.5).astype(int)
-        y = np.floor(rows + forward[1] + 0.5).astype(int)
-        seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        if valid is not None:
-            seen &= valid
-        changes[seen] += predictions[t][seen] != predictions[t + 1][y[seen], x[seen]]
-    return changes / max(1, len(predictions) - 1)
-
-
-def heat(share: np.ndarray, full: float = 0.5) -> np.ndarray:
-    """Shares as RGB uint8 ``[H, W, 3]``, black (never) to bright (``full`` or more)."""
-    colors = matplotlib.colormaps["inferno"](np.clip(share / full, 0, 1))
-    return (colors[:, :, :3] * 255).astype(np.uint8)
-
-
-def _enlarged(picture: np.ndarray) -> np.ndarray:
-    """Small frames by a whole factor, pixel for pixel, so that a caption fits above them."""
-    factor = max(1, PANEL_WIDTH // picture.shape[1])
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _predictions(run: Run, clips: list[Clip], index: int) -> list[np.ndarray]:
-    names = prediction_names([frame for clip in clips for frame in clip])
-    start = sum(map(len, clips[:index]))
-    gray = run.folder / "video" / "gray"
-    return [read_label(gray / f"{name}.png") for name in names[start : start + len(clips[index])]]
+def _difference(row: Row, key: str) -> str:
+    value, low, high = (row[f"{key} difference{end}"] for end in ("", " low", " high"))
+    if math.isnan(value):
+        return "-"
+    if math.isnan(low):
+        return f"{100 * value:+.2f}"
+    mark = " *" if low > 0 or high < 0 else ""
+    return f"{100 * value:+.2f} ({100 * low:+.2f} .. {100 * high:+.2f}){mark}"

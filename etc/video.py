@@ -170,9 +170,12 @@ class Mp4Writer:
     Args:
         path: the file; folders are made.
         fps: frames a second.
+        crf: quality of H.264, 0 (lossless) to 51; 20 keeps the borders of the classes sharp.
+        gop: at most this many pictures from one key frame to the next; few make seeking quick. ``None``: many.
     """
 
-    def __init__(self, path: str | Path, fps: float) -> None:
+    def __init__(self, path: str | Path, fps: float, *, crf: int = 20, gop: int | None = None) -> None:
+        self._quality = {"crf": str(crf)} | ({"g": str(gop)} if gop is not None else {})
         self._file = ExitStack()
         temporary = self._file.enter_context(replacing(path))
         self._container: av.container.OutputContainer | None = av.open(str(temporary), "w", format="mp4")
@@ -242,9 +245,9 @@ class Mp4Writer:
         codec = next(name for name in _ENCODERS if name in av.codecs_available)
         if codec == "mpeg4":
             logger.warning("PyAV has no H.264 encoder (libx264) here: writing MPEG-4, which browsers do not play")
-        # Fast enough to keep up with the network; 20 keeps the borders of the classes sharp; the short look-ahead
-        # halves the memory, and the files of such pictures grow by 4%.
-        options = {"preset": "veryfast", "crf": "20", "rc-lookahead": "3", "bf": "0"} if codec == "libx264" else {}
+        # Fast enough to keep up with the network; the short look-ahead halves the memory, and the files of such
+        # pictures grow by 4%.
+        options = {"preset": "veryfast", "rc-lookahead": "3", "bf": "0", **self._quality} if codec == "libx264" else {}
         self._stream = self._container.add_stream(codec, rate=self._rate, options=options)
         self._stream.width = rgb.shape[1] + rgb.shape[1] % 2
         self._stream.height = rgb.shape[0] + rgb.shape[0] % 2

@@ -1,34 +1,53 @@
-"""Put several scored runs side by side: table, CSV, JSON, a video and a picture of the flicker.
+"""Put several runs side by side: table, CSV, JSON, report.html, a video and a picture of the flicker.
 
     python tool/compare.py                                                       # the quickstart's two runs
     python tool/compare.py --runs base=exp/base/result etc=exp/etc/result --out exp/comparison
+    python tool/compare.py --runs base=exp/base/best.pth etc=exp/etc/best.pth --out exp/comparison
 
-A run is a result folder that tool/gen_video.py, tool/eval_tc.py and tool/test.py have written.
+A run is a result folder that tool/eval_tc.py has written (and tool/test.py, where there is a network), or a checkpoint,
+which is predicted, scored and tested first, into a folder of --out. Without --config the settings are those that the
+first run was scored or trained with.
 """
 
 from pathlib import Path
 
 from etc import cli
-from etc.compare import comparison_table, read_run, save_comparison, write_pictures
-from etc.config import UserError
+from etc.clip_views import write_pictures
+from etc.compare import compare, comparison_table, save_comparison
+from etc.config import UserError, load_settings
+from etc.html_report import CLIPS, write_report
+from etc.networks import device_of
+from etc.runs import CHECKPOINTS, check_comparable, measure_costs, read_run, score_checkpoint, settings_of
 
 QUICKSTART = ["baseline=exp/quickstart/baseline/result", "etc=exp/quickstart/etc/result"]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.argument_parser(__doc__, sections=("DATA", "FLOW", "TEST"))
-    parser.add_argument("--runs", nargs="+", default=QUICKSTART, metavar="NAME=FOLDER", help="result folders")
+    parser.add_argument("--runs", nargs="+", default=QUICKSTART, metavar="NAME=WHERE", help="folders or checkpoints")
     parser.add_argument("--out", default="exp/quickstart/comparison", help="folder of the comparison")
+    parser.add_argument("--no-speed", action="store_true", help="measure no latency")
+    parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips shown in report.html [{CLIPS}]")
     words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
-    if not all("=" in run for run in words.runs):
-        raise UserError(f"--runs takes NAME=FOLDER, got {' '.join(words.runs)}")
-    runs = [read_run(*run.split("=", 1)) for run in words.runs]
-    out = Path(words.out)
-    save_comparison(runs, out)
+    if not all(all(run.partition("=")) for run in words.runs):
+        raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(words.runs)}")
+    if words.clips < 1:
+        raise UserError(f"--clips {words.clips}: expected at least 1")
+    named, out = [run.split("=", 1) for run in words.runs], Path(words.out)
+    settings = load_settings(words.config or settings_of(named[0][1]), words.overrides)
+    for entry in named:
+        if entry[1].endswith(CHECKPOINTS):
+            folder = out / "runs" / entry[0]
+            score_checkpoint(entry[1], settings, folder)
+            entry[1] = str(folder)
+    runs = [read_run(name, folder) for name, folder in named]
+    check_comparable(runs)
+    rows = compare(runs, measure_costs(runs, settings, speed=not words.no_speed), device_of(settings))
+    save_comparison(rows, out)
     video, picture = write_pictures(runs, settings, out)
-    print(comparison_table(runs))
-    print(f"\nvideo: {video}\npicture: {picture}")
+    report = write_report(runs, rows, settings, out, clips=words.clips)
+    print(comparison_table(rows, len(runs[0].tc["clips"])))
+    print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
     return 0
 
 
