@@ -6,6 +6,7 @@ feature once where a loop over 441 displacements reads it 441 times.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from flownet.ops.backend import accumulation_dtype
 
-# Rows multiplied at once on a CPU, whose matrices should stay in the cache. A GPU takes all of them.
-ROWS_AT_ONCE = 8
+# Rows multiplied at once on a CPU, whose matrices should stay in the cache; more are no faster and take more memory.
+# A GPU takes all of them.
+ROWS_AT_ONCE = 4
 
 
 class Plan(NamedTuple):
@@ -104,7 +106,8 @@ def correlation_forward(f1: Tensor, f2: Tensor, plan: Plan) -> Tensor:
     for n in range(f1.shape[0]):
         target = out[n].view(side, side, plan.out_height, plan.out_width)
         dense = target if direct else f1.new_empty(side, side, plan.dense_height, plan.dense_width, dtype=dtype)
-        _products(_split(f1[n], plan, 0), _split(f2[n], plan, plan.reach), plan, dense)
+        for at in product(range(plan.stride2), repeat=2):
+            _products(_split(f1[n], plan, 0, at), _split(f2[n], plan, plan.reach, at), plan, _part(dense, plan, at))
         if not direct:
             target.copy_(sum(_windows(dense, plan)))
     return out
@@ -118,42 +121,39 @@ def correlation_backward(grad: Tensor, f1: Tensor, f2: Tensor, plan: Plan) -> tu
         dense = torch.zeros(side, side, plan.dense_height, plan.dense_width, dtype=dtype, device=grad.device)
         for window in _windows(dense, plan):
             window += grad[n].reshape(side, side, plan.out_height, plan.out_width)
-        first, second = _split(f1[n], plan, 0), _split(f2[n], plan, plan.reach)
-        grad_first, grad_second = _product_gradients(first, second, plan, dense)
-        _merge(grad_first, plan, 0, grad_f1[n])
-        _merge(grad_second, plan, plan.reach, grad_f2[n])
+        for at in product(range(plan.stride2), repeat=2):
+            first, second = _split(f1[n], plan, 0, at), _split(f2[n], plan, plan.reach, at)
+            grad_first, grad_second = _product_gradients(first, second, plan, _part(dense, plan, at))
+            _merge(grad_first, plan, 0, at, grad_f1[n])
+            _merge(grad_second, plan, plan.reach, at, grad_f2[n])
     return grad_f1, grad_f2
 
 
-def _split(features: Tensor, plan: Plan, margin: int) -> Tensor:
-    """``[C, H, W]`` to its sets ``[stride2, stride2, rows, columns, C]``, zero outside the map."""
-    height, width = plan.set_height + 2 * margin, plan.set_width + 2 * margin
-    sets = torch.zeros(
-        plan.stride2,
-        plan.stride2,
-        height,
-        width,
-        plan.channels,
-        dtype=accumulation_dtype(features),
-        device=features.device,
-    )
-    for pixels, places in _placements(plan, margin):
-        sets[places] = features[pixels].permute(1, 2, 0)
-    return sets
+def _split(features: Tensor, plan: Plan, margin: int, at: tuple[int, int]) -> Tensor:
+    """One set ``[rows, columns, C]`` of ``[C, H, W]``, zero outside the map; one at a time, which saves memory."""
+    size = (plan.set_height + 2 * margin, plan.set_width + 2 * margin, plan.channels)
+    chosen = torch.zeros(size, dtype=accumulation_dtype(features), device=features.device)
+    pixels, places = _placement(plan, margin, at)
+    chosen[places] = features[pixels].permute(1, 2, 0)
+    return chosen
 
 
-def _merge(sets: Tensor, plan: Plan, margin: int, out: Tensor) -> None:
-    """The transpose of :func:`_split`: writes every pixel of ``out [C, H, W]`` that a set holds."""
-    for pixels, places in _placements(plan, margin):
-        out[pixels] = sets[places].permute(2, 0, 1)
+def _merge(chosen: Tensor, plan: Plan, margin: int, at: tuple[int, int], out: Tensor) -> None:
+    """The transpose of :func:`_split`: writes every pixel of ``out [C, H, W]`` that the set holds."""
+    pixels, places = _placement(plan, margin, at)
+    out[pixels] = chosen[places].permute(2, 0, 1)
 
 
-def _placements(plan: Plan, margin: int) -> Iterator[tuple[tuple, tuple]]:
-    for a in range(plan.stride2):
-        rows, row_places = plan.placement(a, margin, plan.height, plan.set_height)
-        for b in range(plan.stride2):
-            columns, column_places = plan.placement(b, margin, plan.width, plan.set_width)
-            yield (slice(None), rows, columns), (a, b, row_places, column_places)
+def _placement(plan: Plan, margin: int, at: tuple[int, int]) -> tuple[tuple, tuple]:
+    """The pixels of a map ``[C, H, W]`` that belong to the set of row and column residue ``at``, and their places."""
+    rows, row_places = plan.placement(at[0], margin, plan.height, plan.set_height)
+    columns, column_places = plan.placement(at[1], margin, plan.width, plan.set_width)
+    return (slice(None), rows, columns), (row_places, column_places)
+
+
+def _part(dense: Tensor, plan: Plan, at: tuple[int, int]) -> Tensor:
+    """The dense products ``[D, D, rows, columns]`` that belong to a set, as a view."""
+    return dense[:, :, at[0] :: plan.stride2, at[1] :: plan.stride2]
 
 
 def _windows(dense: Tensor, plan: Plan) -> Iterator[Tensor]:
@@ -164,15 +164,12 @@ def _windows(dense: Tensor, plan: Plan) -> Iterator[Tensor]:
             yield dense[:, :, ky : ky + rows : plan.stride1, kx : kx + columns : plan.stride1]
 
 
-def _tiles(dense: Tensor, plan: Plan) -> Iterator[tuple[tuple[int, int], slice, Tensor]]:
-    """Set, rows in it, and the part ``[D, D, rows, columns]`` of the dense products that belongs to them."""
-    for a in range(plan.stride2):
-        for b in range(plan.stride2):
-            part = dense[:, :, a :: plan.stride2, b :: plan.stride2]
-            step = ROWS_AT_ONCE if dense.device.type == "cpu" else max(1, part.shape[2])
-            for top in range(0, part.shape[2], step):
-                rows = slice(top, min(top + step, part.shape[2]))
-                yield (a, b), rows, part[:, :, rows]
+def _tiles(part: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows of a set, and their products ``[D, D, rows, columns]``."""
+    step = ROWS_AT_ONCE if part.device.type == "cpu" else max(1, part.shape[2])
+    for top in range(0, part.shape[2], step):
+        rows = slice(top, min(top + step, part.shape[2]))
+        yield rows, part[:, :, rows]
 
 
 def _band(matrix: Tensor, plan: Plan) -> Tensor:
@@ -190,21 +187,21 @@ def _shifted_rows(second: Tensor, rows: slice, plan: Plan) -> Tensor:
     return second.as_strided(size, (wide * channels, channels, 1), offset)
 
 
-def _products(first: Tensor, second: Tensor, plan: Plan, dense: Tensor) -> None:
-    for at, rows, part in _tiles(dense, plan):
-        matrix = torch.bmm(first[at][rows], _shifted_rows(second[at], rows, plan).mT)
-        torch.mul(_band(matrix, plan)[..., : part.shape[3]], plan.scale, out=part)
+def _products(first: Tensor, second: Tensor, plan: Plan, part: Tensor) -> None:
+    for rows, out in _tiles(part):
+        matrix = torch.bmm(first[rows], _shifted_rows(second, rows, plan).mT)
+        torch.mul(_band(matrix, plan)[..., : out.shape[3]], plan.scale, out=out)
 
 
-def _product_gradients(first: Tensor, second: Tensor, plan: Plan, dense: Tensor) -> tuple[Tensor, Tensor]:
+def _product_gradients(first: Tensor, second: Tensor, plan: Plan, part: Tensor) -> tuple[Tensor, Tensor]:
     grad_first, grad_second = torch.zeros_like(first), torch.zeros_like(second)
-    wide, channels = second.shape[3:]
-    for at, rows, part in _tiles(dense, plan):
-        matrix = first.new_zeros(part.shape[2], first.shape[3], plan.side * wide)
-        torch.mul(part, plan.scale, out=_band(matrix, plan)[..., : part.shape[3]])
-        grad_first[at][rows] = torch.bmm(matrix, _shifted_rows(second[at], rows, plan))
+    wide, channels = second.shape[1:]
+    for rows, grad in _tiles(part):
+        matrix = first.new_zeros(grad.shape[2], first.shape[1], plan.side * wide)
+        torch.mul(grad, plan.scale, out=_band(matrix, plan)[..., : grad.shape[3]])
+        grad_first[rows] = torch.bmm(matrix, _shifted_rows(second, rows, plan))
         # the shifted rows of neighbouring rows overlap, so they are added one after the other
         for row in range(rows.start, rows.stop):
-            target = grad_second[at][row : row + plan.side].view(plan.side * wide, channels)
-            target.addmm_(matrix[row - rows.start].mT, first[at][row])
+            target = grad_second[row : row + plan.side].view(plan.side * wide, channels)
+            target.addmm_(matrix[row - rows.start].mT, first[row])
     return grad_first, grad_second
