@@ -1,0 +1,46 @@
+"""Export a checkpoint as ONNX, and compare the file with torch in onnxruntime.
+
+    python tool/export_onnx.py                                            # the quickstart's network
+    python tool/export_onnx.py --config configs/cityscapes/pspnet18_flow.yaml --out pspnet18.onnx
+    python tool/export_onnx.py --labels --opset 20                        # the class of each pixel, another opset
+    python tool/export_onnx.py --check 512x1024 --check 360x480           # compare at other sizes
+
+Input "image": RGB, float32 [batch, 3, height, width], normalised: (value in 0..255 - mean) / std; batch, height and
+width are free. Output "logits": float32 [batch, classes, height, width]; with --labels it is "labels", uint8 [batch,
+height, width]. Mean, std, number and names of the classes stand in the file's metadata. The file is kept only if its
+logits differ from torch's by no more than 1e-3, and the class on no more than 0.1% of the pixels. Needs onnx,
+onnxscript and onnxruntime: pip install -e '.[onnx]'
+"""
+
+import re
+
+from etc import cli
+from etc.config import UserError
+from etc.export import OPSET, SIZES, described, export_onnx
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
+    parser.add_argument("--out", metavar="FILE.onnx", help="the file (default: beside the checkpoint)")
+    parser.add_argument("--opset", type=int, default=OPSET, help=f"operator set of the file (default: {OPSET})")
+    parser.add_argument("--labels", action="store_true", help="output the class of each pixel instead of the logits")
+    parser.add_argument("--check", action="append", metavar="HxW", help="a size to compare at (default: two)")
+    words = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(words)
+    sizes = [_size(word) for word in words.check] if words.check else SIZES
+    path, checks = export_onnx(settings, words.out, opset=words.opset, labels=words.labels, sizes=sizes)
+    print(f"{path}: opset {words.opset}, compared with torch at {len(checks)} sizes")
+    for check in checks:
+        print(f"  {described(check)}")
+    return 0
+
+
+def _size(word: str) -> tuple[int, int]:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", word):
+        raise UserError(f"--check {word}: expected HEIGHTxWIDTH, as in 512x1024")
+    height, width = word.split("x")
+    return int(height), int(width)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
