@@ -64,7 +64,7 @@ def cells(rows: list[Row]) -> list[tuple[str, list[str]]]:
 
     def interval(key: str) -> list[str]:
         bounds = [(row[f"{key} low"], row[f"{key} high"]) for row in rows]
-        return ["-" if math.isnan(low) else f"{percent(low)} .. {percent(high)}" for low, high in bounds]
+        return ["-" if math.isnan(low) else f"{percent(low)} to {percent(high)}" for low, high in bounds]
 
     def number(key: str, digits: int, scale: float = 1.0) -> list[str]:
         return ["-" if math.isnan(row[key]) else f"{row[key] * scale:.{digits}f}" for row in rows]
@@ -144,4 +144,4 @@ def _difference(row: Row, key: str) -> str:
     if math.isnan(low):
         return f"{100 * value:+.2f}"
     mark = " *" if low > 0 or high < 0 else ""
-    return f"{100 * value:+.2f} ({100 * low:+.2f} .. {100 * high:+.2f}){mark}"
+    return f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f}){mark}"

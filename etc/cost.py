@@ -73,7 +73,8 @@ def machine(device: torch.device) -> str:
     """What latencies were measured on, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _gflops(predictor: Predictor, frame: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from etc.config import dump_settings
 from etc.config_schema import Settings
 from etc.data.labels import read_colors
 from etc.report import percent
-from etc.runs import Run
+from etc.runs import Run, checkpoint_of
 from utils.files import write_text
 
 REPORT_FILE = "report.html"
@@ -157,11 +157,10 @@ def _still(picture: np.ndarray) -> str:
 
 
 def _details(run: Run) -> dict[str, str]:
-    predictions = run.tc["predictions"] or {}
     return {
         "name": run.name,
         "folder": str(run.folder),
-        "checkpoint": predictions.get("checkpoint_sha256", ""),
+        "checkpoint": checkpoint_of(run.tc) or "",
         "settings": dump_settings(run.settings),
     }
 

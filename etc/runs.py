@@ -90,7 +90,7 @@ def read_run(name: str, folder: str | Path) -> Run:
     miou = read_result(folder / MIOU_FILE) if (folder / MIOU_FILE).is_file() else None
     if not _is_current(tc, miou) or not (folder / "tc_settings.yaml").is_file():
         raise UserError(f"{folder}: {TC_FILE} or {MIOU_FILE} was not written by this version: score it again")
-    made_with = (tc["predictions"] or {}).get("checkpoint_sha256")
+    made_with = checkpoint_of(tc)
     if made_with and miou and miou["checkpoint_sha256"] != made_with:
         raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
     predicted_with = folder / "video" / "settings.yaml"
@@ -151,6 +151,12 @@ def figures(tc: dict[str, Any], miou: dict[str, Any] | None) -> dict[str, float]
         low, high = tc[f"{protocol}_interval"]
         found |= {name: tc[protocol]["mIoU"], f"{name} low": low, f"{name} high": high}
     return found
+
+
+def checkpoint_of(tc: dict[str, Any]) -> str | None:
+    """SHA-256 of the checkpoint that made the scored predictions; ``None`` for those made by others."""
+    note = tc["predictions"]  # NaN where there is none
+    return note.get("checkpoint_sha256") if isinstance(note, dict) else None
 
 
 def _is_current(tc: dict[str, Any], miou: dict[str, Any] | None) -> bool:

@@ -1,93 +1,189 @@
-"""What is put side by side: the flicker map against a loop, the table, the files."""
+"""What is put side by side: paired differences, the table, the files, and which runs may be compared."""
 
 import csv
-import itertools
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from etc.compare import Run, comparison_table, flicker_map, heat, read_run, save_comparison
-from etc.config import UserError
+from etc.compare import WIDTH, cells, compare, comparison_table, notes, save_comparison
+from etc.config import UserError, load_settings
+from etc.cost import Cost
+from etc.runs import Run, check_comparable, read_run, settings_of
 
-
-class FixedFlow:
-    """The same flow for every pair, with some pixels hidden."""
-
-    def __init__(self, flow: np.ndarray, valid: np.ndarray) -> None:
-        self.flow, self.valid = flow, valid
-
-    def with_validity(self, path_t, path_k, shape):
-        return self.flow, self.valid
+CPU = torch.device("cpu")
+CLIPS = 8
 
 
-def test_flicker_map_equals_the_loop():
-    random = np.random.default_rng(0)
-    predictions = list(random.integers(0, 3, (4, 6, 7), dtype=np.uint8))
-    flow = random.normal(0, 2, (2, 6, 7)).astype(np.float32)
-    valid = random.random((6, 7)) < 0.8
-    expected = np.zeros((6, 7))
-    for before, after in itertools.pairwise(predictions):
-        for y in range(6):
-            for x in range(7):
-                tx, ty = math.floor(x + flow[0, y, x] + 0.5), math.floor(y + flow[1, y, x] + 0.5)
-                if valid[y, x] and 0 <= tx < 7 and 0 <= ty < 6:
-                    expected[y, x] += before[y, x] != after[ty, tx]
-    paths = [Path(f"{t}.png") for t in range(4)]
-    np.testing.assert_allclose(flicker_map(predictions, paths, FixedFlow(flow, valid)), expected / 3)
-    assert expected.any()
+def totals(hits: np.ndarray, pixels: int = 1000) -> np.ndarray:
+    """Hits, row and column sums of two classes for clips with these shares of hits, ``[clips, 3, 2]``."""
+    hit = np.round(hits * pixels).astype(int)
+    both = np.full_like(hit, pixels)
+    return np.stack([np.stack([hit, hit], 1), np.stack([both, both], 1), np.stack([both, both], 1)], 1)
 
 
-def test_heat_is_black_where_nothing_changes_and_bright_where_all_does():
-    picture = heat(np.array([[0.0, 0.5, 1.0]]))
-    assert picture.dtype == np.uint8 and picture.shape == (1, 3, 3)
-    assert picture[0, 0].max() < 5 and picture[0, 1].min() > 100
-    np.testing.assert_array_equal(picture[0, 1], picture[0, 2])
+def result(hits: np.ndarray) -> dict:
+    """A tc.json of clips with these shares of hits: IoU is h / (2 - h) in each class."""
+    counts = totals(hits)
+    share = counts[:, 0].sum() / counts[:, 1].sum()
+    iou = share / (2 - share)
+    scored = {"mIoU": iou, "iou": [iou, iou]}
+    return {
+        "classes": ["road", "sky"],
+        **{name: scored for name in ("strict", "boundary", "published", "segmentation")},
+        "strict_interval": [iou - 0.05, iou + 0.05],
+        "published_interval": [iou - 0.05, iou + 0.05],
+        "flicker": 0.01,
+        "coverage": 0.9,
+        "vc8_correct": 0.6,
+        "vc16_correct": math.nan,
+        "ceiling": math.nan,
+        "clips": [{"clip": f"clip{i}", "strict": h / (2 - h), "pairs": [0.5, 0.6]} for i, h in enumerate(hits)],
+        "clip_counts": {name: counts.tolist() for name in ("strict", "published", "segmentation")},
+        "predictions": None,
+    }
 
 
-TC = {
-    "strict": {"mIoU": 0.7},
-    "strict_interval": [0.65, 0.75],
-    "boundary": {"mIoU": 0.5},
-    "flicker": 0.01,
-    "vc8_correct": 0.6,
-    "published": {"mIoU": 0.3},
-    "ceiling": None,
-}
+def scored_run(name: str, hits: np.ndarray, tmp_path, *overrides: str, miou: float | None = 0.25) -> Run:
+    tested = None if miou is None else {"mIoU": miou, "iou": [miou, miou], "checkpoint_sha256": "aa"}
+    return Run(name, tmp_path, result(hits), tested, load_settings(None, list(overrides)), None)
 
 
 @pytest.fixture
-def runs(tmp_path):
-    tc = TC | {"ceiling": math.nan}
-    return [Run(name, tmp_path, tc, {"mIoU": 0.25}) for name in ("baseline", "etc")]
+def hits() -> np.ndarray:
+    """Clips that differ much more from each other than two runs on the same clip."""
+    return np.linspace(0.3, 0.9, CLIPS)
 
 
-def test_the_table_fits_a_terminal_and_shows_absent_figures_as_such(runs):
-    lines = comparison_table(runs).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert lines[2].split()[:3] == ["baseline", "25.00", "70.00"]
-    assert lines[-1].split()[:4] == ["ground", "truth", "100", "-"]
+@pytest.fixture
+def runs(hits, tmp_path) -> list[Run]:
+    return [scored_run("baseline", hits, tmp_path), scored_run("etc", hits + 0.01, tmp_path)]
+
+
+def test_a_small_gain_on_every_clip_is_seen_though_the_clips_differ_widely(runs):
+    _, row = compare(runs, {}, CPU)
+    share = (0.6, 0.61)  # of the pixels of all clips: IoU is h / (2 - h)
+    assert row["TC difference"] == pytest.approx(share[1] / (2 - share[1]) - share[0] / (2 - share[0]))
+    assert 0 < row["TC difference low"] <= row["TC difference"] <= row["TC difference high"] < 0.03
+    assert row["TC high"] - row["TC low"] > 0.09
+
+
+def test_a_gain_on_half_of_the_clips_and_a_loss_on_the_others_is_no_difference(hits, tmp_path):
+    mixed = hits + np.where(np.arange(CLIPS) % 2, 0.05, -0.05)
+    _, row = compare([scored_run("a", hits, tmp_path), scored_run("b", mixed, tmp_path)], {}, CPU)
+    assert row["TC difference low"] < 0 < row["TC difference high"]
+    assert not any("*" in text for _, texts in cells([row]) for text in texts)
+
+
+def test_the_first_run_differs_from_nothing(runs):
+    row, _ = compare(runs, {}, CPU)
+    assert math.isnan(row["TC difference"]) and math.isnan(row["mIoU clips difference low"])
+
+
+def test_a_copy_of_a_run_differs_by_zero(hits, tmp_path):
+    _, row = compare([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path)], {}, CPU)
+    assert [row[f"TC published difference{end}"] for end in ("", " low", " high")] == [0, 0, 0]
+
+
+def test_lines_of_the_table_name_figures_and_leave_out_absent_ones(runs):
+    cost = {"baseline": Cost(13_800_000, 14.46, (0.1, 0.2, 0.3)), "etc": Cost(13_800_000, 14.46)}
+    found = dict(cells(compare(runs, cost, CPU)))
+    assert found["mIoU, test list"] == ["25.00", "25.00"]
+    assert found["TC strict"] == ["42.86", "43.88"]
+    assert found["parameters, million"] == ["13.80", "13.80"]
+    assert found["frames a second"] == ["5.00", "-"] and found["latency p50, ms"] == ["200.0", "-"]
+    assert "VC16 correct" not in found and "TC strict of ground truth" not in found
+
+
+def test_a_difference_that_is_more_than_chance_is_marked(runs):
+    lines = comparison_table(compare(runs, {}, CPU), CLIPS).splitlines()
+    marked = [line for line in lines if line.strip().startswith("minus baseline, 95%")]
+    assert len(marked) == 3 and all(line.endswith(" *") and "+1.0" in line for line in marked)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_the_table_fits_a_terminal_and_holds_every_run(hits, tmp_path, count):
+    runs = [scored_run(f"a run called number {i}", hits, tmp_path) for i in range(count)]
+    text = comparison_table(compare(runs, {}, CPU), CLIPS)
+    assert max(map(len, text.splitlines())) <= WIDTH == 100
+    assert all(run.name in text for run in runs)
+
+
+def test_notes_say_how_far_to_trust_the_figures(runs):
+    rows = compare(runs, {"etc": Cost(1, 1.0, (0.1,))}, CPU)
+    few, many = " ".join(notes(rows, 4)), " ".join(notes(rows, 40))
+    assert "4 clips are few" in few and "are few" not in many and "of this machine" in many
+    assert "One clip gives no interval" in " ".join(notes(rows, 1))
 
 
 def test_files_hold_the_figures(runs, tmp_path):
-    save_comparison(runs, tmp_path)
+    save_comparison(compare(runs, {}, CPU), tmp_path)
     rows = json.loads((tmp_path / "comparison.json").read_text())
-    assert rows[1]["run"] == "etc" and rows[1]["TC"] == 0.7
+    assert rows[1]["run"] == "etc" and rows[1]["TC"] == pytest.approx(0.61 / 1.39) and rows[0]["ceiling"] is None
     with open(tmp_path / "comparison.csv", newline="") as stream:
-        assert [float(row["flicker"]) for row in csv.DictReader(stream)] == [0.01, 0.01]
+        table = list(csv.DictReader(stream))
+    assert [float(row["flicker"]) for row in table] == [0.01, 0.01] and table[0]["ceiling"] == ""
 
 
-def test_scores_of_two_checkpoints_in_one_folder_are_refused(tmp_path):
-    (tmp_path / "tc.json").write_text(json.dumps(TC | {"predictions": {"checkpoint_sha256": "aa"}}))
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda hits, path: scored_run("a", hits, path), "two runs are called a: give each a name"),
+        (lambda hits, path: scored_run("b", hits[:3], path), r"scored on different clips \(8 and 3\)"),
+        (
+            lambda hits, path: scored_run("b", hits, path, "FLOW.name=dis"),
+            "a and b were scored with different flow: FLOW.name is stored and dis",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(hits, tmp_path, other, message):
+    with pytest.raises(UserError, match=message):
+        check_comparable([scored_run("a", hits, tmp_path), other(hits, tmp_path)])
+
+
+def test_where_flow_is_stored_makes_no_difference(hits, tmp_path):
+    check_comparable([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path, "FLOW.store=elsewhere")])
+
+
+def written(folder, hits, **changes) -> None:
+    folder.joinpath("tc.json").write_text(json.dumps(result(hits) | changes))
+    folder.joinpath("tc_settings.yaml").write_text("TEST:\n  fps: 5.0\n")
+
+
+def test_a_run_is_read_with_the_settings_it_was_scored_with(hits, tmp_path):
+    written(tmp_path, hits)
+    run = read_run("etc", tmp_path)
+    assert run.settings.TEST.fps == 5 and run.miou is None and run.predicted_with is None
+    assert load_settings(settings_of(str(tmp_path)), ["TEST.flip=true"]).TEST.fps == 5
+
+
+def test_scores_of_two_checkpoints_in_one_folder_are_refused(hits, tmp_path):
+    written(tmp_path, hits, predictions={"checkpoint_sha256": "aa"})
     (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, "checkpoint_sha256": "bb"}))
     with pytest.raises(UserError, match=r"tc\.json and miou\.json are of different checkpoints"):
         read_run("etc", tmp_path)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "tc.json").write_text("{}")
-    (tmp_path / "miou.json").write_text("{}")
+@pytest.mark.parametrize("lost", ["clip_counts", "clips", "strict", "published_interval"])
+def test_a_file_of_another_kind_is_refused(hits, tmp_path, lost):
+    written(tmp_path, hits)
+    tc = json.loads((tmp_path / "tc.json").read_text())
+    del tc[lost]
+    (tmp_path / "tc.json").write_text(json.dumps(tc))
     with pytest.raises(UserError, match="was not written by this version"):
         read_run("etc", tmp_path)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"PK", "truncated or not a checkpoint"), (None, "does not exist")])
+def test_settings_of_a_file_that_is_no_checkpoint(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "best.pth").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        settings_of(str(tmp_path / "best.pth"))
+
+
+def test_a_published_checkpoint_holds_no_settings(tmp_path):
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, tmp_path / "old.pth")
+    assert settings_of(str(tmp_path / "old.pth")) is None

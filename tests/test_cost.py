@@ -42,4 +42,4 @@ def test_latencies_come_from_as_many_frames_for_every_run():
 
 
 def test_the_machine_has_a_name():
-    assert f"{torch.get_num_threads()} threads" in machine(torch.device("cpu"))
+    assert f"{torch.get_num_threads()} thread" in machine(torch.device("cpu"))
