@@ -1,0 +1,55 @@
+"""Labels for unlabelled video from a trained network: sure pixels are labelled, all others ignored.
+
+    python tool/gen_pseudo_labels.py                                           # the video of the quickstart world
+    python tool/gen_pseudo_labels.py TEST.flip true TEST.scales [0.75,1.0,1.25]   # a slower, better teacher
+    python tool/gen_pseudo_labels.py --keep-share 0.5                          # the surest half of each class
+    python tool/gen_pseudo_labels.py --temporal FLOW.name dis                  # what the frames beside it confirm
+    python tool/gen_pseudo_labels.py --config configs/cityscapes/pspnet18_flow.yaml TRAIN.layers 101 \\
+        TEST.ckpt_path teacher.pth --frames clips.lst --out exp/pseudo
+
+The teacher is TEST.ckpt_path. Without --frames it labels the video around the frames of DATA.train_list, as far as it
+is on disk. Writes into --out:
+  labels/<frame>.png   encoded as DATA.label_map says, 255 where nothing is kept
+  train.lst            for DATA.train_list; without --frames, frames that have a label there keep that one
+  pseudo_labels.json   what was kept of each class and, where frames have labels of their own, how much of it is right
+  examples.png         worth a look
+  teacher/             its predictions: a run that was cut off goes on, and another choice of labels predicts nothing
+                       anew; delete it when done
+torchrun shares the frames between processes.
+"""
+
+from pathlib import Path
+
+from etc import cli, distributed
+from etc.label_choice import Choice
+from etc.networks import device_of
+from etc.pseudo_labels import LIST_FILE, make_pseudo_labels, training_list, video_frames
+from etc.pseudo_report import pseudo_table, save
+from utils.files import write_text
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.argument_parser(__doc__, sections=("DATA", "FLOW", "TRAIN", "TEST"))
+    parser.add_argument("--frames", metavar="LIST", help="list file or folder of frames to label")
+    parser.add_argument("--threshold", type=float, metavar="T", help="least confidence that is kept (default: 0.9)")
+    parser.add_argument("--keep-share", type=float, metavar="S", help="share of each class to keep, the surest pixels")
+    parser.add_argument("--temporal", action="store_true", help="keep only what a neighbour confirms along the flow")
+    parser.add_argument("--out", default="exp/pseudo_labels", metavar="FOLDER", help="default: exp/pseudo_labels")
+    parser.add_argument("--overwrite", action="store_true", help="throw away another teacher's predictions in --out")
+    words = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(words)
+    threshold = 0.9 if words.threshold is None and words.keep_share is None else words.threshold
+    choice, out = Choice(threshold, words.keep_share, words.temporal), Path(words.out)
+    with distributed.process_group(device_of(settings)):
+        frames = video_frames(settings, words.frames)
+        made = make_pseudo_labels(settings, choice, frames, out, overwrite=words.overwrite)
+        if distributed.rank() == 0:
+            save(made, settings, choice, out)
+            write_text(out / LIST_FILE, training_list(made, settings, keep_listed=words.frames is None))
+            print(pseudo_table(made, settings))
+            print(f"\nto train on them: DATA.train_list {out / LIST_FILE}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
