@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,19 +39,23 @@ class PairFlow(NamedTuple):
     valid: np.ndarray | None
 
 
-def metrics_of_clip(classes: int) -> dict[str, TemporalConsistency | FlickerRate | VideoConsistency]:
-    """Fresh accumulators of everything that a clip is scored by, by the name of their counts."""
+def metrics_of_pairs(classes: int) -> dict[str, TemporalConsistency | FlickerRate]:
+    """Fresh accumulators of all that needs flow, by the name of their counts."""
     return {
         "strict": TemporalConsistency(classes),
         "boundary": TemporalConsistency(classes, boundary_band=BOUNDARY_BAND),
         "published": TemporalConsistency(classes, "published"),
         "truth": TemporalConsistency(classes),
         "flicker": FlickerRate(),
-        **{
-            f"vc{window}_{definition}": VideoConsistency(classes, window, definition)
-            for window in VC_WINDOWS
-            for definition in ("vspw", "correct")
-        },
+    }
+
+
+def metrics_of_windows(classes: int) -> dict[str, VideoConsistency]:
+    """Fresh accumulators of all that needs none."""
+    return {
+        f"vc{window}_{definition}": VideoConsistency(classes, window, definition)
+        for window in VC_WINDOWS
+        for definition in ("vspw", "correct")
     }
 
 
@@ -58,72 +64,102 @@ class ClipScorer:
 
     Args:
         classes: number of classes K.
-        flow: gives the flow of a pair by the frames' paths.
-        occlusion: strict: drop occluded pixels by a backward flow, where the data set itself does not name them.
+        pairs: what counts the pairs of its frames, one for each flow and each distance of frames.
     """
 
-    def __init__(self, classes: int, flow: FlowOfPairs, *, occlusion: bool) -> None:
-        self.flow, self.occlusion, self.classes = flow, occlusion, classes
-        self.metrics = metrics_of_clip(classes)
-        self.windows = [_Windows(metric) for metric in self.metrics.values() if isinstance(metric, VideoConsistency)]
+    def __init__(self, classes: int, pairs: list[PairScorer]) -> None:
+        self.classes, self.pairs = classes, pairs
+        self.metrics = metrics_of_windows(classes)
+        self.windows = [_Windows(metric) for metric in self.metrics.values()]
         self.segmentation = torch.zeros(classes, classes, dtype=torch.int64)
-        self.pixels = 0
-        self.pairs: list[float] = []
-        self.last: ScoredFrame | None = None
-        self.last_pair: tuple[np.ndarray, PairFlow] | None = None
+        self.shape: tuple[int, ...] = ()
 
-    def add(self, frame: ScoredFrame) -> None:
-        """Count the next frame of the clip.
+    def add(self, frame: ScoredFrame | None) -> None:
+        """Count the next frame of the clip; ``None``: it has no prediction.
 
         Raises:
-            UserError: its prediction has another size than the one before, or the flow cannot be had.
+            UserError: its prediction has another size than those before, or the flow cannot be had.
         """
-        if frame.label is not None:
-            self.segmentation += confusion(frame.prediction, frame.label, self.classes)
+        if frame is not None:
+            self.shape = self.shape or frame.prediction.shape
+            if frame.prediction.shape != self.shape:
+                raise UserError(f"the predictions of {frame.path.name} and of the frames before differ in size")
+            if frame.label is not None:
+                self.segmentation += confusion(frame.prediction, frame.label, self.classes)
         for windows in self.windows:
             windows.add(frame)
-        if self.last is not None:
-            self._add_pair(self.last, frame)
-        self.last = frame
+        for pairs in self.pairs:
+            pairs.add(frame)
 
-    def counts(self, pairs: int) -> Counts:
-        """Integer counts of the clip, and ``pairs``: strict TC of each pair, filled up with zeros to that many."""
+    def counts(self) -> Counts:
+        """Integer counts of the clip that do not depend on flow."""
         for windows in self.windows:
             windows.end()
-        table = {name: metric.counts for name, metric in self.metrics.items()}
-        figures = torch.zeros(pairs, dtype=torch.float64)
-        figures[: len(self.pairs)] = torch.tensor(self.pairs, dtype=torch.float64)
-        return table | {"segmentation": self.segmentation, "pixels": torch.tensor(self.pixels), "pairs": figures}
+        return {name: metric.counts for name, metric in self.metrics.items()} | {"segmentation": self.segmentation}
 
-    def _add_pair(self, last: ScoredFrame, frame: ScoredFrame) -> None:
-        shape = frame.prediction.shape
-        if last.prediction.shape != shape:
-            raise UserError(f"the predictions of {last.path.name} and {frame.path.name} have different sizes")
-        flow = flow_of_pair(self.flow, last.path, frame.path, shape, occlusion=self.occlusion)
+
+class PairScorer:
+    """Counts the pairs t, t + stride of the frames of one clip.
+
+    Args:
+        classes: number of classes K.
+        flow: gives the flow of a pair by the frames' paths.
+        occlusion: strict: drop occluded pixels by a backward flow, where the data set itself does not name them.
+        stride: distance of the frames of a pair.
+    """
+
+    def __init__(self, classes: int, flow: FlowOfPairs, *, occlusion: bool, stride: int = 1) -> None:
+        self.flow, self.occlusion, self.stride = flow, occlusion, stride
+        self.metrics = metrics_of_pairs(classes)
+        self.pixels = self.skipped = 0
+        self.figures: list[float] = []
+        # The last frames and pairs: the oldest of ``stride`` is the one that the next belongs to.
+        self.frames: deque[ScoredFrame | None] = deque(maxlen=stride)
+        self.pairs: deque[tuple[np.ndarray, PairFlow] | None] = deque(maxlen=stride)
+
+    def add(self, frame: ScoredFrame | None) -> None:
+        """Count the pair that ends at the next frame of the clip; ``None``: it has no prediction."""
+        if len(self.frames) == self.stride:
+            last = self.frames[0]
+            if last is None or frame is None:
+                self.skipped += 1
+                self.figures.append(math.nan)
+                self.pairs.append(None)
+            else:
+                self.pairs.append((last.prediction, self._add_pair(last, frame)))
+        self.frames.append(frame)
+
+    def counts(self, pairs: int) -> Counts:
+        """Integer counts, and ``pairs``: strict TC of each pair, filled up with zeros to that many."""
+        figures = torch.zeros(pairs, dtype=torch.float64)
+        figures[: len(self.figures)] = torch.tensor(self.figures, dtype=torch.float64)
+        return {name: metric.counts for name, metric in self.metrics.items()} | {
+            "pixels": torch.tensor(self.pixels),
+            "skipped": torch.tensor(self.skipped),
+            "scored": torch.tensor(len(self.figures) - self.skipped),
+            "pairs": figures,
+        }
+
+    def _add_pair(self, last: ScoredFrame, frame: ScoredFrame) -> PairFlow:
+        flow = flow_of_pair(self.flow, last.path, frame.path, frame.prediction.shape, occlusion=self.occlusion)
         self.pixels += frame.prediction.size
         before = self.metrics["strict"].counts.clone()
         for name in ("strict", "boundary", "published"):
             self.metrics[name].update(last.prediction, frame.prediction, *flow)
-        self.pairs.append(scores(self.metrics["strict"].counts - before)["mIoU"])
+        self.figures.append(scores(self.metrics["strict"].counts - before)["mIoU"])
         if last.label is not None and frame.label is not None:
             self.metrics["truth"].update(last.label, frame.label, *flow)
-        if self.last_pair is not None:
-            before, flow_before = self.last_pair
-            middle = last.prediction
-            if flow.valid is not None:
-                # A path that lands on a pixel without a visible successor ends there.
-                middle = np.where(flow.valid, middle, np.uint8(IGNORE))
-            self.metrics["flicker"].update(
-                before,
-                middle,
-                frame.prediction,
-                flow_before.forward,
-                flow.forward,
-                flow_before.backward,
-                flow.backward,
-                flow_before.valid,
-            )
-        self.last_pair = (last.prediction, flow)
+        pair_before = self.pairs[0] if len(self.pairs) == self.stride else None
+        if pair_before is not None:
+            self._add_flicker(*pair_before, last.prediction, flow, frame.prediction)
+        return flow
+
+    def _add_flicker(self, a: np.ndarray, flow_ab: PairFlow, b: np.ndarray, flow_bc: PairFlow, c: np.ndarray) -> None:
+        if flow_bc.valid is not None:
+            # A path that lands on a pixel without a visible successor ends there.
+            b = np.where(flow_bc.valid, b, np.uint8(IGNORE))
+        forward, backward = (flow_ab.forward, flow_bc.forward), (flow_ab.backward, flow_bc.backward)
+        self.metrics["flicker"].update(a, b, c, *forward, *backward, flow_ab.valid)
 
 
 def flow_of_pair(flow: FlowOfPairs, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:
@@ -148,8 +184,8 @@ class _Windows:
         self.overlap = metric.window - (metric.definition == "correct")
         self.frames: list[ScoredFrame] = []
 
-    def add(self, frame: ScoredFrame) -> None:
-        if frame.label is None:
+    def add(self, frame: ScoredFrame | None) -> None:
+        if frame is None or frame.label is None:
             self.end()
             return
         self.frames.append(frame)

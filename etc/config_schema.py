@@ -69,6 +69,10 @@ class Flow(_Section):
     scale: float = Field(
         1.0, description="images are reduced by this before the estimation: less memory, coarser flow", gt=0, le=1
     )
+    judges: list[str] = Field(
+        [],
+        description="scoring: estimators, the first is the headline; NAME, dis@PRESET or NAME@WEIGHTS; empty: name",
+    )
     occlusion: bool = Field(True, description="scoring, strict: ignore occluded pixels (needs backward flow)")
 
 
@@ -135,6 +139,24 @@ class Test(_Section):
     ckpt_path: str = Field("exp/cityscapes/pspnet18_flow/best.pth", description="checkpoint to evaluate")
     save_folder: str = Field("exp/cityscapes/pspnet18_flow/result", description="folder of all results")
     test_list: str | None = Field(None, description="frames for tool/test.py; empty: DATA.val_list")
+    predictions: str | None = Field(
+        None, description="tool/eval_tc.py: folder of predictions, PNG; empty: those in save_folder/video/gray"
+    )
+    prediction_ids: Literal["auto", "train", "label", "color"] = Field(
+        "auto",
+        description="what they hold: train ids, Cityscapes label ids, colours of DATA.colors_path; auto: told by their "
+        "values",
+    )
+    allow_gaps: bool = Field(False, description="score the pairs that have predictions where some frames have none")
+    frames: str | None = Field(
+        None, description="frames to score, a folder or a video file; empty: the clips of DATA.clip_list"
+    )
+    cityscapes: Literal["sampled", "full"] | None = Field(
+        None, description="score the published protocol's clips below data_root: 108 sampled ones or all 500"
+    )
+    strides: list[Positive] = Field(
+        [1], description="scoring: distances of the frames of a pair; the first is the headline", min_length=1
+    )
     base_size: int = Field(0, description="long side that frames are resized to; 0: as they are", ge=0)
     test_h: Positive = Field(769, description="height of the sliding window")
     test_w: Positive = Field(769, description="width of the sliding window")
@@ -154,6 +176,8 @@ class Test(_Section):
     def _scales(self) -> Test:
         if any(scale <= 0 for scale in self.scales):
             raise ValueError(f"scales {self.scales} must be positive")
+        if self.frames and self.cityscapes:
+            raise ValueError(f"frames {self.frames} and cityscapes {self.cityscapes} exclude each other")
         return self
 
 

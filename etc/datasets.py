@@ -24,6 +24,7 @@ from etc.data.world import write_world
 from etc.flow import FlowEstimator, build_flow
 from etc.flow_files import data_set_flow
 from etc.flow_store import FlowOfPairs
+from etc.scored_clips import cityscapes_clips, clips_of_frames
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -179,13 +180,19 @@ def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:
 
 
 def clips_to_score(settings: Settings) -> list[Clip]:
-    """The clips of ``DATA.clip_list``, all files checked.
+    """The clips of ``TEST.frames``, ``TEST.cityscapes`` or else ``DATA.clip_list``, all files checked.
 
     Raises:
         UserError: a missing list or file, or a clip of one frame.
     """
+    data, test = settings.DATA, settings.TEST
+    if test.frames:
+        return clips_of_frames(settings)
+    if test.cityscapes:
+        clips = cityscapes_clips(data.data_root, test.cityscapes)
+        check_files((f for clip in clips for f in clip), data.data_root, source=f"TEST.cityscapes {test.cityscapes}")
+        return clips
     prepare(settings)
-    data = settings.DATA
     clips = read_clips(data.clip_list, layout=data.layout, frame_step=data.frame_step)
     check_files((frame for clip in clips for frame in clip), data.data_root, source=data.clip_list)
     return clips

@@ -9,51 +9,107 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from etc import distributed
-from etc.clip_scorer import ClipScorer, Counts, ScoredFrame, metrics_of_clip
+from etc.clip_scorer import ClipScorer, Counts, PairScorer, ScoredFrame, metrics_of_pairs, metrics_of_windows
 from etc.config import UserError
 from etc.config_schema import Settings
-from etc.data.images import read_image, read_label
-from etc.data.labels import IGNORE, label_table, read_train_ids
+from etc.data.images import read_image
+from etc.data.labels import label_table, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
 from etc.datasets import clips_to_score, flow_of_pairs, labelled_frames
+from etc.flow_store import FlowOfPairs
 from etc.frame_scorer import confusion_of
 from etc.metrics import TemporalConsistency, bootstrap_interval, class_totals, mean_iou, scores
 from etc.networks import device_of
+from etc.predictions import Predictions
 from etc.predictor import predictor_from
 from etc.results import ClipScores
+from etc.weights import weight_files
+from flownet import VARIANTS
+
+
+class View(NamedTuple):
+    """One way to look at the clips: whose flow, and how far apart the frames of a pair are."""
+
+    judge: str
+    stride: int
+    flow: FlowOfPairs
 
 
 def score_clips(settings: Settings, device: torch.device | None = None) -> ClipScores:
-    """Score the temporal consistency of the predictions below ``TEST.save_folder``.
+    """Score the temporal consistency of predictions: ``TEST.predictions``, or those of ``tool/gen_video.py``.
 
-    Predictions are read from ``<save_folder>/video/gray`` as ``tool/gen_video.py`` writes them. Flow is computed
-    the first time, on ``device`` (default: that of the settings), and kept in ``FLOW.store``.
+    Each frame is read once, for all of ``FLOW.judges`` and ``TEST.strides``. Flow is computed the first time, on
+    ``device`` (default: that of the settings), and kept in ``FLOW.store``.
 
     Raises:
-        UserError: missing predictions (how many, and the first few), frames or lists; predictions of the wrong
-            size, or with ids outside the classes.
+        UserError: as :class:`etc.predictions.Predictions`; missing frames or lists; clips shorter than a stride.
     """
     clips = clips_to_score(settings)
-    folder = Path(settings.TEST.save_folder) / "video" / "gray"
-    names = _prediction_files(clips, folder)
+    predictions = Predictions(settings, clips)
+    views = views_of(settings, device or device_of(settings))
+    longest = max(map(len, clips)) - 1
+    if longest < max(settings.TEST.strides):
+        raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
     tables: list[Counts | None] = [None] * len(clips)
-    flow = flow_of_pairs(settings, device or device_of(settings))
-    classes = settings.DATA.classes
     own = range(distributed.rank(), len(clips), distributed.world_size())
     for index in tqdm(own, desc="score", unit="clip", disable=distributed.rank() > 0):
-        scorer = ClipScorer(classes, flow, occlusion=settings.FLOW.occlusion)
-        for frame, file in zip(clips[index], names[index], strict=True):
-            scorer.add(_scored_frame(settings, frame, _read_prediction(file, classes)))
-        tables[index] = scorer.counts(pairs=max(map(len, clips)) - 1)
-    return summarise(_pooled(tables), clips, settings)
+        tables[index] = _counts_of(settings, clips[index], predictions.files[index], predictions, views, longest)
+    result = summarise(_pooled(tables), clips, views, settings)
+    result.figures["predictions"] = predictions.facts()
+    return result
+
+
+def views_of(settings: Settings, device: torch.device) -> list[View]:
+    """Every judge with every stride, the headline first.
+
+    A judge is an estimator's name; ``dis@PRESET`` and ``NAME@WEIGHTS`` say more than ``FLOW.preset`` and
+    ``FLOW.weights``, which belong to ``FLOW.name``.
+
+    Raises:
+        UserError: an unknown estimator or preset, or weights that are missing.
+    """
+    views = []
+    for judge in settings.FLOW.judges or [settings.FLOW.name]:
+        name, _, choice = judge.partition("@")
+        change: dict[str, Any] = {
+            "name": name,
+            "weights": settings.FLOW.weights if name == settings.FLOW.name else None,
+        }
+        if choice:
+            change["preset" if name == "dis" else "weights"] = choice
+        elif change["weights"] is None and name in VARIANTS and weight_files()[name].path.is_file():
+            change["weights"] = str(weight_files()[name].path)
+        flow = flow_of_pairs(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
+        views += [View(judge, stride, flow) for stride in settings.TEST.strides]
+    return views
+
+
+def _counts_of(
+    settings: Settings,
+    clip: Clip,
+    files: list[Path | None],
+    predictions: Predictions,
+    views: list[View],
+    longest: int,
+) -> Counts:
+    """All counts of one clip; those of a view begin with its number."""
+    classes, occlusion = settings.DATA.classes, settings.FLOW.occlusion
+    pairs = [PairScorer(classes, view.flow, occlusion=occlusion, stride=view.stride) for view in views]
+    scorer = ClipScorer(classes, pairs)
+    for frame, file in zip(clip, files, strict=True):
+        scorer.add(None if file is None else _scored_frame(settings, frame, predictions.read(file)))
+    counts = scorer.counts()
+    for number, own in enumerate(pairs):
+        counts |= {f"{number}/{name}": table for name, table in own.counts(longest).items()}
+    return counts
 
 
 def validate(
@@ -83,34 +139,65 @@ def validate(
     return {"mIoU": scores(counts)["mIoU"], "TC": scores(strict_counts)["mIoU"]}
 
 
-def summarise(tables: Counts, clips: list[Clip], settings: Settings) -> ClipScores:
+def summarise(tables: Counts, clips: list[Clip], views: list[View], settings: Settings) -> ClipScores:
     """Turn pooled tables, one row a clip, into every figure of the report."""
+    classes = settings.DATA.classes
+    names = prediction_names([clip[0] for clip in clips])
+    seen = [_figures_of(view, _of_view(tables, number), clips, classes) for number, view in enumerate(views)]
     total = {name: table.sum(0) for name, table in tables.items()}
-    figures: dict[str, Any] = _figures(total, settings.DATA.classes)
+    first = {key: value for key, value in seen[0].items() if key != "clips"}
+    figures = first | _computed(metrics_of_windows(classes), total)
+    figures["segmentation"] = scores(total["segmentation"])
+    figures["constant"] = _constant(total["segmentation"])
+    clip_rows = [{"clip": name, **row} for name, row in zip(names, seen[0]["clips"], strict=True)]
+    if len(views) > 1:
+        figures["views"] = seen
+    counts = {name: tables[f"0/{name}"] for name in ("strict", "published")}
+    counts["segmentation"] = tables["segmentation"]
+    return ClipScores(figures=figures, clips=clip_rows, counts=counts, settings=settings)
+
+
+def _of_view(tables: Counts, number: int) -> Counts:
+    head = f"{number}/"
+    return {name.removeprefix(head): table for name, table in tables.items() if name.startswith(head)}
+
+
+def _figures_of(view: View, tables: Counts, clips: list[Clip], classes: int) -> dict[str, Any]:
+    """What one flow at one stride says, of all clips and of each."""
+    total = {name: table.sum(0) for name, table in tables.items()}
+    figures: dict[str, Any] = {"judge": view.judge, "stride": view.stride, "flow": view.flow.estimator.key}
+    figures |= _computed(metrics_of_pairs(classes), total)
     figures["ceiling"] = figures.pop("truth")["mIoU"]
     for name in ("strict", "published"):
         statistic = partial(mean_iou, convention="present" if name == "strict" else "published")
         figures[f"{name}_interval"] = list(bootstrap_interval(class_totals(tables[name]), statistic))
-    figures["segmentation"] = scores(total["segmentation"])
     pixels = total["pixels"].item()
     figures["coverage"] = figures["strict"]["pixels"] / pixels if pixels else math.nan
-    rows = []
+    figures["pairs"] = {name: total[name].item() for name in ("scored", "skipped")}
+    figures["clips"] = []
     for i, clip in enumerate(clips):
-        own = _figures({name: table[i] for name, table in tables.items()}, settings.DATA.classes)
-        row = {"clip": Path(clip[0].image).stem, "strict": own["strict"]["mIoU"]}
-        row |= {"published": own["published"]["mIoU"], "flicker": own["flicker"]}
-        rows.append(row | {"pairs": tables["pairs"][i, : len(clip) - 1].tolist()})
-    counts = {name: tables[name] for name in ("strict", "published", "segmentation")}
-    return ClipScores(figures=figures, clips=rows, counts=counts, settings=settings)
+        own = _computed(metrics_of_pairs(classes), {name: table[i] for name, table in tables.items()})
+        row = {name: own[name]["mIoU"] for name in ("strict", "published")} | {"flicker": own["flicker"]}
+        row["pairs"] = tables["pairs"][i, : max(0, len(clip) - view.stride)].tolist()
+        figures["clips"].append(row)
+    return figures
 
 
-def _figures(counts: Counts, classes: int) -> dict[str, Any]:
-    """What the metrics of :func:`metrics_of_clip` say of summed counts."""
+def _computed(metrics: dict[str, Any], counts: Counts) -> dict[str, Any]:
+    """What fresh metrics say of summed counts."""
     figures = {}
-    for name, metric in metrics_of_clip(classes).items():
+    for name, metric in metrics.items():
         metric.counts = counts[name]
         figures[name] = metric.compute()
     return figures
+
+
+def _constant(segmentation: Tensor) -> dict[str, float]:
+    """mIoU of the control: the most frequent class of the labels, predicted everywhere. It is TC 1 by definition."""
+    labels = segmentation.sum(1)
+    control = torch.zeros_like(segmentation)
+    control[:, labels.argmax()] = labels
+    return {"class": int(labels.argmax()), "mIoU": scores(control)["mIoU"]}
 
 
 def _pooled(tables: list[Counts | None]) -> Counts:
@@ -123,28 +210,6 @@ def _pooled(tables: list[Counts | None]) -> Counts:
         rows = [torch.zeros_like(example) if table is None else table[name] for table in tables]
         pooled[name] = distributed.sum_counts(torch.stack(rows))
     return pooled
-
-
-def _prediction_files(clips: list[Clip], folder: Path) -> list[list[Path]]:
-    """The prediction file of every frame, all of them checked."""
-    names = prediction_names([frame for clip in clips for frame in clip])
-    files = [folder / f"{name}.png" for name in names]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(files)} predictions are missing, the first is {missing[0]}: "
-            "write them with tool/gen_video.py"
-        )
-    rest = iter(files)
-    return [[next(rest) for _ in clip] for clip in clips]
-
-
-def _read_prediction(file: Path, classes: int) -> np.ndarray:
-    prediction = read_label(file)
-    highest = int(prediction[prediction != IGNORE].max(initial=0))
-    if highest >= classes:
-        raise UserError(f"{file}: id {highest} is outside the {classes} classes")
-    return prediction
 
 
 def _scored_frame(settings: Settings, frame: Frame, prediction: np.ndarray) -> ScoredFrame:

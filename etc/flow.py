@@ -22,6 +22,12 @@ from flownet import VARIANTS, load_flownet2
 
 RAFT_NAMES = ("raft_small", "raft_large")
 
+_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
 
 class FlowEstimator(Protocol):
     """What every estimator offers.
@@ -92,12 +98,9 @@ class DisFlow:
     name = "dis"
 
     def __init__(self, *, preset: str = "medium") -> None:
-        presets = {
-            "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
-            "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
-            "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
-        }
-        self.preset = presets[preset]
+        if preset not in _PRESETS:
+            raise UserError(f"dis has no preset {preset!r}: expected one of {', '.join(_PRESETS)}")
+        self.preset = _PRESETS[preset]
         self.key = f"dis-{preset}"
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:

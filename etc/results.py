@@ -33,8 +33,11 @@ class ClipScores:
     """Temporal consistency and what must stand beside it.
 
     Attributes:
-        figures: ``strict``, ``boundary``, ``published``, ``segmentation`` (each as :func:`etc.metrics.scores`),
-            ``strict_interval`` and ``published_interval`` (95% over clips), ``ceiling``, ``flicker``, ``coverage``, ``vc{8,16}_{vspw,correct}``.
+        figures: ``judge``, ``stride``, ``flow`` (whose flow it was), ``strict``, ``boundary``, ``published``,
+            ``segmentation`` (each as :func:`etc.metrics.scores`), ``strict_interval`` and ``published_interval`` (95%
+            over clips), ``ceiling``, ``flicker``, ``coverage``, ``pairs`` (``scored``, ``skipped``),
+            ``vc{8,16}_{vspw,correct}``, ``constant`` (the control), ``predictions`` (what was scored), and where there
+            are several judges or strides ``views``: the figures of each, with its ``clips``.
         clips: one row a clip; ``pairs`` is strict TC of each of its pairs of frames.
         counts: ``strict``, ``published`` and ``segmentation``, counts of each clip, int64 ``[clips, K, K]``.
         settings: the effective settings.
@@ -49,18 +52,25 @@ class ClipScores:
         """Write ``tc.json``, ``tc.csv`` (classes, then clips) and ``tc_settings.yaml``."""
         folder = Path(folder)
         names = class_names(self.settings)
-        rows: list[list[Any]] = [["kind", "name", "strict", "published"]]
-        pairs = zip(names, self.figures["strict"]["iou"], self.figures["published"]["iou"], strict=True)
-        rows += [["class", *pair] for pair in pairs]
-        rows += [["clip", clip["clip"], clip["strict"], clip["published"]] for clip in self.clips]
-        note = folder / "video" / "source.json"
-        # What the predictions were made with stands beside them; TEST.ckpt_path may name something else by now.
-        made_with = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else None
-        content = {"classes": names, **self.figures, "clips": self.clips, "predictions": made_with}
+        content = {"classes": names, **self.figures, "clips": self.clips}
         content["clip_counts"] = {name: class_totals(table).tolist() for name, table in self.counts.items()}
         write_json(folder / TC_FILE, content)
-        write_csv(folder / "tc.csv", rows)
+        write_csv(folder / "tc.csv", self._rows(names))
         write_text(folder / "tc_settings.yaml", dump_settings(self.settings))
+
+    def _rows(self, names: list[str]) -> list[list[Any]]:
+        """Every view's figure of all clips, of each class and of each clip."""
+        first = self.figures | {"clips": self.clips}
+        rows: list[list[Any]] = [["judge", "stride", "kind", "name", "strict", "published"]]
+        for view in self.figures.get("views", [first]):
+            strict, published = view["strict"], view["published"]
+            head = [view["judge"], view["stride"]]
+            rows.append([*head, "all", "", strict["mIoU"], published["mIoU"]])
+            classes = zip(names, strict["iou"], published["iou"], strict=True)
+            rows += [[*head, "class", *row] for row in classes]
+            clips = zip(self.clips, view["clips"], strict=True)
+            rows += [[*head, "clip", clip["clip"], own["strict"], own["published"]] for clip, own in clips]
+        return rows
 
 
 @dataclass(frozen=True)

@@ -131,8 +131,8 @@ def test_missing_predictions_are_counted_and_named(tiny_training):
     [
         (np.zeros((32, 64), np.uint8), "64x32"),
         (np.full((64, 128), 19, np.uint8), "id 19 is outside the 19 classes"),
-        (np.zeros((64, 128, 3), np.uint8), "one 8-bit channel"),
-        (np.zeros((64, 128), np.uint16), "one 8-bit channel"),
+        (np.tile(np.uint8([128, 64, 0]), (64, 128, 1)), "a picture in colours, ids have one channel"),
+        (np.full((64, 128), 300, np.uint16), "id 300 is outside the 19 classes"),
     ],
 )
 def test_predictions_of_another_kind_are_refused(tiny_training, prediction, message):

@@ -27,9 +27,8 @@ def test_totals_without_a_pixel_have_no_miou():
 def test_counts_of_the_clips_come_back_from_the_file_and_add_up_to_its_figure(tmp_path):
     tables = torch.randint(0, 9, (5, 19, 19), generator=torch.Generator().manual_seed(1))
     whole = scores(tables.sum(0))
-    result = ClipScores(
-        figures={"strict": whole, "published": whole}, clips=[], counts={"strict": tables}, settings=load_settings()
-    )
+    figures = {"judge": "dis", "stride": 1, "strict": whole, "published": whole}
+    result = ClipScores(figures=figures, clips=[], counts={"strict": tables}, settings=load_settings())
     result.save(tmp_path)
     read = clip_counts(read_result(tmp_path / "tc.json"), "strict")
     assert read.shape == (5, 3, 19)

@@ -11,7 +11,7 @@ from etc.config import UserError, find_file
 from etc.data.images import read_label
 
 IGNORE = 255
-_INVALID = 254  # marks, inside a table only, values that must not occur
+INVALID = 254  # marks, inside a table only, values that must not occur
 
 # Cityscapes labelIds of the 19 train ids, in their order (cityscapesScripts, labels.py).
 CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -33,9 +33,9 @@ def label_table(label_map: Literal["cityscapes", "none"], classes: int, ignore_l
         table = np.full(256, IGNORE, np.uint8)
         table[list(CITYSCAPES_LABEL_IDS)] = np.arange(classes)
         # Above 33 there is no Cityscapes label id: a colour image or train ids were given by mistake.
-        table[34:255] = _INVALID
+        table[34:255] = INVALID
         return table
-    table = np.full(256, _INVALID, np.uint8)
+    table = np.full(256, INVALID, np.uint8)
     table[:classes] = np.arange(classes)
     table[[ignore_label, IGNORE]] = IGNORE
     return table
@@ -56,7 +56,7 @@ def read_train_ids(path: str | Path, table: np.ndarray, shape: tuple[int, int] |
     if shape is not None and label.shape != tuple(shape):
         raise UserError(f"{path}: label is {label.shape[1]}x{label.shape[0]}, its frame is {shape[1]}x{shape[0]}")
     ids = table[label]
-    wrong = ids == _INVALID
+    wrong = ids == INVALID
     if wrong.any():
         raise UserError(f"{path}: label value {int(label[wrong][0])} is outside the classes")
     return ids

@@ -18,6 +18,8 @@ NAMES = Path(__file__).resolve().parents[2] / "data" / "lists" / "cityscapes"
 CLIP_BEFORE, CLIP_AFTER = 19, 10  # Cityscapes: the annotated frame is the 20th of its 30-frame snippet
 CAMVID_SPLITS = ("train", "val", "test")
 
+_FOLDERS = ("leftImg8bit_sequence", "leftImg8bit")  # the video first
+
 Lists = dict[str, str]
 
 
@@ -74,6 +76,23 @@ def cityscapes_lists(
     return lists
 
 
+def official_clips(root: str | Path, which: Literal["sampled", "full"]) -> list[Clip]:
+    """The clips of the published protocol, 30 frames around each annotated validation frame.
+
+    Frames are named where the video is looked for first, ``leftImg8bit_sequence``, unless the annotated one lies in
+    ``leftImg8bit``; the annotated frame has its label where the file is there. Nothing else is checked.
+    """
+    root, clips = Path(root), []
+    source = {"sampled": "val_sampled_clips", "full": "val_names"}[which]
+    for stem in (NAMES / f"{source}.txt").read_text(encoding="utf-8").split():
+        city = stem.partition("_")[0]
+        image = _image_of(root, "val", city, stem) or root / f"{_FOLDERS[0]}/val/{city}/{stem}_leftImg8bit.png"
+        label = root / f"gtFine/val/{city}/{stem}_gtFine_labelIds.png"
+        annotated = Frame(_relative(image, root), _relative(label, root) if label.is_file() else None)
+        clips.append(_snippet(annotated))
+    return clips
+
+
 def camvid_lists(root: str | Path) -> Lists:
     """Lists of a CamVid folder: ``train``, ``val``, ``test`` with labels in ``trainannot`` and so on.
 
@@ -116,13 +135,11 @@ def folder_lists(root: str | Path) -> Lists:
 
 
 def _labelled_frames(root: Path, split: str) -> list[Frame]:
-    """Frames of a split with a label in gtFine, sorted; from the video where it is extracted, for their neighbours."""
+    """Frames of a split with a label in gtFine, sorted."""
     frames, alone = [], 0
     for label in sorted((root / "gtFine" / split).glob("*/*_gtFine_labelIds.png")):
         stem = label.name.removesuffix("_gtFine_labelIds.png")
-        folders = [root / name / split / label.parent.name for name in ("leftImg8bit_sequence", "leftImg8bit")]
-        names = [f"{stem}_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES]
-        image = next((p for folder in folders for name in names if (p := folder / name).is_file()), None)
+        image = _image_of(root, split, label.parent.name, stem)
         if image is None:
             alone += 1
         else:
@@ -130,6 +147,13 @@ def _labelled_frames(root: Path, split: str) -> list[Frame]:
     if alone:
         logger.warning("%s: %d labels have no frame here and are left out", split, alone)
     return frames
+
+
+def _image_of(root: Path, split: str, city: str, stem: str) -> Path | None:
+    """The file of a frame; from the video where it is extracted, for its neighbours."""
+    names = [f"{stem}_leftImg8bit{suffix}" for suffix in IMAGE_SUFFIXES]
+    files = (root / folder / split / city / name for folder in _FOLDERS for name in names)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _snippet(annotated: Frame) -> Clip:
