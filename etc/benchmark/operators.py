@@ -10,7 +10,7 @@ from torch import Tensor
 
 from etc.benchmark.bench import Bench
 from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios
-from flownet import FlowNet2, correlation, resample2d
+from flownet import VARIANTS, correlation, resample2d
 
 MAPS = (1, 256, 48, 96)  # what FlowNetC correlates for frames of 384x768
 BALLAST = 1 << 28  # bytes
@@ -46,7 +46,7 @@ def correlate(bench: Bench) -> list[Figure]:
     f1, f2 = torch.randn(shape), torch.randn(shape)
     img1, img2 = torch.rand(2, 1, 3, height, width) * 255
     torch.manual_seed(0)
-    network = FlowNet2().eval()
+    network = VARIANTS[bench.size("flownet2", "flownet2-c")]().eval()
     calls = [lambda: network(img1, img2), lambda: correlation(f1, f2), lambda: shifted_products(f1, f2)]
     whole, banded, loop = interleaved(calls, bench.rounds(5))
     memory = {f: [in_new_process(_extra_memory, f, shape)] for f in (correlation, shifted_products)}
