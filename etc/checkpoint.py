@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from etc.config import UserError
-from etc.config_schema import Settings
+from etc.config_schema import SECTIONS, Settings
 from utils.files import write_bytes
 
 VERSION = 1
@@ -57,10 +57,12 @@ def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> N
         UserError: the first setting that differs.
     """
     now = settings.model_dump()
-    for section in ("DATA", "FLOW", "TRAIN"):
+    for section in ("DATA", "FLOW", "TRAIN", "DISTILL"):
         for key, value in now[section].items():
-            before = content["config"].get(section, {}).get(key)
-            if key not in _FREE[section] and before != value:
+            # A run from before there was such a setting behaved as its default does.
+            default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
+            before = content["config"].get(section, {}).get(key, default)
+            if key not in _FREE.get(section, ()) and before != value:
                 raise UserError(
                     f"{path} was trained with {section}.{key} {before}, now it is {value}: "
                     "choose another TRAIN.save_path, or restore the setting"

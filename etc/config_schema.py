@@ -82,7 +82,10 @@ class Train(_Section):
     arch: str = Field("psp", description="psp, mobile, lraspp, deeplabv3_*, timm:<name>, package.module:factory")
     layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the psp backbone")
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
-    weight: str | None = Field(None, description="checkpoint to start from (fine-tuning)")
+    backbone_weights: str | None = Field(
+        None, description="file of ImageNet weights for a psp backbone; psp 50, 101, 152 have no others"
+    )
+    weight: str | None = Field(None, description="checkpoint to start from (fine-tuning); replaces ImageNet weights")
     train_h: Positive = Field(769, description="height of the training crop")
     train_w: Positive = Field(769, description="width of the training crop")
     scale_min: float = Field(0.5, description="smallest random scale", gt=0)
@@ -98,6 +101,11 @@ class Train(_Section):
     class_weight: Literal["none", "cityscapes"] = Field("none", description="class weights of the loss")
     aux_weight: float = Field(0.4, description="weight of the auxiliary head's loss", ge=0)
     st_weight: float = Field(0.1, description="weight of the motion loss; 0 is the baseline", ge=0)
+    self_training: Fraction | None = Field(
+        None,
+        description="frames without label are labelled by the frozen start network (weight) where it is surer than "
+        "this; empty: they have no segmentation loss",
+    )
     frame_gap: Positive = Field(3, description="largest distance of the neighbour, frames")
     random_frame: bool = Field(True, description="neighbour drawn from -gap..gap; false: always +gap")
     visibility: Literal["published", "l1"] = Field("l1", description="visibility mask of the motion loss")
@@ -110,6 +118,7 @@ class Train(_Section):
     momentum: Fraction = Field(0.9, description="momentum of SGD")
     weight_decay: float = Field(1e-4, description="weight decay of SGD", ge=0)
     amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
+    compile: bool = Field(False, description="torch.compile the network in training (needs a C++ compiler)")
     manual_seed: int = Field(0, description="seed of weights, order, crops and neighbours", ge=0)
     print_freq: Positive = Field(10, description="steps between two log entries")
     val_freq: Positive = Field(10, description="epochs between two validations (the last is always validated)")
@@ -131,6 +140,29 @@ class Train(_Section):
     def network(self) -> str:
         """The name that ``model.build_model`` takes: published files say ``psp`` and ``layers``."""
         return f"psp{self.layers}" if self.arch == "psp" else self.arch
+
+
+class Distill(_Section):
+    """What the student learns from a trained, frozen network, the teacher; a weight of 0 leaves a loss out."""
+
+    teacher_arch: str = Field("psp101", description="arch of the teacher: psp101, or what TRAIN.arch takes")
+    teacher_weight: str | None = Field(None, description="checkpoint of the teacher")
+    kd_weight: float = Field(0.0, description="weight of the pixel-wise loss: the teacher's class probabilities", ge=0)
+    pf_weight: float = Field(0.0, description="weight of the pair-wise-frames loss: how two frames correspond", ge=0)
+    mf_weight: float = Field(0.0, description="weight of the multi-frame loss: how three frames evolve", ge=0)
+    kd_on: Literal["logits", "fea"] = Field("logits", description="output that kd compares")
+    pf_on: Literal["logits", "fea"] = Field("fea", description="output that pf compares")
+    mf_on: Literal["logits", "fea"] = Field("fea", description="output that mf compares")
+    temperature: float = Field(1.0, description="temperature of kd", gt=0)
+    kd_reduction: Literal["pixel", "mean"] = Field(
+        "pixel", description="kd: mean over pixels, times the squared temperature; mean: over every element (published)"
+    )
+    mf_pool: Positive = Field(16, description="mf: side of the average pooling before the self-similarity")
+
+    @property
+    def used(self) -> bool:
+        """Whether there is anything to learn from the teacher."""
+        return max(self.kd_weight, self.pf_weight, self.mf_weight) > 0
 
 
 class Test(_Section):
@@ -191,6 +223,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "DATA": Data,
     "FLOW": Flow,
     "TRAIN": Train,
+    "DISTILL": Distill,
     "TEST": Test,
     "DISTRIBUTED": Distributed,
 }
@@ -202,5 +235,13 @@ class Settings(_Section):
     DATA: Data = Field(default_factory=Data)
     FLOW: Flow = Field(default_factory=Flow)
     TRAIN: Train = Field(default_factory=Train)
+    DISTILL: Distill = Field(default_factory=Distill)
     TEST: Test = Field(default_factory=Test)
     DISTRIBUTED: Distributed = Field(default_factory=Distributed)
+
+    @property
+    def frames_per_clip(self) -> int:
+        """Frames that the losses of a training step need: 3 for mf, 2 for motion and pf, else 1."""
+        if self.DISTILL.mf_weight > 0:
+            return 3
+        return 2 if self.TRAIN.st_weight > 0 or self.DISTILL.pf_weight > 0 else 1

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config import UserError
-from etc.config_schema import Settings
+from etc.config_schema import Settings, Train
 from etc.data.clips import ClipDataset
 from etc.data.labels import label_table
 from etc.data.lists import Clip, Frame, check_files, existing_neighbours, read_clips, read_frames
@@ -122,14 +122,15 @@ def training_set(settings: Settings) -> ClipDataset:
         UserError: missing lists, frames, labels or neighbours; ``stored`` flow with source ``online``.
     """
     data, train, flow = settings.DATA, settings.TRAIN, settings.FLOW
-    with_neighbour = train.st_weight > 0
-    if with_neighbour and flow.name == "stored" and flow.source == "online":
+    with_flow = train.st_weight > 0
+    if with_flow and flow.name == "stored" and flow.source == "online":
         raise UserError("FLOW.name stored is read from files: it needs FLOW.source stored")
     prepare(settings)
     frames = read_frames(data.train_list)
     check_files(frames, data.data_root, source=data.train_list)
+    _check_labels(settings, frames)
     offsets = _offsets(settings, frames)
-    if with_neighbour and flow.name == "stored":
+    if with_flow and flow.name == "stored":
         _check_stored_flow(settings, frames, offsets)
     return ClipDataset(
         frames,
@@ -145,8 +146,9 @@ def training_set(settings: Settings) -> ClipDataset:
             blur=train.blur,
         ),
         label_table=label_table(data.label_map, data.classes, train.ignore_label),
-        flow=flow_of_pairs(settings) if with_neighbour and flow.source == "stored" else None,
-        with_neighbour=with_neighbour,
+        flow=flow_of_pairs(settings) if with_flow and flow.source == "stored" else None,
+        with_neighbour=settings.frames_per_clip > 1,
+        opposite=_opposite(settings, frames) if settings.frames_per_clip > 2 else None,
         seed=train.manual_seed,
     )
 
@@ -198,21 +200,52 @@ def clips_to_score(settings: Settings) -> list[Clip]:
     return clips
 
 
+def _check_labels(settings: Settings, frames: list[Frame]) -> None:
+    """Frames without label need something else to learn from than the motion loss."""
+    bare = sum(frame.label is None for frame in frames)
+    if not bare or settings.TRAIN.self_training is not None or settings.DISTILL.kd_weight > 0:
+        return
+    what = f"{settings.DATA.train_list}: {bare} of {len(frames)} frames have no label"
+    if bare == len(frames):
+        # A constant prediction is perfectly consistent: nothing would stop the network from becoming one.
+        raise UserError(f"{what}: set TRAIN.self_training (0.9, say), distil with DISTILL.kd_weight, or list labels")
+    logger.warning("%s: no segmentation loss for them (TRAIN.self_training would label them)", what)
+
+
 def _offsets(settings: Settings, frames: list[Frame]) -> list[list[int]]:
     """The neighbours that training may draw for each frame."""
-    data, train = settings.DATA, settings.TRAIN
+    found = _existing(settings, frames, _wanted(settings.TRAIN))
+    singles = sum(not offsets for offsets in found)
+    if singles and settings.frames_per_clip > 1:
+        logger.warning("%d of %d frames have no neighbour: no motion loss for them", singles, len(frames))
+    return found
+
+
+def _opposite(settings: Settings, frames: list[Frame]) -> list[list[int]]:
+    """Where a third frame may lie for each frame: opposite to its neighbour."""
+    found = _existing(settings, frames, [-offset for offset in _wanted(settings.TRAIN)])
+    lacking = sum(not offsets for offsets in found)
+    if lacking:
+        logger.warning("%d of %d frames have no third frame: no multi-frame loss for them", lacking, len(frames))
+    return found
+
+
+def _wanted(train: Train) -> list[int]:
     gap = train.frame_gap
-    wanted = [o for o in range(-gap, gap + 1) if o] if train.random_frame else [gap]
+    return [offset for offset in range(-gap, gap + 1) if offset] if train.random_frame else [gap]
+
+
+def _existing(settings: Settings, frames: list[Frame], wanted: list[int]) -> list[list[int]]:
+    """Those of the wanted neighbours that are on disk; all must be, unless ``DATA.allow_single`` says otherwise."""
+    data = settings.DATA
     found = existing_neighbours(frames, data.data_root, wanted, layout=data.layout, frame_step=data.frame_step)
     lacking = [frame.image for frame, offsets in zip(frames, found, strict=True) if len(offsets) < len(wanted)]
-    if lacking and train.st_weight > 0 and not data.allow_single:
+    if lacking and settings.frames_per_clip > 1 and not data.allow_single:
         raise UserError(
-            f"{data.train_list}: {len(lacking)} of {len(frames)} frames lack a neighbour within {gap} frames on "
-            f"disk, the first is {lacking[0]} (DATA.allow_single true trains such frames with what there is)"
+            f"{data.train_list}: {len(lacking)} of {len(frames)} frames lack a neighbour within "
+            f"{settings.TRAIN.frame_gap} frames on disk, the first is {lacking[0]} (DATA.allow_single true trains such "
+            "frames with what there is)"
         )
-    singles = sum(not offsets for offsets in found)
-    if singles and train.st_weight > 0:
-        logger.warning("%d of %d frames have no neighbour: no motion loss for them", singles, len(frames))
     return found
 
 

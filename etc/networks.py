@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,13 +39,21 @@ def new_network(settings: Settings) -> nn.Module:
         UserError: an unknown arch, or weights that are missing or do not fit.
     """
     train = settings.TRAIN
-    # A checkpoint to start from replaces the ImageNet weights: no reason to download them.
-    pretrained = train.pretrained and train.weight is None
-    try:
-        network = build_model(train.network, classes=settings.DATA.classes, pretrained=pretrained)
-    except (ValueError, OSError, ImportError) as error:
-        raise UserError(f"TRAIN.arch {train.network}: {error}") from None
-    return network if train.weight is None else _load(network, train.weight, "TRAIN.weight")
+    if train.weight is not None:
+        # A checkpoint to start from replaces the ImageNet weights: no reason to download them.
+        return _load(_built(settings), train.weight, "TRAIN.weight")
+    key = f"TRAIN.arch {train.network}"
+    if train.backbone_weights is not None:
+        key += f" with TRAIN.backbone_weights {train.backbone_weights}"
+    elif train.pretrained:
+        key += " with TRAIN.pretrained and no TRAIN.backbone_weights"
+    with _named(key):
+        return build_model(
+            train.network,
+            classes=settings.DATA.classes,
+            pretrained=train.pretrained,
+            weights=train.backbone_weights,
+        )
 
 
 def teacher_network(settings: Settings) -> nn.Module:
@@ -55,10 +65,8 @@ def teacher_network(settings: Settings) -> nn.Module:
     distill = settings.DISTILL
     if distill.teacher_weight is None:
         raise UserError("DISTILL.teacher_weight is empty: distillation needs the checkpoint of a trained teacher")
-    try:
+    with _named(f"DISTILL.teacher_arch {distill.teacher_arch}"):
         network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"DISTILL.teacher_arch {distill.teacher_arch}: {error}") from None
     return _load(network, distill.teacher_weight, "DISTILL.teacher_weight")
 
 
@@ -85,10 +93,34 @@ def network_for_cost(settings: Settings) -> nn.Module:
 
 
 def _built(settings: Settings, *, aux: bool = True) -> nn.Module:
-    try:
+    with _named(f"TRAIN.arch {settings.TRAIN.network}"):
         return build_model(settings.TRAIN.network, classes=settings.DATA.classes, pretrained=False, aux=aux)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"TRAIN.arch {settings.TRAIN.network}: {error}") from None
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors of building a network become the user's, with the setting that they come from."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        where = ""
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            where = "; modules are looked for on PYTHONPATH, then in the current folder"
+        raise UserError(f"{key}: {error}{where}") from None
+
+
+def compile_in_place(network: nn.Module, device: torch.device, key: str) -> None:
+    """``torch.compile`` that keeps the module and the names of its weights.
+
+    Raises:
+        UserError: nothing can be compiled here; torch itself would say so in the first step only.
+    """
+    try:
+        torch.compile(torch.square)(torch.ones(8, device=device))
+    except Exception as error:  # compilers fail in ways of their own
+        reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
+        raise UserError(f"{key}: torch.compile does not work here: {reason}") from error
+    network.compile()
 
 
 def _load(network: nn.Module, path: str | Path, key: str) -> nn.Module:

@@ -7,23 +7,27 @@ from torch import Tensor, nn
 
 from etc.config import UserError
 from etc.config_schema import Train
+from etc.data.labels import IGNORE
 from etc.data.transform import MEAN, STD
+from etc.distill import Distillation
 from etc.flow import FlowEstimator
 from etc.motion import MotionLoss
 from utils import crit
 
 
 class MotionTask(nn.Module):
-    """One training step on frame pairs: segmentation loss plus motion loss.
+    """One training step on clips of one to three frames: segmentation loss, motion loss, distillation.
 
-    The flow estimator is no sub-module on purpose: it stays out of DDP, of the optimizer and of the
-    student's checkpoint.
+    Flow estimator, teacher and labeller are no sub-modules on purpose: they stay out of DDP, of the optimizer
+    and of the student's checkpoint.
 
     Args:
         student: the network; in training mode it returns a dict with ``logits`` and, optionally, ``dsn``.
         segmentation_loss: called as ``(outputs, label)``.
         motion_loss: ``None`` for the baseline.
         flow: estimates the flow of the crops, where the batch does not bring it.
+        distillation: ``None`` without a teacher.
+        labeller: labels the frames that have no label; ``None``: they have no segmentation loss.
     """
 
     def __init__(
@@ -33,12 +37,16 @@ class MotionTask(nn.Module):
         segmentation_loss: nn.Module,
         motion_loss: MotionLoss | None,
         flow: FlowEstimator | None = None,
+        distillation: Distillation | None = None,
+        labeller: Labeller | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.segmentation_loss = segmentation_loss
         self.motion_loss = motion_loss
         self.flow = flow
+        self.distillation = distillation
+        self.labeller = labeller
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses.
@@ -47,37 +55,45 @@ class MotionTask(nn.Module):
             batch: collated samples of :class:`etc.data.clips.ClipDataset`.
 
         Returns:
-            ``{"loss", "segmentation", ["motion"], "logits", ["logits_k", "flow"]}``; ``loss`` is what to step
-            on, the last three are detached and serve for pictures.
+            ``{"loss", "segmentation", ["motion", "kd", "pf", "mf"], "logits", ["logits_k", "flow"]}``: ``loss`` is
+            what to step on, the sum of the others, which are weighted; the last three are detached and serve for
+            pictures.
         """
-        image, label = batch["image"], batch["label"]
-        count = image.shape[0]
-        if self.motion_loss is None:
-            outputs = self._student(image)
-            segmentation = self.segmentation_loss(outputs, label)
-            return {"loss": segmentation, "segmentation": segmentation, "logits": outputs["logits"].detach()}
-        paired = batch["paired"]
-        neighbour = batch["neighbour"][paired]
-        # One pass over both frames: one DDP synchronisation, batch norm sees the whole clip.
-        outputs = self._student(torch.cat([image, neighbour]))
-        segmentation = self.segmentation_loss({k: v[:count] for k, v in outputs.items()}, label)
-        logits, logits_k = outputs["logits"][:count], outputs["logits"][count:]
-        flow = self._flow(batch, neighbour)
-        if paired.any():
-            motion = self.motion_loss(image[paired], neighbour, logits[paired], logits_k, flow)
-        else:
-            motion = segmentation.new_zeros(())
-        return {
-            "loss": segmentation + motion,
-            "segmentation": segmentation,
-            "motion": motion,
-            "logits": logits.detach(),
-            "logits_k": logits_k.detach(),
-            "flow": flow,
-        }
+        paired, triple = batch.get("paired"), batch.get("triple")
+        frames = [batch["image"]]
+        if paired is not None:
+            frames.append(batch["neighbour"][paired])
+        if triple is not None:
+            frames.append(batch["third"][triple])
+        # One pass over all frames: one DDP synchronisation, batch norm sees the whole clip.
+        images = torch.cat(frames).contiguous(memory_format=torch.channels_last)
+        outputs = self.student(images)
+        count = len(frames[0])
+        labels = self._labels(batch)
+        terms = {"segmentation": self.segmentation_loss({k: v[:count] for k, v in outputs.items()}, labels)}
+        pictures = {"logits": outputs["logits"][:count].detach()}
+        if self.motion_loss is not None:
+            logits_k = outputs["logits"][count : count + len(frames[1])]
+            flow = self._flow(batch, frames[1])
+            terms["motion"] = self._motion(batch, outputs["logits"][:count], logits_k, flow)
+            pictures |= {"logits_k": logits_k.detach(), "flow": flow}
+        if self.distillation is not None:
+            terms |= self.distillation(images, outputs, paired, triple)
+        return {"loss": sum(terms.values())} | terms | pictures
 
-    def _student(self, image: Tensor) -> dict[str, Tensor]:
-        return self.student(image.contiguous(memory_format=torch.channels_last))
+    def _labels(self, batch: dict[str, Tensor]) -> Tensor:
+        labels, labelled = batch["label"], batch["labelled"]
+        if self.labeller is None or labelled.all():
+            return labels
+        labels = labels.clone()
+        labels[~labelled] = self.labeller(batch["image"][~labelled])
+        return labels
+
+    def _motion(self, batch: dict[str, Tensor], logits: Tensor, logits_k: Tensor, flow: Tensor) -> Tensor:
+        paired = batch["paired"]
+        if not paired.any():
+            return logits.new_zeros(())
+        return self.motion_loss(batch["image"][paired], batch["neighbour"][paired], logits[paired], logits_k, flow)
 
     def _flow(self, batch: dict[str, Tensor], neighbour: Tensor) -> Tensor:
         """Flow of the pairs of the batch, float32 ``[M, 2, H, W]``."""
@@ -88,6 +104,29 @@ class MotionTask(nn.Module):
             return image.new_zeros(0, 2, *image.shape[-2:])
         with torch.no_grad():
             return self.flow.estimate(to_rgb255(image), to_rgb255(neighbour)).float()
+
+
+class Labeller:
+    """The prediction of a frozen network as labels, where it is sure (self-training).
+
+    Args:
+        network: the network; it is frozen and put into evaluation mode.
+        threshold: pixels whose highest class probability is not above it get no label.
+
+    Source: Lee, "Pseudo-Label", ICML workshop 2013.
+    """
+
+    def __init__(self, network: nn.Module, threshold: float) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.threshold = threshold
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Labels int64 ``[N, H, W]`` of crops float ``[N, 3, H, W]``; padding is ignored."""
+        logits = self.network(image.contiguous(memory_format=torch.channels_last)).float()
+        confidence, label = logits.softmax(1).max(1)
+        # Padding is 0 in all channels, which no real pixel is (etc.data.transform.crop_image).
+        return label.masked_fill((confidence <= self.threshold) | (image == 0).all(1), IGNORE)
 
 
 def to_rgb255(image: Tensor) -> Tensor:

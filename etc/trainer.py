@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import time
 from collections.abc import Iterator
@@ -23,11 +24,12 @@ from etc.config_schema import Settings
 from etc.data.clips import ClipDataset, EpochSampler
 from etc.data.labels import read_colors
 from etc.datasets import flow_estimator, training_set
+from etc.distill import Distillation
 from etc.evaluate import validate
 from etc.motion import MotionLoss
-from etc.networks import new_network
+from etc.networks import compile_in_place, new_network, teacher_network
 from etc.report import training_pictures
-from etc.task import MotionTask, segmentation_loss
+from etc.task import Labeller, MotionTask, segmentation_loss
 from model import parameter_groups
 from utils.files import write_text
 
@@ -66,6 +68,8 @@ class Trainer:
         student = new_network(settings).to(device).to(memory_format=torch.channels_last)
         if settings.DISTRIBUTED.sync_bn and distributed.world_size() > 1 and device.type == "cuda":
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        if train.compile:
+            compile_in_place(student, device, "TRAIN.compile")
         self.student = student
         self.task = self._task().to(device)
         self.optimizer = torch.optim.SGD(
@@ -257,7 +261,31 @@ class Trainer:
             segmentation_loss=segmentation_loss(train, self.settings.DATA.classes),
             motion_loss=motion,
             flow=online,
+            distillation=self._distillation() if self.settings.DISTILL.used else None,
+            labeller=None if train.self_training is None else self._labeller(train.self_training),
         )
+
+    def _distillation(self) -> Distillation:
+        train = self.settings.TRAIN
+        # The teacher's first weights, drawn before its own are loaded, must not shift the student's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            teacher = teacher_network(self.settings)
+        distillation = Distillation(self.settings.DISTILL, teacher, device=self.device, seed=train.manual_seed)
+        # Outputs that cannot be compared must be said now, not in the first step.
+        yes = torch.ones(1, dtype=torch.bool, device=self.device)
+        crops = torch.zeros(3, 3, train.train_h, train.train_w, device=self.device)
+        self.student.eval()
+        try:
+            with torch.no_grad():
+                distillation(crops, self.student.outputs(crops), yes, yes)
+        except ValueError as error:
+            raise UserError(f"DISTILL with {self.settings.DISTILL.teacher_arch} for {train.network}: {error}") from None
+        return distillation
+
+    def _labeller(self, threshold: float) -> Labeller:
+        if self.settings.TRAIN.weight is None:
+            raise UserError("TRAIN.self_training needs TRAIN.weight, a trained network: random weights label nothing")
+        return Labeller(copy.deepcopy(self.student), threshold)
 
     def _poly(self, step: int) -> float:
         """Learning rate factor; the last step still learns a little."""
@@ -270,7 +298,7 @@ def _loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLo
         raise UserError(f"TRAIN.batch_size {train.batch_size} is no multiple of {world} processes")
     batch = train.batch_size // world
     # A pair brings two images into the same pass, a lone one cannot be normalised by the 1x1 bin of the ppm.
-    lone = train.st_weight == 0 or settings.DATA.allow_single
+    lone = settings.frames_per_clip == 1 or settings.DATA.allow_single
     synchronised = settings.DISTRIBUTED.sync_bn and world > 1 and torch.cuda.is_available()
     if batch == 1 and lone and not synchronised:
         raise UserError(f"TRAIN.batch_size {train.batch_size}: batch norm needs two images a process or more")

@@ -15,7 +15,7 @@ from etc.data.images import read_image
 from etc.data.labels import IGNORE, read_train_ids
 from etc.data.lists import Frame
 from etc.data.names import Layout, neighbour
-from etc.data.transform import ClipTransform, crop_flow, crop_image, crop_label, padding_of
+from etc.data.transform import ClipTransform, CropMap, crop_flow, crop_image, crop_label, padding_of
 
 Sample = dict[str, Tensor]
 # (path of frame t, path of frame k, height and width) -> flow t -> k, float32 [2, H, W]
@@ -38,11 +38,14 @@ class ClipDataset(Dataset):
         label_table: stored label value -> train id, uint8 ``[256]``.
         flow: reads or computes the flow of a pair; ``None``: the training step computes it from the crops.
         with_neighbour: ``False`` leaves the neighbour out, with the same draws for everything else.
+        opposite: for every frame the offsets at which a third frame may lie, on the other side of the frame
+            than the neighbour and as far; ``None``: clips of two frames.
         seed: seed of the draws.
 
-    A sample is ``{"image": [3,h,w], "label": int64 [h,w], "neighbour": [3,h,w], "flow": [2,h,w],
-    "paired": bool []}``. Without neighbour ``paired`` is false and both planes are 0; ``flow`` is missing
-    when the step computes it, and both are missing under ``with_neighbour=False``.
+    A sample is ``{"image": [3,h,w], "label": int64 [h,w], "labelled": bool [], "neighbour": [3,h,w],
+    "flow": [2,h,w], "paired": bool [], "third": [3,h,w], "triple": bool []}``. Without neighbour ``paired`` is
+    false and both planes are 0, likewise ``triple`` and ``third``; ``flow`` is missing when the step computes
+    it, and what belongs to a frame that is not asked for is missing.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ClipDataset(Dataset):
         label_table: np.ndarray,
         flow: FlowReader | None,
         with_neighbour: bool,
+        opposite: list[list[int]] | None = None,
         seed: int,
     ) -> None:
         self.frames = frames
@@ -68,6 +72,7 @@ class ClipDataset(Dataset):
         self.label_table = label_table
         self.flow = flow
         self.with_neighbour = with_neighbour
+        self.opposite = opposite
         self.seed = seed
 
     def __len__(self) -> int:
@@ -90,26 +95,35 @@ class ClipDataset(Dataset):
         sample = {
             "image": torch.from_numpy(crop_image(image, crop, padding)),
             "label": torch.from_numpy(label),
+            "labelled": torch.tensor(frame.label is not None),
         }
         if self.with_neighbour:
-            sample["paired"] = torch.tensor(bool(offsets))
             offset = offsets[int(draw * len(offsets))] if offsets else None
-            sample |= self._neighbour(path, image, crop, padding, offset)
+            path_k = self._path_at(path, offset)
+            sample |= {"paired": torch.tensor(offset is not None)}
+            sample |= {"neighbour": self._image_at(path_k, path, shape, crop, padding)}
+            if self.flow is not None:
+                flow = np.zeros((2, *shape), np.float32) if path_k is None else self.flow(path, path_k, shape)
+                sample["flow"] = torch.from_numpy(crop_flow(flow, crop))
+            if self.opposite is not None:
+                other = None if offset is None or -offset not in self.opposite[index] else -offset
+                sample |= {"triple": torch.tensor(other is not None)}
+                sample |= {"third": self._image_at(self._path_at(path, other), path, shape, crop, padding)}
         return sample
 
-    def _neighbour(self, path, image, crop, padding, offset: int | None) -> Sample:
+    def _path_at(self, path: Path, offset: int | None) -> Path | None:
         if offset is None:
-            planes = {"neighbour": torch.zeros(3, *crop.size)}
-            return planes if self.flow is None else planes | {"flow": torch.zeros(2, *crop.size)}
-        path_k = neighbour(path, offset, layout=self.layout, frame_step=self.frame_step)
-        image_k = read_image(path_k)
-        if image_k.shape != image.shape:
-            raise UserError(f"{path_k} and its neighbour {path.name} have different sizes")
-        planes = {"neighbour": torch.from_numpy(crop_image(image_k, crop, padding))}
-        if self.flow is not None:
-            flow = crop_flow(self.flow(path, path_k, image.shape[:2]), crop)
-            planes["flow"] = torch.from_numpy(flow)
-        return planes
+            return None
+        return neighbour(path, offset, layout=self.layout, frame_step=self.frame_step)
+
+    def _image_at(self, path: Path | None, path_t: Path, shape, crop: CropMap, padding: np.ndarray) -> Tensor:
+        """The crop of another frame of the clip, float32 ``[3, h, w]``; 0 where there is none."""
+        if path is None:
+            return torch.zeros(3, *crop.size)
+        image = read_image(path)
+        if image.shape[:2] != shape:
+            raise UserError(f"{path} and its neighbour {path_t.name} have different sizes")
+        return torch.from_numpy(crop_image(image, crop, padding))
 
 
 class EpochSampler(Sampler):

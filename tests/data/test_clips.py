@@ -74,6 +74,7 @@ def test_a_sample_holds_the_frame_its_label_a_neighbour_and_the_flow_between_the
     assert {key: (value.dtype, tuple(value.shape)) for key, value in sample.items()} == {
         "image": (torch.float32, (3, HEIGHT, WIDTH)),
         "label": (torch.int64, (HEIGHT, WIDTH)),
+        "labelled": (torch.bool, ()),
         "paired": (torch.bool, ()),
         "neighbour": (torch.float32, (3, HEIGHT, WIDTH)),
         "flow": (torch.float32, (2, HEIGHT, WIDTH)),
@@ -111,7 +112,7 @@ def test_the_baseline_sees_the_same_crops_and_neither_neighbour_nor_flow(root):
     baseline, motion = data_set(root, with_neighbour=False, flow=None), data_set(root)
     for index in range(7):
         sample, other = baseline[2, index], motion[2, index]
-        assert sample.keys() == {"image", "label"}
+        assert sample.keys() == {"image", "label", "labelled"}
         assert torch.equal(sample["image"], other["image"]) and torch.equal(sample["label"], other["label"])
 
 
@@ -129,13 +130,33 @@ def test_a_frame_without_neighbour_is_a_single_with_empty_planes(root):
 
 
 def test_without_a_flow_reader_the_step_computes_it(root):
-    assert data_set(root, flow=None)[0, 0].keys() == {"image", "label", "paired", "neighbour"}
-    assert data_set(root, flow=None, offsets=[[]] * 7)[0, 0].keys() == {"image", "label", "paired", "neighbour"}
+    names = {"image", "label", "labelled", "paired", "neighbour"}
+    assert data_set(root, flow=None)[0, 0].keys() == names
+    assert data_set(root, flow=None, offsets=[[]] * 7)[0, 0].keys() == names
+
+
+def test_a_third_frame_lies_as_far_on_the_other_side(root):
+    opposite = [[o for o in (-3, -2, -1, 1, 2, 3) if 0 <= number + o < 7] for number in range(7)]
+    data = data_set(root, opposite=opposite, transform=ClipTransform(**IDENTITY))
+    for epoch in range(20):
+        sample = data[epoch, 2]
+        neighbour = int(sample["flow"][1, 0, 0])
+        third = 4 - neighbour
+        assert sample["triple"].item() == (0 <= third < 7)
+        expected = normalise(pixels(third)) if 0 <= third < 7 else np.zeros((3, HEIGHT, WIDTH))
+        np.testing.assert_allclose(sample["third"], expected, atol=1e-6)
+
+
+def test_a_third_frame_changes_nothing_else(root):
+    without, with_third = data_set(root)[1, 3], data_set(root, opposite=[[-3, -2, -1, 1, 2, 3]] * 7)[1, 3]
+    assert with_third.keys() - without.keys() == {"third", "triple"}
+    assert all(torch.equal(with_third[name], plane) for name, plane in without.items())
 
 
 def test_a_frame_without_label_is_ignored_everywhere(root):
     sample = data_set(root, frames=[Frame("s_003.png")], offsets=[[1]])[0, 0]
     assert (sample["label"] == 255).all() and sample["label"].dtype == torch.int64
+    assert not sample["labelled"] and data_set(root)[0, 0]["labelled"]
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(root):
@@ -172,10 +193,7 @@ def test_singles_and_pairs_share_a_batch(root):
 def test_offsets_are_drawn_uniformly_in_both_directions(root):
     offsets = [-3, -2, -1, 1, 2, 3]
     data = data_set(root, offsets=[offsets] * 7, transform=ClipTransform(**IDENTITY))
-    drawn = []
-    data._neighbour = lambda path, image, crop, padding, offset: drawn.append(offset) or {}
-    for epoch in range(1200):
-        data[epoch, 3]
+    drawn = [int(data[epoch, 3]["flow"][1, 0, 0]) - 3 for epoch in range(1200)]
     counts = np.array([drawn.count(offset) for offset in offsets])
     assert counts.sum() == 1200
     assert ((counts - 200) ** 2 / 200).sum() < 20.5  # chi square, 5 degrees of freedom, p = 0.001
