@@ -169,7 +169,8 @@ class Trainer:
     def _check_outputs(self, image: Tensor) -> None:
         """The last step of an epoch may ruin weights whose loss was still finite: they must not be saved."""
         self.student.eval()
-        finite = self.student(image.contiguous(memory_format=torch.channels_last)).isfinite().all()
+        with torch.compiler.set_stance("force_eager"):
+            finite = self.student(image.contiguous(memory_format=torch.channels_last)).isfinite().all()
         self.student.train()
         if not finite:
             raise NonFiniteLoss(
@@ -186,7 +187,9 @@ class Trainer:
         start = time.time()
         before = self.metrics.get("best_mIoU", -1.0)
         distributed.share_buffers(self.student)
-        scores = validate(self.student, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
+        # Eager: frames have another size than crops, and compiling for each takes minutes.
+        with torch.compiler.set_stance("force_eager"):
+            scores = validate(self.student, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
         self.student.train()
         best = scores["mIoU"] > before
         self.metrics = scores | {"best_mIoU": max(scores["mIoU"], before)}
