@@ -29,6 +29,7 @@ AHEAD = 4  # frames decoded before they are asked for
 
 # In order of preference; the last is part of every FFmpeg, but no H.264.
 _ENCODERS = ("libx264", "libopenh264", "mpeg4")
+_BT709 = 1  # as ISO/IEC 23091-2 numbers the primaries and the transfer function
 
 
 class NamedFrame(NamedTuple):
@@ -255,4 +256,6 @@ class Mp4Writer:
         # One thread by default a core and a half: on a big machine they hold hundreds of frames.
         self._stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
         self._stream.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
+        # Browsers believe the matrix only where all three are stated; otherwise they take small videos for BT.601.
+        self._stream.codec_context.color_primaries = self._stream.codec_context.color_trc = _BT709
         self._shape = rgb.shape

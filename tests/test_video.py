@@ -1,5 +1,6 @@
 """Frame sources and the video writer."""
 
+import itertools
 import struct
 import threading
 
@@ -114,6 +115,23 @@ def test_a_video_gives_numbered_frames_and_its_rate(tmp_path):
     assert (source.total, source.fps, len(frames)) == (5, 10, 5)
     assert [frame.name for frame in frames][:2] == ["ride_000000", "ride_000001"]
     assert [round(float(frame.rgb.mean()), -1) for frame in frames] == [40, 90, 140, 190, 240]
+
+
+def test_a_video_states_matrix_primaries_and_transfer_so_that_browsers_show_its_colours(tmp_path):
+    with Mp4Writer(tmp_path / "ride.mp4", 10) as writer:
+        writer.write(flat(90))
+    with av.open(str(tmp_path / "ride.mp4")) as video:
+        frame = next(video.decode(video=0))
+    assert (frame.colorspace, frame.color_primaries, frame.color_trc) == (1, 1, 1)  # BT.709 in ISO/IEC 23091-2
+
+
+def test_key_frames_stand_as_close_as_asked(tmp_path):
+    with Mp4Writer(tmp_path / "ride.mp4", 10, gop=4) as writer:
+        for value in range(0, 120, 10):
+            writer.write(flat(value))
+    with av.open(str(tmp_path / "ride.mp4")) as video:
+        keys = [index for index, frame in enumerate(video.decode(video=0)) if frame.key_frame]
+    assert max(b - a for a, b in itertools.pairwise([*keys, 12])) <= 4
 
 
 def test_a_phone_video_is_turned_upright(tmp_path):
