@@ -4,8 +4,8 @@
     python tool/make_lists.py camvid data/camvid
     python tool/make_lists.py folder my/videos --out my/lists     # every folder of frames becomes a clip
 
-Cityscapes: train.lst and val.lst (frames with a label), val_clips.lst (the 500 validation snippets of 30 frames) and
-val_clips_sampled.lst (the 108 snippets that published numbers come from).
+Cityscapes: train.lst and val.lst (frames with a label), test.lst (frames for the test server), val_clips.lst (the 500
+validation snippets of 30 frames) and val_clips_sampled.lst (the 108 snippets that published numbers come from).
 """
 
 import argparse

@@ -4,7 +4,8 @@
     python tool/test.py TEST.ckpt_path exp/quickstart/baseline/best.pth TEST.save_folder exp/baseline
     python tool/test.py TEST.flip true TEST.scales [0.75,1.0,1.25] TEST.save_folder exp/tta  # test-time augmentation
     python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.mode slide
-    python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.test_list test.lst --export exp/upload
+    python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.mode slide \\
+        TEST.flip true TEST.test_list data/lists/cityscapes/test.lst --export exp/upload
 
 Writes miou.json, miou.csv and confusion.png into TEST.save_folder. --export also writes every prediction as label ids
 under the name that the server expects; the list may then hold frames without label.

@@ -44,8 +44,8 @@ def cityscapes_lists(
         labelled: frame numbers whose labels are listed for training and mIoU; ``None``: all.
 
     Returns:
-        File name -> text: ``train.lst``, ``val.lst``, and ``val_clips.lst``, ``val_clips_sampled.lst`` where the
-        folder has them.
+        File name -> text: ``train.lst``, ``val.lst``, ``test.lst`` (without labels, for the test server), and
+        ``val_clips.lst``, ``val_clips_sampled.lst`` where the folder has them.
 
     Raises:
         UserError: the folder is not in that layout.
@@ -60,6 +60,10 @@ def cityscapes_lists(
             frames = [f for f in frames if frame_number(f.image, "cityscapes").number in labelled]
         if frames:
             lists[f"{split}.lst"] = format_frames(frames)
+    cities = sorted((root / "leftImg8bit" / "test").glob("*"))
+    unlabelled = [Frame(_relative(path, root)) for city in cities for path in images_in(city)]
+    if unlabelled:
+        lists["test.lst"] = format_frames(unlabelled)
     if clips == "sequences":
         lists["val_clips.lst"] = format_clips(_sequences(root))
     else:

@@ -92,6 +92,19 @@ def test_the_video_folder_serves_the_frames_where_it_is_there(tmp_path):
     assert cityscapes_lists(tmp_path) == {"train.lst": f"leftImg8bit_sequence/train/x/{frame} {label}\n"}
 
 
+def test_frames_for_the_test_server_are_listed_without_the_empty_labels_that_come_with_them(tmp_path):
+    for city, stem in (("bonn", "bonn_000001_000019"), ("berlin", "berlin_000000_000019")):
+        plant(
+            tmp_path,
+            f"leftImg8bit/test/{city}/{stem}_leftImg8bit.png",
+            f"gtFine/test/{city}/{stem}_gtFine_labelIds.png",
+        )
+    assert cityscapes_lists(tmp_path) == {
+        "test.lst": "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png\n"
+        "leftImg8bit/test/bonn/bonn_000001_000019_leftImg8bit.png\n"
+    }
+
+
 def test_clips_of_an_incomplete_folder_are_left_out_with_a_warning(tmp_path, caplog):
     for stem in stems("val_names")[:3]:
         city = stem.split("_")[0]
