@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+ONNX = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]  # tool/export_onnx.py
+
 setup(
     name="etc-segmentation",
     version="1.0.0",
@@ -25,6 +27,15 @@ setup(
     ],
     extras_require={
         "cuda": ["cupy-cuda13x"],
-        "dev": ["pytest>=7", "selenium>=4.11", "pytest-xdist>=3", "ruff>=0.6", "torchmetrics>=1.2", "scipy>=1.10"],
+        "onnx": ONNX,
+        "dev": [
+            "pytest>=7",
+            "pytest-xdist>=3",
+            "ruff>=0.6",
+            "torchmetrics>=1.2",
+            "scipy>=1.10",
+            "selenium>=4.11",
+            *ONNX,
+        ],
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable
 from types import UnionType
@@ -58,6 +59,9 @@ def run(main: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        # The path begins with tool/; somebody's network or flow estimator lies where the script is started.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         return main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -126,10 +126,16 @@ def imported(arch: str, *, classes: int) -> SegmentationNetwork:
         ValueError: nothing to import there, not callable so, or what it makes is no ``nn.Module``.
     """
     module_name, _, name = arch.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise ValueError(f"arch {arch!r} is no name of a function, expected package.module:factory")
     try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
         raise ValueError(f"cannot import arch {arch!r}: {error}") from error
+    if not hasattr(module, name):
+        # its file tells when another module of that name was found first
+        raise ValueError(f"arch {arch!r}: there is no {name} in {getattr(module, '__file__', None) or module_name}")
+    factory = getattr(module, name)
     if not callable(factory):
         raise ValueError(f"arch {arch!r} is a {type(factory).__name__}, expected a function of classes")
     try:

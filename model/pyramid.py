@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,15 @@ def mobile(*, classes: int, pretrained: bool, dropout: float, aux: bool) -> Pyra
     return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)
 
 
+# what families of timm networks call output stride 8, and images of any size; the first that one takes is used
+ENCODER_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"output_stride": 8},
+    {"strict_img_size": False},  # windowed transformers
+    {"dynamic_img_size": True, "dynamic_img_pad": True},  # plain transformers
+    {},
+)
+
+
 class TimmEncoder(nn.Module):
     """The last two feature maps of a timm network, at output stride 8 where timm can dilate it."""
 
@@ -121,9 +131,9 @@ def timm_features(name: str, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         raise ValueError(f"timm {timm.__version__} has no network {name!r}")
     refusal: Exception
-    for stride in ({"output_stride": 8}, {}):
+    for options in ENCODER_OPTIONS:
         try:
-            return timm.create_model(name, features_only=True, pretrained=pretrained, **stride)
+            return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
         except OSError as error:
             raise WeightsUnavailable(
                 f"cannot download timm's weights of {name} ({error}): fill its cache on a machine with "

@@ -5,8 +5,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torchvision.models import segmentation
 
-from model import load_student
+from model import build_model, load_student
 
 
 def tiny(classes: int = 3, seed: int = 0) -> nn.Module:
@@ -30,6 +31,25 @@ def test_weights_are_found_bare_or_under_their_usual_names(path, holder):
     torch.save(state if holder is None else {"epoch": 3, holder: state}, path)
     assert load_student(read, path) == ((), ())
     assert equal(written, read)
+
+
+@pytest.mark.parametrize(
+    ("arch", "make", "aux"),
+    [
+        ("lraspp", segmentation.lraspp_mobilenet_v3_large, {}),
+        ("deeplabv3_mobilenet_v3_large", segmentation.deeplabv3_mobilenet_v3_large, {"aux_loss": True}),
+    ],
+)
+@torch.no_grad()
+def test_a_checkpoint_of_torchvision_gives_the_predictions_of_torchvision(path, arch, make, aux):
+    torch.manual_seed(0)
+    written = make(weights=None, weights_backbone=None, num_classes=21, **aux).train()
+    written(torch.randn(2, 3, 64, 64))  # running statistics of its own
+    torch.save(written.eval().state_dict(), path)
+    read = build_model(arch, classes=21)
+    assert load_student(read, path) == ((), ())
+    image = torch.randn(1, 3, 49, 65)
+    assert torch.equal(read.eval()(image), written(image)["out"])
 
 
 @pytest.mark.parametrize("prefix", ["module.", "student.", "module.student.", "student.module.", "_orig_mod."])

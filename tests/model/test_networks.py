@@ -124,6 +124,20 @@ def test_evaluation_returns_logits_at_the_size_of_the_image(arch):
         assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("arch", [*ARCHS, "psp50"])
+@torch.no_grad()
+def test_a_frozen_teacher_gives_logits_and_the_features_that_it_has(arch):
+    teacher = built(arch).eval().requires_grad_(False)
+    outputs = teacher.outputs(torch.randn(2, 3, 49, 65))
+    bare = ("lraspp", "deeplabv3_mobilenet_v3_large", "somebodys_network:plain")
+    assert set(outputs) == ({"logits"} if arch in bare else {"logits", "fea"})
+    assert outputs["logits"].shape[:2] == (2, CLASSES)
+    for name in outputs:
+        assert outputs[name].dim() == 4 and outputs[name].shape[0] == 2
+    if arch.startswith("psp"):
+        assert outputs["fea"].shape[1:] == ({"psp18": 1024, "psp50": 4096}[arch], 7, 9)
+
+
 @every_network
 @torch.no_grad()
 def test_a_checkpoint_brings_the_predictions_back(arch, tmp_path):
@@ -264,6 +278,17 @@ def test_timm_encoders_that_cannot_be_dilated_keep_their_stride(monkeypatch):
     assert built("timm:fake").train()(torch.randn(2, 3, 64, 96))["logits"].shape[-2:] == (2, 3)
 
 
+@pytest.mark.parametrize("option", [{"strict_img_size": False}, {"dynamic_img_size": True, "dynamic_img_pad": True}])
+def test_timm_transformers_are_asked_to_take_images_of_any_size(monkeypatch, option):
+    def create(name, *, features_only, pretrained, **options):
+        if options != option:
+            raise TypeError(f"unexpected {options}")
+        return FakeFeatures(stride=16)
+
+    monkeypatch.setitem(sys.modules, "timm", fake_timm(create))
+    assert built("timm:fake").eval()(torch.randn(1, 3, 64, 96)).shape == (1, CLASSES, 64, 96)
+
+
 def test_timm_features_with_the_channels_last_are_turned(monkeypatch):
     class ChannelsLast(FakeFeatures):
         def forward(self, image):
@@ -369,7 +394,7 @@ def test_new_layers_of_somebodys_network_learn_faster():
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("nowhere", "has no attribute"),
+        ("nowhere", r"there is no nowhere in .*somebodys_network\.py"),
         ("answer", "is a int"),
         ("listing", "made a list"),
         ("greedy", "missing a required argument: 'depth'"),
@@ -378,6 +403,12 @@ def test_new_layers_of_somebodys_network_learn_faster():
 def test_factories_that_are_none_are_refused(name, named):
     with pytest.raises(ValueError, match=rf"{name}.*{named}"):
         built(f"somebodys_network:{name}")
+
+
+@pytest.mark.parametrize("arch", ["my-net:make", ".net:make", ":make", "net:", "net:make:it"])
+def test_names_that_no_function_can_have_are_refused(arch):
+    with pytest.raises(ValueError, match=r"no name of a function, expected package\.module:factory"):
+        built(arch)
 
 
 def test_a_module_that_cannot_be_imported_is_named():
