@@ -76,9 +76,9 @@ def pseudo_table(made: PseudoLabels, settings: Settings) -> str:
     if compared:
         before, after = data["before"], data["after"]
         lines += [
-            f"against the labels that {data['frames_with_own_label']} of the frames have: "
-            f"right pixels {percent(before['allAcc'])}% before, {percent(after['allAcc'])}% after;",
-            f"mIoU {percent(before['mIoU'])} before, {percent(after['mIoU'])} after, over the pixels that are kept",
+            f"against the labels that {data['frames_with_own_label']} of the frames have:",
+            f"  all pixels:  {percent(before['allAcc'])}% right, mIoU {percent(before['mIoU'])}",
+            f"  kept pixels: {percent(after['allAcc'])}% right, mIoU {percent(after['mIoU'])}",
         ]
     return "\n".join(lines)
 

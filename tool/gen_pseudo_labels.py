@@ -1,7 +1,7 @@
 """Labels for unlabelled video from a trained network: sure pixels are labelled, all others ignored.
 
     python tool/gen_pseudo_labels.py                                           # the video of the quickstart world
-    python tool/gen_pseudo_labels.py TEST.flip true TEST.scales [0.75,1.0,1.25]   # a slower, better teacher
+    python tool/gen_pseudo_labels.py TEST.flip true TEST.scales [0.75,1.0,1.25]   # test-time augmentation
     python tool/gen_pseudo_labels.py --keep-share 0.5                          # the surest half of each class
     python tool/gen_pseudo_labels.py --temporal FLOW.name dis                  # what the frames beside it confirm
     python tool/gen_pseudo_labels.py --config configs/cityscapes/pspnet18_flow.yaml TRAIN.layers 101 \\
@@ -11,7 +11,8 @@ The teacher is TEST.ckpt_path. Without --frames it labels the video around the f
 is on disk. Writes into --out:
   labels/<frame>.png   encoded as DATA.label_map says, 255 where nothing is kept
   train.lst            for DATA.train_list; without --frames, frames that have a label there keep that one
-  pseudo_labels.json   what was kept of each class and, where frames have labels of their own, how much of it is right
+  pseudo_labels.json   what was kept of each class and, where frames have labels of their own, how much of it is right:
+                       on frames that the teacher was trained on, more than elsewhere
   examples.png         worth a look
   teacher/             its predictions: a run that was cut off goes on, and another choice of labels predicts nothing
                        anew; delete it when done
