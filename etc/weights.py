@@ -86,7 +86,7 @@ def weight_files() -> dict[str, WeightFile]:
         files.append(_of_torchvision(name, weights.IMAGENET1K_V1, use, _IMAGENET_TERMS))
     for depth in (50, 101, 152):
         name = f"resnet{depth}_v2"
-        use = f'model.build_model("psp{depth}", classes=K, weights="{FOLDER / name}.pth")'
+        use = f"TRAIN.backbone_weights {FOLDER / name}.pth with TRAIN.arch psp TRAIN.layers {depth}"
         files.append(WeightFile(name, f"{name}.pth", use, SEMSEG_PAGE, "", _SEMSEG_TERMS))
     return {file.name: file for file in files}
 

@@ -30,6 +30,10 @@ def build_model(
 ) -> SegmentationNetwork:
     """A segmentation network by name.
 
+    Every network gives ``outputs(image)`` in evaluation mode too, so that any of them can be a teacher. ``fea`` is
+    among them for ``psp*``, ``mobile`` and ``timm:*``, and for a network of one's own that returns it; ``lraspp`` and
+    ``deeplabv3_*`` have logits alone. Of timm's families, swin takes only sizes that 4 divides, and hrnet 32.
+
     Args:
         arch: one of ``ARCHITECTURES``: ``psp18`` to ``psp152``; ``mobile``, MobileNetV2 with the heads of
             PSPNet; ``lraspp`` and ``deeplabv3_*`` of torchvision; ``timm:<name>``, a timm encoder with the
