@@ -17,12 +17,15 @@ import torch
 from etc.clip_scorer import PairFlow, flow_of_pair
 from etc.config import UserError
 from etc.config_schema import Settings
-from etc.data.images import read_image, read_label, write_png
+from etc.data.images import read_image, write_png
 from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
-from etc.data.lists import Clip, prediction_names
-from etc.datasets import clips_to_score, flow_of_pairs
+from etc.data.lists import Clip
+from etc.datasets import clips_to_score
+from etc.evaluate import views_of
 from etc.metrics_warp import labels_along
+from etc.networks import device_of
 from etc.pictures import colorize, overlay, side_by_side
+from etc.predictions import Predictions
 from etc.report import percent
 from etc.runs import Run
 from etc.video import Mp4Writer
@@ -34,17 +37,19 @@ _CHANGED = (255, 45, 85)
 
 
 class Moment(NamedTuple):
-    """A pair of frames t, t+1 that is the worst of some runs, and how each run looks there.
+    """A pair of frames that is the worst of some runs, and how each run looks there.
 
     Attributes:
         t: index of the first frame in the clip.
+        following: index of the second one.
         worst_of: names of the runs whose least consistent pair it is.
         consistency: strict TC of the pair, one a run.
         frame: RGB uint8.
-        panels: for each run its prediction of t and of t+1, and what changed between them, RGB uint8.
+        panels: for each run its prediction of both frames, and what changed between them, RGB uint8.
     """
 
     t: int
+    following: int
     worst_of: list[str]
     consistency: list[float]
     frame: np.ndarray
@@ -60,6 +65,7 @@ class ClipView:
         length: frames of the clip.
         start: first frame of the part that is shown.
         count: frames that are shown.
+        stride: distance of the frames of a pair.
         pairs: strict TC of every pair of the clip, one list a run.
         videos: caption and mp4 file: the frames, the labels where all have one, the runs.
         frame: first frame shown, RGB uint8.
@@ -71,6 +77,7 @@ class ClipView:
     length: int
     start: int
     count: int
+    stride: int
     pairs: list[list[float]]
     videos: list[tuple[str, bytes]]
     frame: np.ndarray
@@ -118,10 +125,16 @@ class ClipViewer:
         scored = len(runs[0].tc["clips"])
         if scored != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {scored} clips, DATA.clip_list has {len(self.clips)}")
+        view = views_of(settings, device_of(settings))[0]
+        self.flow, self.stride = view.flow, view.stride
+        for what, own, scored in (
+            ("flow", self.flow.estimator.key, runs[0].tc["flow"]),
+            ("TEST.strides", self.stride, runs[0].tc["stride"]),
+        ):
+            if own != scored:
+                raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
+        self._predictions = {run.name: _predictions_of(run, settings, self.clips) for run in runs}
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
-        self.flow = flow_of_pairs(settings)
-        names = iter(prediction_names([frame for clip in self.clips for frame in clip]))
-        self._names = [[next(names) for _ in clip] for clip in self.clips]
 
     def view(self, index: int, frames: int) -> ClipView:
         """A clip, with at most this many frames as video and as flicker.
@@ -138,6 +151,7 @@ class ClipViewer:
             length=len(clip),
             start=part.start,
             count=len(part),
+            stride=self.stride,
             pairs=pairs,
             videos=self._videos(index, part),
             frame=fitted(self.image(index, part.start)),
@@ -150,24 +164,29 @@ class ClipViewer:
         return read_image(Path(self.settings.DATA.data_root) / self.clips[index][t].image)
 
     def prediction(self, run: Run, index: int, t: int) -> np.ndarray:
-        """A run's prediction of frame t of a clip, uint8 ``[H, W]``."""
-        return read_label(run.folder / "video" / "gray" / f"{self._names[index][t]}.png")
+        """A run's prediction of frame t of a clip, uint8 ``[H, W]``; where there is none, no pixel has a class."""
+        predictions = self._predictions[run.name]
+        file = predictions.files[index][t]
+        if file is None:
+            return np.full(self.image(index, t).shape[:2], IGNORE, np.uint8)
+        return predictions.read(file)
 
     def changes(self, run: Run, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """As :func:`label_changes`, for the frames t and t+1 of a clip."""
-        before, after = (self.prediction(run, index, i) for i in (t, t + 1))
-        root, clip = Path(self.settings.DATA.data_root), self.clips[index]
-        pair = [root / clip[i].image for i in (t, t + 1)]
+        """As :func:`label_changes`, for the pair of a clip that begins with frame t."""
+        ends = (t, t + self.stride)
+        before, after = (self.prediction(run, index, i) for i in ends)
+        pair = [Path(self.settings.DATA.data_root) / self.clips[index][i].image for i in ends]
         flow = flow_of_pair(self.flow, *pair, before.shape, occlusion=self.settings.FLOW.occlusion)
         return label_changes(before, after, flow)
 
     def flicker(self, run: Run, index: int, part: range) -> tuple[np.ndarray, float]:
         """Share of the pairs in which each pixel's label changes, float ``[H, W]``, and that of all counted pixels."""
-        changed, counted, pixels = 0, 0, 0
-        for t in part[:-1]:
+        changed, counted, pixels = np.zeros(self.image(index, part.start).shape[:2]), 0, 0
+        pairs = part[: -self.stride]
+        for t in pairs:
             own, seen = self.changes(run, index, t)
-            changed, counted, pixels = changed + own.astype(np.int32), counted + seen.sum(), pixels + own.sum()
-        return changed / max(1, len(part) - 1), float(pixels / counted) if counted else math.nan
+            changed, counted, pixels = changed + own, counted + seen.sum(), pixels + own.sum()
+        return changed / max(1, len(pairs)), float(pixels / counted) if counted else math.nan
 
     def _heat(self, run: Run, index: int, part: range) -> tuple[np.ndarray, float]:
         share, overall = self.flicker(run, index, part)
@@ -199,16 +218,25 @@ class ClipViewer:
         return read_train_ids(Path(data.data_root) / clip[t].label, table, shape)
 
     def _moment(self, index: int, t: int, worst_of: list[str]) -> Moment:
-        frames = [self.image(index, i) for i in (t, t + 1)]
+        ends = (t, t + self.stride)
+        frames = [self.image(index, i) for i in ends]
         panels = []
         for run in self.runs:
-            both = [
-                overlay(f, self.prediction(run, index, t + i), self.palette, STRENGTH) for i, f in enumerate(frames)
-            ]
+            maps = [self.prediction(run, index, i) for i in ends]
+            both = [overlay(f, ids, self.palette, STRENGTH) for f, ids in zip(frames, maps, strict=True)]
             changed, _ = self.changes(run, index, t)
             panels.append((fitted(both[0]), fitted(both[1]), fitted(marked(frames[0], changed))))
         consistency = [run.tc["clips"][index]["pairs"][t] for run in self.runs]
-        return Moment(t, worst_of, consistency, fitted(frames[0]), panels)
+        return Moment(*ends, worst_of, consistency, fitted(frames[0]), panels)
+
+
+def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predictions:
+    """Those that the run was scored on, read as they were read then."""
+    own, test = run.settings.TEST, settings.TEST
+    kind = run.tc["predictions"]["ids"]
+    change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
+    test = test.model_copy(update={**change, "save_folder": str(run.folder)})
+    return Predictions(settings.model_copy(update={"TEST": test}), clips)
 
 
 def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tuple[np.ndarray, np.ndarray]:
@@ -232,17 +260,17 @@ def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tupl
     return counted & (before != warped), counted
 
 
-def write_pictures(runs: list[Run], settings: Settings, folder: Path) -> tuple[Path, Path]:
+def write_pictures(viewer: ClipViewer, folder: Path) -> tuple[Path, Path]:
     """The clip on which the runs are least consistent: a side-by-side video and a picture of the flicker.
 
     Returns:
         The paths of the video and of the picture.
     """
-    viewer = ClipViewer(runs, settings)
+    runs = viewer.runs
     (index,) = clips_to_show(runs, 1)
     part = range(len(viewer.clips[index]))
     video, picture = folder / "side_by_side.mp4", folder / "flicker.png"
-    with Mp4Writer(video, settings.TEST.fps) as writer:
+    with Mp4Writer(video, viewer.settings.TEST.fps) as writer:
         for t in part:
             panels = [("frame", viewer.image(index, t))]
             panels += [(run.name, colorize(viewer.prediction(run, index, t), viewer.palette)) for run in runs]

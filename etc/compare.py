@@ -36,7 +36,7 @@ def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> lis
     """
     rows = []
     for run in runs:
-        row = {"run": run.name, **figures(run.tc, run.miou)}
+        row = {"run": run.name, "flow": run.tc["flow"], "stride": run.tc["stride"], **figures(run.tc, run.miou)}
         for name, (protocol, statistic) in _PAIRED.items():
             pair = [clip_counts(r.tc, protocol) for r in (runs[0], run)]
             first, own = (statistic(counts.sum(0)) for counts in pair)
@@ -96,7 +96,8 @@ def cells(rows: list[Row]) -> list[tuple[str, list[str]]]:
 
 def notes(rows: list[Row], clips: int) -> list[str]:
     """What must be known to read :func:`cells`."""
-    found = ["All scores in percent."]
+    pairs = "of neighbouring frames" if rows[0]["stride"] == 1 else f"of frames {rows[0]['stride']} apart"
+    found = [f"All scores in percent. TC over pairs {pairs}, with the flow {rows[0]['flow']}."]
     if len(rows) > 1 and clips > 1:
         found.append(
             f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {clips} clips drawn alike for "

@@ -32,14 +32,13 @@ _STILL_QUALITY = 82  # of WebP
 
 
 def write_report(
-    runs: list[Run], rows: list[Row], settings: Settings, folder: Path, *, clips: int = CLIPS, frames: int = FRAMES
+    viewer: ClipViewer, rows: list[Row], folder: Path, *, clips: int = CLIPS, frames: int = FRAMES
 ) -> Path:
     """Write ``report.html``, which needs no network and no other file.
 
     Args:
-        runs: the runs.
+        viewer: of the runs.
         rows: their figures, as of :func:`etc.compare.compare`.
-        settings: data, flow and palette.
         folder: where to.
         clips: how many clips are shown in pictures, those of the lowest TC.
         frames: how many frames of each clip are shown as video, around its worst moment.
@@ -50,7 +49,7 @@ def write_report(
     Raises:
         UserError: frames, predictions or flow that cannot be read.
     """
-    viewer = ClipViewer(runs, settings)
+    runs, settings = viewer.runs, viewer.settings
     views = [viewer.view(index, frames) for index in clips_to_show(runs, clips)]
     total = len(runs[0].tc["clips"])
     page = (

@@ -23,9 +23,6 @@ from etc.results import MIOU_FILE, TC_FILE, clip_counts, read_result
 
 CHECKPOINTS = (".pth", ".pt", ".tar")
 
-# Settings of the flow that change no score.
-_FREE_FLOW = {"source", "store"}
-
 
 @dataclass(frozen=True)
 class Run:
@@ -70,7 +67,7 @@ def score_checkpoint(path: str, settings: Settings, folder: Path) -> None:
     """
     own = _settings_in(Path(path)).get("TRAIN", {})
     train = settings.TRAIN.model_copy(update={key: own[key] for key in ("arch", "layers") if key in own})
-    test = settings.TEST.model_copy(update={"ckpt_path": path, "save_folder": str(folder)})
+    test = settings.TEST.model_copy(update={"ckpt_path": path, "save_folder": str(folder), "predictions": None})
     settings = settings.model_copy(update={"TRAIN": train, "TEST": test})
     generate(settings)
     score_clips(settings).save(folder)
@@ -116,10 +113,14 @@ def check_comparable(runs: list[Run]) -> None:
             raise UserError(f"{both} have different classes")
         if [clip["clip"] for clip in run.tc["clips"]] != names:
             raise UserError(f"{both} were scored on different clips ({len(names)} and {len(run.tc['clips'])})")
-        flow = run.settings.FLOW.model_dump()
-        for key, value in first.settings.FLOW.model_dump().items():
-            if key not in _FREE_FLOW and flow[key] != value:
-                raise UserError(f"{both} were scored with different flow: FLOW.{key} is {value} and {flow[key]}")
+        for what, one, other in (
+            ("flow", first.tc["flow"], run.tc["flow"]),
+            ("TEST.strides", first.tc["stride"], run.tc["stride"]),
+            ("FLOW.occlusion", first.settings.FLOW.occlusion, run.settings.FLOW.occlusion),
+            ("pairs of frames, because of gaps", first.tc["pairs"]["scored"], run.tc["pairs"]["scored"]),
+        ):
+            if one != other:
+                raise UserError(f"{both} were scored with different {what}: {one} and {other}")
 
 
 def measure_costs(runs: list[Run], settings: Settings, *, speed: bool) -> dict[str, Cost]:
@@ -164,7 +165,11 @@ def _is_current(tc: dict[str, Any], miou: dict[str, Any] | None) -> bool:
     try:
         figures(tc, miou)
         clips = [len(clip_counts(tc, protocol)) for protocol in ("strict", "published", "segmentation")]
-        keys = {"classes", "predictions"} <= tc.keys() and (miou is None or "checkpoint_sha256" in miou)
+        keys = (
+            {"classes", "flow", "predictions", "stride"} <= tc.keys()
+            and "scored" in tc["pairs"]
+            and (miou is None or "checkpoint_sha256" in miou)
+        )
         return keys and set(clips) == {len(tc["clips"])} and all("pairs" in clip for clip in tc["clips"])
     except (KeyError, TypeError, ValueError):
         return False

@@ -1,6 +1,7 @@
 """What is put side by side: paired differences, the table, the files, and which runs may be compared."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -32,6 +33,9 @@ def result(hits: np.ndarray) -> dict:
     scored = {"mIoU": iou, "iou": [iou, iou]}
     return {
         "classes": ["road", "sky"],
+        "flow": "stored",
+        "stride": 1,
+        "pairs": {"scored": 2 * len(hits), "skipped": 0},
         **dict.fromkeys(("strict", "boundary", "published", "segmentation"), scored),
         "strict_interval": [iou - 0.05, iou + 0.05],
         "published_interval": [iou - 0.05, iou + 0.05],
@@ -42,13 +46,18 @@ def result(hits: np.ndarray) -> dict:
         "ceiling": math.nan,
         "clips": [{"clip": f"clip{i}", "strict": h / (2 - h), "pairs": [0.5, 0.6]} for i, h in enumerate(hits)],
         "clip_counts": {name: counts.tolist() for name in ("strict", "published", "segmentation")},
-        "predictions": None,
+        "predictions": {"ids": "train"},
     }
 
 
 def scored_run(name: str, hits: np.ndarray, tmp_path, *overrides: str, miou: float | None = 0.25) -> Run:
     tested = None if miou is None else {"mIoU": miou, "iou": [miou, miou], "checkpoint_sha256": "aa"}
     return Run(name, tmp_path, result(hits), tested, load_settings(None, list(overrides)), None)
+
+
+def changed_run(hits: np.ndarray, tmp_path, **changes) -> Run:
+    run = scored_run("b", hits, tmp_path)
+    return dataclasses.replace(run, tc=run.tc | changes)
 
 
 @pytest.fixture
@@ -132,9 +141,15 @@ def test_files_hold_the_figures(runs, tmp_path):
     [
         (lambda hits, path: scored_run("a", hits, path), "two runs are called a: give each a name"),
         (lambda hits, path: scored_run("b", hits[:3], path), r"scored on different clips \(8 and 3\)"),
+        (lambda hits, path: changed_run(hits, path, flow="dis"), "a and b .* with different flow: stored and dis"),
+        (lambda hits, path: changed_run(hits, path, stride=5), "with different TEST.strides: 1 and 5"),
         (
-            lambda hits, path: scored_run("b", hits, path, "FLOW.name=dis"),
-            "a and b were scored with different flow: FLOW.name is stored and dis",
+            lambda hits, path: changed_run(hits, path, pairs={"scored": 9, "skipped": 7}),
+            "different pairs of frames, because of gaps: 16 and 9",
+        ),
+        (
+            lambda hits, path: scored_run("b", hits, path, "FLOW.occlusion=false"),
+            "with different FLOW.occlusion: True and False",
         ),
     ],
 )
@@ -166,7 +181,7 @@ def test_scores_of_two_checkpoints_in_one_folder_are_refused(hits, tmp_path):
         read_run("etc", tmp_path)
 
 
-@pytest.mark.parametrize("lost", ["clip_counts", "clips", "strict", "published_interval"])
+@pytest.mark.parametrize("lost", ["clip_counts", "clips", "strict", "published_interval", "flow", "pairs"])
 def test_a_file_of_another_kind_is_refused(hits, tmp_path, lost):
     written(tmp_path, hits)
     tc = json.loads((tmp_path / "tc.json").read_text())

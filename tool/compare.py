@@ -12,7 +12,7 @@ first run was scored or trained with.
 from pathlib import Path
 
 from etc import cli
-from etc.clip_views import write_pictures
+from etc.clip_views import ClipViewer, write_pictures
 from etc.compare import compare, comparison_table, save_comparison
 from etc.config import UserError, load_settings
 from etc.html_report import CLIPS, write_report
@@ -42,10 +42,11 @@ def main(argv: list[str] | None = None) -> int:
             entry[1] = str(folder)
     runs = [read_run(name, folder) for name, folder in named]
     check_comparable(runs)
+    viewer = ClipViewer(runs, settings)
     rows = compare(runs, measure_costs(runs, settings, speed=not words.no_speed), device_of(settings))
     save_comparison(rows, out)
-    video, picture = write_pictures(runs, settings, out)
-    report = write_report(runs, rows, settings, out, clips=words.clips)
+    video, picture = write_pictures(viewer, out)
+    report = write_report(viewer, rows, out, clips=words.clips)
     print(comparison_table(rows, len(runs[0].tc["clips"])))
     print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
     return 0
