@@ -1,32 +1,22 @@
-"""Networks from settings: the ImageNet start, somebody's module, compiling; what errors name."""
+"""Networks from settings: the ImageNet start, somebody's module; what errors name."""
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torchvision.models import resnet18
 
 from etc.config import UserError, load_settings
-from etc.networks import compile_in_place, new_network
+from etc.networks import new_network
 from tests.doors import run
 
-CPU = torch.device("cpu")
 SOURCE = """
 from torch import nn
 
 def make(classes):
     return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU(), nn.Conv2d(8, classes, 1))
 """
-
-
-@pytest.fixture
-def compiler() -> None:
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        pytest.skip("torch.compile needs a C++ compiler")
 
 
 def test_a_file_of_imagenet_weights_starts_the_backbone(tmp_path):
@@ -79,42 +69,3 @@ def test_a_module_that_is_nowhere_is_answered_with_the_places(monkeypatch):
     settings = load_settings(None, ["TRAIN.arch=no_such_module:make", "TRAIN.pretrained=false"])
     with pytest.raises(UserError, match=r"No module named 'no_such_module'; .* on PYTHONPATH, then in the current"):
         new_network(settings)
-
-
-# ---------------------------------------------------------------- torch.compile
-
-
-def without_dropout(settings: list[str]) -> nn.Module:
-    """A network of the settings whose training outputs do not depend on random numbers."""
-    torch.manual_seed(0)
-    network = new_network(load_settings(None, ["TRAIN.pretrained=false", *settings])).train()
-    for module in network.modules():
-        if isinstance(module, nn.Dropout2d):
-            module.p = 0.0
-    return network
-
-
-def test_a_compiled_network_has_the_loss_and_the_weight_names_of_the_eager_one(compiler):
-    eager, compiled = without_dropout([]), without_dropout([])
-    compile_in_place(compiled, CPU, "TRAIN.compile")
-    image, label = torch.randn(2, 3, 41, 49), torch.randint(19, (2, 6, 7))
-    losses = []
-    for network in (eager, compiled):
-        outputs = network(image)
-        losses.append(sum(nn.functional.cross_entropy(outputs[head], label) for head in ("logits", "dsn")).item())
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert compiled.state_dict().keys() == eager.state_dict().keys()
-    # Batch norm learned in both: the compiled forward was a training step too.
-    assert torch.allclose(compiled.cls[1].running_mean, eager.cls[1].running_mean, atol=1e-4)
-    assert compiled.cls[1].num_batches_tracked == 1
-
-
-def test_a_machine_that_cannot_compile_is_told_so_before_the_training(monkeypatch):
-    def refuse(*_arguments, **_settings):
-        raise RuntimeError("\nno working C++ compiler\nmore")
-
-    monkeypatch.setattr(torch, "compile", refuse)
-    with pytest.raises(
-        UserError, match=r"^TRAIN\.compile: torch\.compile does not work here: no working C\+\+ compiler$"
-    ):
-        compile_in_place(nn.Conv2d(3, 2, 1), CPU, "TRAIN.compile")
