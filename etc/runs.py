@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from etc.config import UserError, load_settings
-from etc.config_schema import Settings
+from etc.config_schema import SECTIONS, Settings
 from etc.cost import Cost, costs
 from etc.data.images import read_image
 from etc.datasets import clips_to_score
@@ -43,6 +43,35 @@ class Run:
     miou: dict[str, Any] | None
     settings: Settings
     predicted_with: Settings | None
+
+
+def named_runs(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """``NAME=WHERE`` words as pairs, and the settings that stand behind them, if any.
+
+    Raises:
+        UserError: a word of another form.
+    """
+    first = next((i for i, word in enumerate(words) if word.partition(".")[0] in SECTIONS), len(words))
+    pairs = [word.partition("=") for word in words[:first]]
+    if not pairs or not all(map(all, pairs)):
+        raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(words[:first]) or 'nothing'}")
+    return [(name, where) for name, _, where in pairs], words[first:]
+
+
+def runs_of(named: list[tuple[str, str]], settings: Settings, folder: Path) -> list[Run]:
+    """The runs of names and places; checkpoints are scored into ``folder``, after all that can be checked at once.
+
+    Raises:
+        UserError: as :func:`read_run` and :func:`score_checkpoint`.
+    """
+    read = {name: read_run(name, where) for name, where in named if not where.endswith(CHECKPOINTS)}
+    checkpoints = {name: where for name, where in named if where.endswith(CHECKPOINTS)}
+    for where in checkpoints.values():
+        _settings_in(Path(where))
+    for name, where in checkpoints.items():
+        score_checkpoint(where, settings, folder / name)
+        read[name] = read_run(name, folder / name)
+    return [read[name] for name, _ in named]
 
 
 def settings_of(where: str) -> Path | dict[str, Any] | None:

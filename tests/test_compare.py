@@ -12,7 +12,7 @@ import torch
 from etc.compare import WIDTH, cells, compare, comparison_table, notes, save_comparison
 from etc.config import UserError, load_settings
 from etc.cost import Cost
-from etc.runs import Run, check_comparable, read_run, settings_of
+from etc.runs import Run, check_comparable, named_runs, read_run, settings_of
 
 CPU = torch.device("cpu")
 CLIPS = 8
@@ -189,6 +189,17 @@ def test_a_file_of_another_kind_is_refused(hits, tmp_path, lost):
     (tmp_path / "tc.json").write_text(json.dumps(tc))
     with pytest.raises(UserError, match="was not written by this version"):
         read_run("etc", tmp_path)
+
+
+def test_settings_may_stand_behind_the_runs():
+    words = ["a=x", "b=y=z", "TEST.device", "cpu", "FLOW.store=s"]
+    assert named_runs(words) == ([("a", "x"), ("b", "y=z")], words[2:])
+
+
+@pytest.mark.parametrize("words", [["exp/a"], ["a="], ["=exp/a"], ["TEST.device=cpu"]])
+def test_runs_need_a_name_and_a_place(words):
+    with pytest.raises(UserError, match="--runs takes NAME=FOLDER or NAME=CHECKPOINT, got"):
+        named_runs(words)
 
 
 @pytest.mark.parametrize(("content", "message"), [(b"PK", "truncated or not a checkpoint"), (None, "does not exist")])

@@ -17,7 +17,7 @@ from etc.compare import compare, comparison_table, save_comparison
 from etc.config import UserError, load_settings
 from etc.html_report import CLIPS, write_report
 from etc.networks import device_of
-from etc.runs import CHECKPOINTS, check_comparable, measure_costs, read_run, score_checkpoint, settings_of
+from etc.runs import check_comparable, measure_costs, named_runs, runs_of, settings_of
 
 QUICKSTART = ["baseline=exp/quickstart/baseline/result", "etc=exp/quickstart/etc/result"]
 
@@ -29,18 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-speed", action="store_true", help="measure no latency")
     parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips shown in report.html [{CLIPS}]")
     words = parser.parse_intermixed_args(argv)
-    if not all(all(run.partition("=")) for run in words.runs):
-        raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(words.runs)}")
+    named, overrides = named_runs(words.runs)
     if words.clips < 1:
         raise UserError(f"--clips {words.clips}: expected at least 1")
-    named, out = [run.split("=", 1) for run in words.runs], Path(words.out)
-    settings = load_settings(words.config or settings_of(named[0][1]), words.overrides)
-    for entry in named:
-        if entry[1].endswith(CHECKPOINTS):
-            folder = out / "runs" / entry[0]
-            score_checkpoint(entry[1], settings, folder)
-            entry[1] = str(folder)
-    runs = [read_run(name, folder) for name, folder in named]
+    out = Path(words.out)
+    settings = load_settings(words.config or settings_of(named[0][1]), [*overrides, *words.overrides])
+    runs = runs_of(named, settings, out / "runs")
     check_comparable(runs)
     viewer = ClipViewer(runs, settings)
     rows = compare(runs, measure_costs(runs, settings, speed=not words.no_speed), device_of(settings))
