@@ -17,7 +17,7 @@ from etc.data.labels import label_table, read_colors, read_train_ids
 from etc.label_choice import Choice
 from etc.metrics import scores
 from etc.pictures import legend, overlay, side_by_side
-from etc.pseudo_labels import PseudoLabels, read_teacher
+from etc.pseudo_labels import LIST_FILE, PseudoLabels, read_teacher, training_list
 from etc.report import percent, table
 from etc.results import class_names, write_json
 from utils.files import write_text
@@ -25,12 +25,18 @@ from utils.files import write_text
 EXAMPLES, EXAMPLE_WIDTH = 4, 512
 
 
-def save(made: PseudoLabels, settings: Settings, choice: Choice, out: str | Path) -> None:
-    """Write ``pseudo_labels.json``, ``settings.yaml`` and ``examples.png`` into a folder."""
+def save(made: PseudoLabels, settings: Settings, choice: Choice, out: str | Path, *, keep_listed: bool) -> Path:
+    """Write ``pseudo_labels.json``, ``settings.yaml``, ``examples.png`` and, last, the list to train on into a folder.
+
+    Returns:
+        The list; ``keep_listed`` as in :func:`etc.pseudo_labels.training_list`.
+    """
     out = Path(out)
     write_json(out / "pseudo_labels.json", {"choice": choice._asdict(), **figures(made, settings)})
     write_text(out / "settings.yaml", dump_settings(settings))
     write_png(out / "examples.png", examples(made, settings))
+    write_text(out / LIST_FILE, training_list(made, settings, keep_listed=keep_listed))
+    return out / LIST_FILE
 
 
 def figures(made: PseudoLabels, settings: Settings) -> dict[str, Any]:

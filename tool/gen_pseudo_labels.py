@@ -24,9 +24,8 @@ from pathlib import Path
 from etc import cli, distributed
 from etc.label_choice import Choice
 from etc.networks import device_of
-from etc.pseudo_labels import LIST_FILE, make_pseudo_labels, training_list, video_frames
+from etc.pseudo_labels import make_pseudo_labels, video_frames
 from etc.pseudo_report import pseudo_table, save
-from utils.files import write_text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,10 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         frames = video_frames(settings, words.frames)
         made = make_pseudo_labels(settings, choice, frames, out, overwrite=words.overwrite)
         if distributed.rank() == 0:
-            save(made, settings, choice, out)
-            write_text(out / LIST_FILE, training_list(made, settings, keep_listed=words.frames is None))
+            training_list = save(made, settings, choice, out, keep_listed=words.frames is None)
             print(pseudo_table(made, settings))
-            print(f"\nto train on them: DATA.train_list {out / LIST_FILE}")
+            print(f"\nto train on them: DATA.train_list {training_list}")
     return 0
 
 
