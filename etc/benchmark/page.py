@@ -6,6 +6,7 @@ import json
 import platform
 import re
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import cv2
@@ -17,9 +18,9 @@ from utils.files import write_text
 
 _INTRO = """# Benchmarks
 
-Written by the command below, all of it. Every figure is a ratio, or a share, whose two sides were timed in turn in one
+Written by the command below, all of it. Every time is a ratio or a share whose two sides were taken in turn in one
 run, so that a slow or busy machine slows both alike; what counts is the median of the rounds, and beside it stands the
-middle half of them. Budgets are what the toolkit promises of itself; a figure beyond its budget says `over`.
+middle half of them. Budgets are what the toolkit asks of itself; a figure beyond its budget says `over`.
 """
 
 
@@ -65,7 +66,7 @@ def markdown(measured: list[Measured], origin: Origin) -> str:
     """The page."""
     lines = [_INTRO, "```", origin.command, "```", "", f"{origin.machine}. {origin.frames}", ""]
     for m in measured:
-        lines += [f"## {m.title}", "", " ".join(m.explanation.split()), ""]
+        lines += [f"## {m.title}", "", fill(" ".join(m.explanation.split()), 118), ""]
         lines += ["| what | measured | middle half | budget | |", "|---|---|---|---|---|"]
         lines += [f"| {' | '.join(_cells(figure))} |" for figure in m.figures]
         lines += ["", f"`python tool/benchmark.py {m.name}`", ""]
