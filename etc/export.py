@@ -179,7 +179,7 @@ def _run_torch(network: nn.Module, images: Tensor) -> Tensor:
     try:
         with torch.inference_mode():
             return network(images)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # networks from elsewhere assert their sizes, too
         size = "x".join(map(str, images.shape[-2:]))
         raise UserError(f"the network itself refuses images of {size} (--check gives other sizes): {error}") from error
 

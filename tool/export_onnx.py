@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = cli.settings_from(words)
     sizes = [_size(word) for word in words.check] if words.check else SIZES
     path, checks = export_onnx(settings, words.out, opset=words.opset, labels=words.labels, sizes=sizes)
-    print(f"{path}: opset {words.opset}, compared with torch at {len(checks)} sizes")
+    print(f"{path}: opset {words.opset}, compared with torch:")
     for check in checks:
         print(f"  {described(check)}")
     return 0
