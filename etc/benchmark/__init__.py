@@ -56,5 +56,7 @@ def run_benchmarks(names: Iterable[str], *, quick: bool = False, data: str | Pat
             figures = function(bench)
             if quick:  # tiny sizes say nothing about budgets
                 figures = [replace(figure, budget=None) for figure in figures]
+            for figure in figures:  # at once: a run that is cut short has said what it found
+                logger.info("  %s: %.3g %s %s", figure.work, figure.measured, figure.unit, figure.verdict)
             measured.append(Measured(name, title, inspect.getdoc(function) or "", figures))
     return measured
