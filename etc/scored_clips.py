@@ -15,7 +15,7 @@ from etc.data.images import write_png
 from etc.data.lists import Clip, Frame
 from etc.data.make_lists import official_clips
 from etc.data.names import IMAGE_SUFFIXES, images_in
-from etc.video import open_source
+from etc.video import LIST_SUFFIXES, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,8 @@ def clips_of_frames(settings: Settings) -> list[Clip]:
     if where.is_file():
         if where.suffix.lower() in IMAGE_SUFFIXES:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
+        if where.suffix.lower() in LIST_SUFFIXES:
+            raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
         where = _unpacked(where, Path(settings.TEST.save_folder) / "frames" / where.stem)
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
     clips = []

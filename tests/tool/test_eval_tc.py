@@ -1,0 +1,208 @@
+"""Scoring of frames and predictions that come from anywhere, by the script."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from etc.config import TOOLKIT, UserError, load_settings
+from etc.data.images import read_image, read_label, write_png
+from etc.flow import DisFlow
+from etc.flow_store import FlowOfPairs
+from etc.metrics import FlickerRate, TemporalConsistency
+from etc.scored_clips import cityscapes_clips
+from etc.video import Mp4Writer
+from tests.doors import run
+
+FRAMES, SHAPE = 7, (64, 96)
+
+
+@pytest.fixture
+def clip(tmp_path, monkeypatch):
+    """Frames of a texture that moves, noisy train ids that move with it, and a way to score them."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    texture = cv2.GaussianBlur(random.integers(0, 256, (80, 130, 3)).astype(np.uint8), (0, 0), 2)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    classes = cv2.resize(random.integers(0, 10, (8, 13)).astype(np.uint8), (130, 80), interpolation=cv2.INTER_NEAREST)
+    for t in range(FRAMES):
+        window = slice(5, 69), slice(2 * t, 2 * t + 96)
+        write_png(tmp_path / f"frames/f_{t}.png", texture[window])
+        noise = random.random(SHAPE) < 0.05
+        write_png(tmp_path / f"pred/f_{t}.png", np.where(noise, 10, classes[window]).astype(np.uint8))
+    return lambda *words: run("eval_tc", "--predictions", "pred", "FLOW.preset=ultrafast", *words)
+
+
+def result(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc.json").read_text())
+
+
+def expected(tmp_path: Path, stride: int, missing: tuple[int, ...] = (), preset: str = "ultrafast") -> tuple:
+    """Strict TC, published TC and flicker, pair by pair and triple by triple."""
+    flow = FlowOfPairs(DisFlow(preset=preset), tmp_path / "data/flow_store")
+    paths = [(tmp_path / f"frames/f_{t}.png").resolve() for t in range(FRAMES)]
+    ids = [read_label(tmp_path / f"pred/f_{t}.png") if t not in missing else None for t in range(FRAMES)]
+    meters = TemporalConsistency(19), TemporalConsistency(19, "published")
+    flicker = FlickerRate()
+
+    def both(a, b):
+        return flow(paths[a], paths[b], SHAPE), flow(paths[b], paths[a], SHAPE)
+
+    for t in range(FRAMES - stride):
+        n, m = t + stride, t + 2 * stride
+        if ids[t] is None or ids[n] is None:
+            continue
+        for meter in meters:
+            meter.update(ids[t], ids[n], *both(t, n))
+        if m < FRAMES and ids[m] is not None:
+            (ab, ba), (bc, cb) = both(t, n), both(n, m)
+            flicker.update(ids[t], ids[n], ids[m], ab, bc, ba, cb)
+    return *(meter.compute()["mIoU"] for meter in meters), flicker.compute()
+
+
+def figures(view: dict) -> tuple:
+    return view["strict"]["mIoU"], view["published"]["mIoU"], view["flicker"]
+
+
+def test_a_folder_of_frames_needs_no_config(clip, tmp_path, capsys):
+    assert clip("--frames", "frames") == 0
+    written = result(tmp_path)
+    assert figures(written) == expected(tmp_path, 1)
+    assert written["pairs"] == {"scored": 6, "skipped": 0}
+    assert written["predictions"]["ids"] == "train"
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_judges_and_strides_are_scored_in_one_run_each_as_if_alone(clip, tmp_path, capsys):
+    assert clip("--frames", "frames", "FLOW.judges=[dis@ultrafast, dis@fast]", "TEST.strides=[1, 2]") == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    written = result(tmp_path)
+    seen = [(view["judge"], view["stride"]) for view in written["views"]]
+    assert seen == [("dis@ultrafast", 1), ("dis@ultrafast", 2), ("dis@fast", 1), ("dis@fast", 2)]
+    for view in written["views"]:
+        assert figures(view) == expected(tmp_path, view["stride"], preset=view["flow"].removeprefix("dis-"))
+    assert figures(written) == figures(written["views"][0])
+    rows = (tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4 * (1 + 19 + 1)
+    assert rows[1].startswith("dis@ultrafast,1,all,,0.")
+
+
+def test_pairs_across_a_gap_are_left_out_and_counted(clip, tmp_path, capsys):
+    (tmp_path / "pred/f_2.png").unlink()
+    assert clip("--frames", "frames") == 2
+    assert "1 of 7 predictions are missing, the first is pred/f_2.png" in capsys.readouterr().err
+    assert clip("--frames", "frames", "--allow-gaps", "TEST.strides=[1, 2]") == 0
+    written = result(tmp_path)
+    assert [view["pairs"] for view in written["views"]] == [{"scored": 4, "skipped": 2}, {"scored": 3, "skipped": 2}]
+    for view in written["views"]:
+        assert figures(view) == expected(tmp_path, view["stride"], missing=(2,))
+    assert [pair is None for pair in written["clips"][0]["pairs"]] == [False, True, True, False, False, False]
+
+
+def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
+    with Mp4Writer(tmp_path / "street.mp4", fps=10) as video:
+        for t in range(FRAMES):
+            video.write(read_image(tmp_path / f"frames/f_{t}.png"))
+    assert clip("--frames", "street.mp4") == 0
+    assert "7 predictions belong to 7 frames in sorted order" in caplog.text
+    unpacked = tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/frames/street"
+    assert len(list(unpacked.glob("street_*.png"))) == FRAMES
+    assert result(tmp_path)["pairs"]["scored"] == 6
+
+
+def test_folders_of_frames_are_clips_of_any_length(clip, tmp_path):
+    for name, numbers in (("long", range(5)), ("short", range(5, 7))):
+        for part in ("frames", "pred"):
+            (tmp_path / part / name).mkdir()
+            for t in numbers:
+                (tmp_path / part / f"f_{t}.png").rename(tmp_path / part / name / f"{t}.png")
+    assert clip("--frames", "frames") == 0
+    assert [(row["clip"], len(row["pairs"])) for row in result(tmp_path)["clips"]] == [("0", 4), ("5", 1)]
+
+
+def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
+    assert clip("--frames", ".") == 0
+    assert [len(row["pairs"]) for row in result(tmp_path)["clips"]] == [6]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frames", "nothing"], "TEST.frames nothing does not exist"),
+        (["--frames", "frames/f_0.png"], "is one image"),
+        (["--frames", "note.txt"], "TEST.frames note.txt is a list: give it as DATA.clip_list"),
+        (["--frames", "note.mp4"], "note.mp4 is not a video that can be read"),
+        (["--frames", "empty"], "holds no folder with two images or more"),
+        (["--frames", "frames", "TEST.strides=[9]"], "TEST.strides [9]: the longest clip has 7 frames"),
+        (["--frames", "frames", "TEST.strides=[0]"], "TEST.strides.0: Input should be greater than or equal to 1"),
+        (["--frames", "frames", "FLOW.judges=[dis@slow]"], "dis has no preset 'slow': expected one of ultrafast"),
+        (["--frames", "frames", "FLOW.judges=[flownet2]"], "FLOW.name flownet2 needs its weights"),
+        (["--frames", "frames", "--cityscapes", "full"], "exclude each other"),
+        (["--frames", "frames", "DATA.classes=5"], "neither ids of the 5 classes"),
+        (
+            ["--cityscapes", "sampled", "DATA.data_root=frames"],
+            "TEST.cityscapes sampled: 3240 of 3240 files are missing",
+        ),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_code_2(clip, tmp_path, capsys, words, message):
+    for name in ("note.txt", "note.mp4"):
+        (tmp_path / name).write_text("no video")
+    (tmp_path / "empty").mkdir()
+    assert clip(*words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1] and lines[-1].startswith("error: ")
+    assert not list(tmp_path.rglob("tc.json"))
+
+
+@pytest.mark.parametrize(
+    ("which", "file", "clips"), [("sampled", "val_sampled_clips", 108), ("full", "val_names", 500)]
+)
+def test_the_published_protocol_is_thirty_frames_around_each_annotated_one(which, file, clips, tmp_path):
+    annotated = (TOOLKIT / f"data/lists/cityscapes/{file}.txt").read_text().split()
+    found = cityscapes_clips(tmp_path, which)
+    assert len(found) == len(annotated) == clips
+    for clip, stem in zip(found, annotated, strict=True):
+        head, _, number = stem.rpartition("_")
+        names = [Path(frame.image).name for frame in clip]
+        assert names == [f"{head}_{int(number) + offset:06d}_leftImg8bit.png" for offset in range(-19, 11)]
+
+
+def test_changed_name_lists_are_not_the_published_protocol(tmp_path, monkeypatch):
+    monkeypatch.setattr("etc.data.make_lists.NAMES", tmp_path)
+    (tmp_path / "val_names.txt").write_text("frankfurt_000000_000294")
+    with pytest.raises(UserError, match=r"full is 500 clips, 15000 frames.* gives 1 clips, 30 frames, 29 pairs"):
+        cityscapes_clips(tmp_path, "full")
+
+
+def test_the_published_clips_are_scored_from_the_official_folder(tmp_path, monkeypatch, capsys):
+    """One clip stands for all: the lists are cut to it."""
+    monkeypatch.chdir(tmp_path)
+    stem = "frankfurt_000000_000294"
+    monkeypatch.setattr("etc.scored_clips.CITYSCAPES", {"sampled": (1, 30, 29)})
+    monkeypatch.setattr("etc.data.make_lists.NAMES", tmp_path)
+    (tmp_path / "val_sampled_clips.txt").write_text(stem)
+    gray = np.arange(64 * 96, dtype=np.uint8).reshape(SHAPE)
+    for number in range(275, 305):
+        name = f"frankfurt_000000_{number:06d}"
+        folder = tmp_path / "city/leftImg8bit_sequence/val/frankfurt"
+        write_png(folder / f"{name}_leftImg8bit.png", np.repeat(gray[:, :, None], 3, 2))
+        write_png(tmp_path / f"theirs/{name}_pred.png", np.where(gray > 99, 26, 7).astype(np.uint8))
+    write_png(tmp_path / f"city/gtFine/val/frankfurt/{stem}_gtFine_labelIds.png", np.full(SHAPE, 7, np.uint8))
+    words = ["--cityscapes", "sampled", "--predictions", "theirs", "FLOW.preset=ultrafast", "DATA.data_root=city"]
+    assert run("eval_tc", *words, "TEST.prediction_ids=label", "TEST.save_folder=out") == 0
+    written = json.loads((tmp_path / "out/tc.json").read_text())
+    assert written["pairs"] == {"scored": 29, "skipped": 0}
+    assert written["segmentation"]["pixels"] == 64 * 96
+    (tmp_path / "theirs/frankfurt_000000_000280_pred.png").unlink()
+    assert run("eval_tc", *words) == 2
+    assert "1 of 30 predictions are missing" in capsys.readouterr().err
+
+
+def test_settings_of_the_options_stand_beside_the_result(clip, tmp_path):
+    assert clip("--frames", "frames") == 0
+    settings = load_settings(tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc_settings.yaml")
+    assert (settings.TEST.frames, settings.TEST.predictions, settings.DATA.synthetic) == ("frames", "pred", False)
