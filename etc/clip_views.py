@@ -197,7 +197,7 @@ class ClipViewer:
         captions = ["frames", *(run.name for run in self.runs)]
         labelled = all(clip[t].label is not None for t in part)
         if labelled:
-            captions.insert(1, "labels")
+            captions.insert(1, "ground truth")
         with tempfile.TemporaryDirectory() as folder:
             files = [Path(folder) / f"{i}.mp4" for i in range(len(captions))]
             with ExitStack() as stack:

@@ -82,6 +82,7 @@ def cells(rows: list[Row]) -> list[tuple[str, list[str]]]:
         (f"  minus {first}, 95%", [_difference(row, "TC published") for row in rows]),
         ("TC strict at boundaries", share("TC boundary")),
         ("TC strict of ground truth", share("ceiling")),
+        ("pixels that strict counts", share("coverage")),
         ("flicker rate", share("flicker", 3)),
         ("VC8 correct", share("VC8")),
         ("VC16 correct", share("VC16")),

@@ -128,15 +128,22 @@ def _path(values: list[float], low: float) -> str:
 
 
 def _lowest(views: list[ClipView]) -> float:
-    """The lower end of the axis of all curves: a multiple of 10% below all values."""
+    """The lower end of the axis of all curves: below all values, and a whole number of steps below 1."""
     values = [value for view in views for own in view.pairs for value in own if not math.isnan(value)]
-    return max(0.0, math.floor(10 * min(values, default=0.0) - 1e-9) / 10)
+    lowest = min(values, default=0.0)
+    step = _step(lowest)
+    return max(0.0, round(step * math.floor(lowest / step - 1e-9), 1))
+
+
+def _step(lowest: float) -> float:
+    return 0.1 if lowest > 0.5 else 0.2
 
 
 def _ticks(views: list[ClipView]) -> list[tuple[float, str]]:
     """Lines across the curves: y in 0..100, and what it stands for."""
     low = _lowest(views)
-    return [(100 * i / 4, percent(1 - (1 - low) * i / 4, 0)) for i in range(5)]
+    steps = round((1 - low) / _step(low + 1e-9))
+    return [(round(100 * i / steps, 2), percent(1 - (1 - low) * i / steps, 0)) for i in range(steps + 1)]
 
 
 def _all_clips(runs: list[Run]) -> list[tuple[str, list[float]]]:

@@ -96,7 +96,7 @@ def test_a_steady_run_is_dark_in_the_heat_map_and_the_broken_one_is_not(page):
 
 def test_videos_hold_every_frame_of_frames_labels_and_runs(players):
     for clip in players:
-        assert [caption for caption, _ in clip["videos"]] == ["frames", "labels", *RUNS]
+        assert [caption for caption, _ in clip["videos"]] == ["frames", "ground truth", *RUNS]
         assert [len(frames_of(data)) for _, data in clip["videos"]] == [30] * 4
 
 
