@@ -17,6 +17,7 @@ setup(
         "torchvision>=0.21",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
+        "pillow>=10",
         "pydantic>=2.5",
         "PyYAML>=6",
         "av>=14",

@@ -5,12 +5,13 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from etc.clip_scorer import ScoredFrame, _Windows
+from etc.clip_scorer import ClipScorer, PairScorer, ScoredFrame, _Windows
 from etc.config import UserError, load_settings
 from etc.data.images import read_image, write_png
 from etc.data.labels import label_table, read_train_ids
@@ -166,3 +167,23 @@ def test_a_stored_flow_of_another_size_is_refused(tiny_training, tiny_world, tmp
     write_predictions(settings, lambda frame: np.zeros((32, 64), np.uint8))
     with pytest.raises(UserError, match="flow is 128x64, its frames are 64x32"):
         score_clips(settings)
+
+
+class StillFlow:
+    """No motion, nothing hidden."""
+
+    def with_validity(self, path_t, path_k, shape):
+        return np.zeros((2, *shape), np.float32), None
+
+
+def test_a_clip_of_any_length_keeps_the_same_number_of_frames():
+    scorer = ClipScorer(3, [PairScorer(3, StillFlow(), occlusion=False, stride=stride) for stride in (1, 5)])
+    kept, alive = [], []
+    for number in range(400):
+        prediction = np.zeros((4, 6), np.uint8)
+        kept.append(weakref.ref(prediction))
+        scorer.add(ScoredFrame(Path(f"{number}.png"), prediction, prediction.copy()))
+        del prediction
+        alive.append(sum(ref() is not None for ref in kept))
+    assert max(alive[200:]) == max(alive[:200]) <= 80
+    assert scorer.pairs[1].counts(400)["scored"] == 395

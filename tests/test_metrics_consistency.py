@@ -287,6 +287,14 @@ def test_a_batch_equals_its_pairs_one_by_one(settings, as_tensor):
     assert torch.equal(single.counts, batched.counts)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("settings", [{}, {"protocol": "published"}, {"boundary_band": 0.1}])
+def test_a_gpu_counts_as_the_cpu_does(settings):
+    parts = [torch.from_numpy(part) for part in random_pair(40, 60)]
+    expected = fed(TemporalConsistency(5, **settings), *parts).counts
+    assert torch.equal(fed(TemporalConsistency(5, **settings), *(part.cuda() for part in parts)).counts, expected)
+
+
 def test_tensors_arrays_and_other_dtypes_give_the_same_counts():
     pair = random_pair(seed=6)
     expected = fed(TemporalConsistency(5), *pair).counts
