@@ -157,12 +157,26 @@ class Distill(_Section):
     kd_reduction: Literal["pixel", "mean"] = Field(
         "pixel", description="kd: mean over pixels, times the squared temperature; mean: over every element (published)"
     )
+    source: Literal["online", "stored"] = Field(
+        "online",
+        description="online: the teacher sees the crops of every step; stored: its logits of the whole frames are "
+        "computed once (logits only)",
+    )
+    store: str = Field("data/teacher_store", description="folder in which the teacher's logits are kept")
     mf_pool: Positive = Field(16, description="mf: side of the average pooling before the self-similarity")
 
     @property
     def used(self) -> bool:
         """Whether there is anything to learn from the teacher."""
         return max(self.kd_weight, self.pf_weight, self.mf_weight) > 0
+
+    @model_validator(mode="after")
+    def _stored_logits(self) -> Distill:
+        losses = {"kd": self.kd_weight, "pf": self.pf_weight, "mf": self.mf_weight}
+        for name, weight in losses.items():
+            if self.source == "stored" and weight > 0 and getattr(self, f"{name}_on") != "logits":
+                raise ValueError(f"source stored keeps logits alone: set {name}_on to logits, or source to online")
+        return self
 
 
 class Test(_Section):

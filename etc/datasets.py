@@ -25,6 +25,7 @@ from etc.flow import FlowEstimator, build_flow
 from etc.flow_files import data_set_flow
 from etc.flow_store import FlowOfPairs
 from etc.scored_clips import cityscapes_clips, clips_of_frames
+from etc.teacher_store import TeacherLogits
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -149,8 +150,18 @@ def training_set(settings: Settings) -> ClipDataset:
         flow=flow_of_pairs(settings) if with_flow and flow.source == "stored" else None,
         with_neighbour=settings.frames_per_clip > 1,
         opposite=_opposite(settings, frames) if settings.frames_per_clip > 2 else None,
+        soft=_teacher_logits(settings),
         seed=train.manual_seed,
     )
+
+
+def _teacher_logits(settings: Settings) -> TeacherLogits | None:
+    distill = settings.DISTILL
+    if not distill.used or distill.source == "online":
+        return None
+    if distill.teacher_weight is None or not Path(distill.teacher_weight).is_file():
+        raise UserError(f"DISTILL.teacher_weight {distill.teacher_weight} does not exist")
+    return TeacherLogits(distill.teacher_arch, distill.teacher_weight, distill.store)
 
 
 def training_pairs(settings: Settings) -> list[tuple[Path, Path]]:

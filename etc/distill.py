@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from etc.config_schema import Distill
 from utils import crit
@@ -40,7 +41,12 @@ class Distillation:
         self.multi_frame.requires_grad_(False).to(device)
 
     def __call__(
-        self, images: Tensor, student: Outputs, paired: Tensor | None = None, triple: Tensor | None = None
+        self,
+        images: Tensor,
+        student: Outputs,
+        paired: Tensor | None = None,
+        triple: Tensor | None = None,
+        stored: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The weighted losses by name, ``"kd"``, ``"pf"`` and ``"mf"``: those that the settings ask for.
 
@@ -52,12 +58,16 @@ class Distillation:
             student: its outputs for them.
             paired: which frames t have a neighbour, bool ``[N]``; ``None``: no frame has.
             triple: which have a third frame too, bool ``[N]``; ``None``: no frame has.
+            stored: the teacher's logits for the images, float ``[N + M + L, K, h, w]``; ``None``: it is run.
 
         Raises:
             ValueError: an output to compare is absent, of too few positions, or of other channels than the teacher's.
         """
         with torch.no_grad():
-            teacher = self.teacher.outputs(images)
+            if stored is None:
+                teacher = self.teacher.outputs(images)
+            else:
+                teacher = {"logits": without_padding(stored, student["logits"], images)}
         none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         paired, triple = (none if mask is None else mask for mask in (paired, triple))
         weights, losses = self.settings, {}
@@ -93,6 +103,17 @@ class Distillation:
         third = torch.arange(len(t), device=t.device) + len(paired) + int(paired.sum())
         frames = [rows(outputs, mode, index) for index in (third, k, t) for outputs in (student, teacher)]
         return self.multi_frame(*frames)
+
+
+def without_padding(stored: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+    """Stored logits, but the student's own where a crop is padding: the teacher never saw any, and so says nothing."""
+    size = stored.shape[-2:]
+    # Padding is 0 in all channels, which no real pixel is (etc.data.transform.crop_image).
+    padding = (images == 0).all(1, keepdim=True).float()
+    padding = F.interpolate(padding, size=size, mode="bilinear", align_corners=True) > 0
+    if logits.shape[1] != stored.shape[1]:
+        raise ValueError(f"the student has {logits.shape[1]} classes, the stored logits {stored.shape[1]}")
+    return torch.where(padding, crit.resize(logits.detach().to(stored.dtype), size), stored)
 
 
 def rows(outputs: Outputs, mode: str, index: Tensor | slice) -> Outputs:

@@ -78,8 +78,19 @@ class MotionTask(nn.Module):
             terms["motion"] = self._motion(batch, outputs["logits"][:count], logits_k, flow)
             pictures |= {"logits_k": logits_k.detach(), "flow": flow}
         if self.distillation is not None:
-            terms |= self.distillation(images, outputs, paired, triple)
+            terms |= self.distillation(images, outputs, paired, triple, self._stored_logits(batch))
         return {"loss": sum(terms.values())} | terms | pictures
+
+    @staticmethod
+    def _stored_logits(batch: dict[str, Tensor]) -> Tensor | None:
+        """The teacher's logits in the order of the images that the student sees."""
+        if "soft" not in batch:
+            return None
+        parts = [batch["soft"]]
+        for name, mask in (("soft_neighbour", "paired"), ("soft_third", "triple")):
+            if mask in batch:
+                parts.append(batch[name][batch[mask]])
+        return torch.cat(parts)
 
     def _labels(self, batch: dict[str, Tensor]) -> Tensor:
         labels, labelled = batch["label"], batch["labelled"]

@@ -283,6 +283,8 @@ class Trainer:
                 distillation(crops, self.student.outputs(crops), yes, yes)
         except ValueError as error:
             raise UserError(f"DISTILL with {self.settings.DISTILL.teacher_arch} for {train.network}: {error}") from None
+        if self.data.soft is not None:
+            self.data.soft.fill(distillation.teacher, self.data.image_files(), self.device)
         return distillation
 
     def _labeller(self, threshold: float) -> Labeller:

@@ -15,7 +15,7 @@ from etc.data.images import read_image
 from etc.data.labels import IGNORE, read_train_ids
 from etc.data.lists import Frame
 from etc.data.names import Layout, neighbour
-from etc.data.transform import ClipTransform, CropMap, crop_flow, crop_image, crop_label, padding_of
+from etc.data.transform import ClipTransform, CropMap, crop_flow, crop_image, crop_label, crop_logits, padding_of
 
 Sample = dict[str, Tensor]
 # (path of frame t, path of frame k, height and width) -> flow t -> k, float32 [2, H, W]
@@ -40,12 +40,14 @@ class ClipDataset(Dataset):
         with_neighbour: ``False`` leaves the neighbour out, with the same draws for everything else.
         opposite: for every frame the offsets at which a third frame may lie, on the other side of the frame
             than the neighbour and as far; ``None``: clips of two frames.
+        soft: reads a teacher's logits of a whole frame, float ``[K, h, w]``; ``None``: the step runs the teacher.
         seed: seed of the draws.
 
     A sample is ``{"image": [3,h,w], "label": int64 [h,w], "labelled": bool [], "neighbour": [3,h,w],
-    "flow": [2,h,w], "paired": bool [], "third": [3,h,w], "triple": bool []}``. Without neighbour ``paired`` is
-    false and both planes are 0, likewise ``triple`` and ``third``; ``flow`` is missing when the step computes
-    it, and what belongs to a frame that is not asked for is missing.
+    "flow": [2,h,w], "paired": bool [], "third": [3,h,w], "triple": bool []}``, and ``"soft"``, ``"soft_neighbour"``,
+    ``"soft_third"``, the teacher's logits for the crops, ``[K,h/8,w/8]``. Without neighbour ``paired`` is false and
+    its planes are 0, likewise ``triple`` and ``third``; ``flow`` is missing when the step computes it, and what
+    belongs to a frame that is not asked for is missing.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ClipDataset(Dataset):
         flow: FlowReader | None,
         with_neighbour: bool,
         opposite: list[list[int]] | None = None,
+        soft: Callable[[Path], np.ndarray] | None = None,
         seed: int,
     ) -> None:
         self.frames = frames
@@ -73,10 +76,20 @@ class ClipDataset(Dataset):
         self.flow = flow
         self.with_neighbour = with_neighbour
         self.opposite = opposite
+        self.soft = soft
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def image_files(self) -> Iterator[Path]:
+        """Every frame that a sample may read; some come more than once."""
+        for index, frame in enumerate(self.frames):
+            path = self.data_root / frame.image
+            yield path
+            offsets = self.offsets[index] if self.with_neighbour else []
+            opposite = self.opposite[index] if self.opposite is not None else []
+            yield from (self._path_at(path, offset) for offset in {*offsets, *opposite})
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
@@ -97,9 +110,10 @@ class ClipDataset(Dataset):
             "label": torch.from_numpy(label),
             "labelled": torch.tensor(frame.label is not None),
         }
+        paths = {"soft": path}
         if self.with_neighbour:
             offset = offsets[int(draw * len(offsets))] if offsets else None
-            path_k = self._path_at(path, offset)
+            path_k = paths["soft_neighbour"] = self._path_at(path, offset)
             sample |= {"paired": torch.tensor(offset is not None)}
             sample |= {"neighbour": self._image_at(path_k, path, shape, crop, padding)}
             if self.flow is not None:
@@ -107,8 +121,13 @@ class ClipDataset(Dataset):
                 sample["flow"] = torch.from_numpy(crop_flow(flow, crop))
             if self.opposite is not None:
                 other = None if offset is None or -offset not in self.opposite[index] else -offset
+                path_o = paths["soft_third"] = self._path_at(path, other)
                 sample |= {"triple": torch.tensor(other is not None)}
-                sample |= {"third": self._image_at(self._path_at(path, other), path, shape, crop, padding)}
+                sample |= {"third": self._image_at(path_o, path, shape, crop, padding)}
+        if self.soft is not None:
+            # A frame that there is not gets the logits of frame t, which nothing reads.
+            known = {name: self.soft(p or path) for name, p in paths.items()}
+            sample |= {name: torch.from_numpy(crop_logits(x, shape, crop)) for name, x in known.items()}
         return sample
 
     def _path_at(self, path: Path, offset: int | None) -> Path | None:

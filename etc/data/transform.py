@@ -18,6 +18,8 @@ from etc.data.labels import IGNORE
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
+OUTPUT_STRIDE = 8  # of the networks here: what zoom_factor says
+
 
 class CropMap(NamedTuple):
     """One draw of the transform.
@@ -135,6 +137,34 @@ def crop_flow(flow: np.ndarray, crop: CropMap) -> np.ndarray:
     planes = _warp(np.ascontiguousarray(flow.transpose(1, 2, 0)), crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0)
     linear = crop.matrix[:, :2].astype(np.float32)
     return np.einsum("ij,hwj->ihw", linear, planes, optimize=False)
+
+
+def crop_logits(logits: np.ndarray, shape: tuple[int, int], crop: CropMap) -> np.ndarray:
+    """Map the logits of a whole frame to an eighth of the crop, the resolution of the networks here.
+
+    Args:
+        logits: float ``[K, h, w]``, the first and last rows and columns on those of the frame (aligned corners).
+        shape: height and width of the frame.
+        crop: the map.
+
+    Returns:
+        float32 ``[K, (crop height - 1) // 8 + 1, (crop width - 1) // 8 + 1]``; padding repeats the nearest value.
+    """
+    size = tuple((length - 1) // OUTPUT_STRIDE + 1 for length in crop.size)
+    from_grid, to_grid = (_grid_to_pixels(*pair) for pair in ((logits.shape[1:], shape), (size, crop.size)))
+    matrix = np.linalg.inv(to_grid) @ np.vstack([crop.matrix, [0, 0, 1]]) @ from_grid
+    coarse = CropMap(matrix[:2], size, False)
+    planes = logits.astype(np.float32)
+    # OpenCV moves four channels at a time.
+    parts = [np.ascontiguousarray(planes[i : i + 4].transpose(1, 2, 0)) for i in range(0, len(planes), 4)]
+    moved = [_warp(part, coarse, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0).reshape(*size, -1) for part in parts]
+    return np.ascontiguousarray(np.concatenate(moved, axis=2).transpose(2, 0, 1))
+
+
+def _grid_to_pixels(grid: tuple[int, int], pixels: tuple[int, int]) -> np.ndarray:
+    """Coarse coordinates (x, y, 1) -> pixel coordinates, corners aligned, ``[3, 3]``."""
+    steps = [(p - 1) / (g - 1) if g > 1 else 1.0 for g, p in zip(grid, pixels, strict=True)]
+    return np.diag([steps[1], steps[0], 1.0])
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
