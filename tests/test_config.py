@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from etc.config import DEFAULT_CONFIG, ConfigError, UserError, dump_settings, load_settings
-from etc.config_schema import SECTIONS
+from etc.config_schema import SECTIONS, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -329,3 +329,21 @@ def test_every_key_is_read_by_the_toolkit():
 def test_a_folder_named_by_a_date_is_a_name():
     assert load_settings(None, ["TEST.save_folder", "2024-99-99"]).TEST.save_folder == "2024-99-99"
     assert load_settings(None, ["TEST.save_folder=2024-01-02"]).TEST.save_folder == "2024-01-02"
+
+
+@pytest.mark.parametrize("folder", ["cityscapes", "camvid", "cityscapes_mini", "synthetic"])
+def test_the_three_rows_of_a_data_set_differ_only_in_what_they_are_named_for(folder):
+    rows = {
+        name: load_settings(REPOSITORY / f"configs/{folder}/pspnet18_{name}.yaml").model_dump()
+        for name in ("baseline", "flow", "etc")
+    }
+    for name, row in rows.items():
+        paths = [row["TRAIN"].pop("save_path"), *(row["TEST"].pop(key) for key in ("ckpt_path", "save_folder"))]
+        paths.append(row["TEST"].pop("demo_folder"))
+        assert all(path.startswith(f"exp/{folder}/pspnet18_{name}") for path in paths)
+    weights = {name: row["TRAIN"].pop("st_weight") for name, row in rows.items()}
+    teachers = {name: row.pop("DISTILL") for name, row in rows.items()}
+    assert rows["baseline"] == rows["flow"] == rows["etc"]
+    assert weights["baseline"] == 0 < weights["flow"] == weights["etc"]
+    assert teachers["baseline"] == teachers["flow"] == Settings().DISTILL.model_dump()
+    assert min(teachers["etc"][f"{loss}_weight"] for loss in ("kd", "pf", "mf")) > 0

@@ -51,7 +51,7 @@ def test_logits_are_computed_once_and_again_when_damaged_or_older_than_the_frame
     assert store.fill(teacher, frames, CPU) == 0
     store.path(frames[0]).write_bytes(b"\x93NUMPY cut")
     os.utime(store.path(frames[2]), (1, 1))
-    with pytest.raises(UserError, match="logits of .*0.png are missing or damaged"):
+    with pytest.raises(UserError, match=r"logits of .*0\.png are missing or damaged"):
         store(frames[0])
     assert store.fill(teacher, frames, CPU) == 2
 
