@@ -21,6 +21,7 @@ from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
 from etc.datasets import clips_to_score, flow_of_pairs
 from etc.evaluate import score_clips
 from etc.metrics import TemporalConsistency
+from etc.metrics_warp import labels_along, warp_published
 from etc.pictures import colorize, side_by_side
 from etc.report import percent
 from etc.results import class_names
@@ -111,8 +112,8 @@ def draw(settings: Settings, labels: dict[str, np.ndarray]) -> None:
     ids = list(labels.values())
     pair = next(pair for number, pair in enumerate(pairs_of(settings)) if number == t)
     warped = warped_maps(ids[t + 1], pair, data.classes)
-    invented = {name: int((~np.isin(w, [*np.unique(ids[t + 1]), IGNORE])).sum()) for name, w in warped.items()}
-    print(f"\npair {t} of the picture: pixels of a class that frame {t + 1} does not hold: {invented}")
+    counts = {name: int(nowhere_near(w, ids[t + 1], pair, data.classes).sum()) for name, w in warped.items()}
+    print(f"\npair {t}, pixels of a class that none of the 3x3 pixels around their source has: {counts}")
     frame = read_image(Path(data.data_root) / clip[t].image)
     panels = [("frame t", frame), ("hand labels of t", colorize(ids[t], palette))]
     panels += [(f"labels of t+1, {name}", colorize(w, palette)) for name, w in warped.items()]
@@ -123,13 +124,21 @@ def draw(settings: Settings, labels: dict[str, np.ndarray]) -> None:
 
 def warped_maps(ids: np.ndarray, pair, classes: int) -> dict[str, np.ndarray]:
     """The next frame's labels as the protocols see them at this frame; 255 is not counted."""
-    from etc.metrics_warp import labels_along, warp_published
-
     next_ids, forward = torch.from_numpy(ids), torch.from_numpy(pair.forward)
     backward = None if pair.backward is None else torch.from_numpy(pair.backward)
     (strict,) = labels_along([next_ids], [forward], [backward], uncounted=classes)
     strict = np.where(strict.numpy() == classes, IGNORE, strict.numpy())
     return {"published": warp_published(next_ids, forward).numpy(), "strict": strict.astype(np.uint8)}
+
+
+def nowhere_near(warped: np.ndarray, ids: np.ndarray, pair, classes: int) -> np.ndarray:
+    """bool ``[H, W]``: a class was warped here that none of the 3x3 pixels around the nearest source pixel has."""
+    forward, found = torch.from_numpy(pair.forward), (warped >= classes)
+    for shift in np.ndindex(3, 3):
+        near = torch.from_numpy(np.roll(ids, np.subtract(shift, 1), (0, 1)))
+        (met,) = labels_along([near], [forward], [None], uncounted=classes)
+        found |= (met.numpy() == warped) | (met.numpy() == classes)
+    return ~found
 
 
 if __name__ == "__main__":

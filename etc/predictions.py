@@ -63,8 +63,11 @@ class Predictions:
         for those of ``tool/gen_video.py`` what they were made with."""
         missing = sum(file is None for files in self.files for file in files)
         facts = {"folder": str(self.folder), "ids": self.kind, "missing": missing}
-        note = self.folder.parent / "source.json"
-        return facts | (json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {})
+        try:
+            note = json.loads((self.folder.parent / "source.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # predictions of others come without one
+            return facts
+        return facts | note if isinstance(note, dict) else facts
 
     def read(self, path: Path) -> np.ndarray:
         """A prediction as train ids, uint8 ``[H, W]``; 255 is no class.
