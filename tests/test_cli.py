@@ -84,7 +84,7 @@ def test_every_script_explains_itself(path, capsys):
     text = capsys.readouterr().out
     assert code == 0
     assert f"python tool/{path.name}" in text
-    if path.name not in ("make_lists.py", "get_weights.py", "quickstart.py"):
+    if path.name not in ("make_lists.py", "get_weights.py", "quickstart.py", "benchmark.py"):
         assert "settings:" in text
 
 
