@@ -276,6 +276,34 @@ def _read_flow(flow: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return F.grid_sample(flow[None], grid[None], padding_mode="border", align_corners=False)[0]
 
 
+def visible_pixels(flow: Tensor | np.ndarray, backward_flow: Tensor | np.ndarray) -> Tensor:
+    """Pixels of frame t that the forward-backward check finds visible in frame t+1.
+
+    Compute it once where several metrics look at the same pair, and give it to them as ``valid``: the counts are
+    those that ``backward_flow`` gives.
+
+    Args:
+        flow: from t to t+1, float ``[2, H, W]``, pixels.
+        backward_flow: from t+1 to t, same shape.
+
+    Returns:
+        bool ``[H, W]``.
+
+    Raises:
+        ValueError: wrong dtypes or sizes, or values that are not finite.
+
+    Source: Sundaram et al., Dense point trajectories, ECCV 2010, equation 5.
+    """
+    like = torch.zeros(1, *flow.shape[-2:], dtype=torch.uint8, device=getattr(flow, "device", None))
+    forward, backward = (as_flow(f, n, like)[0] for f, n in ((flow, "flow"), (backward_flow, "backward_flow")))
+    visible = torch.empty(like.shape[1:], dtype=torch.bool, device=forward.device)
+    for rows in _row_blocks(like[0]):
+        x, y = _pixel_positions(like[0], rows)
+        step = forward[:, rows]
+        visible[rows] = ~_occluded(step, _read_flow(backward, x + step[0], y + step[1]))
+    return visible
+
+
 def _occluded(forward: Tensor, backward: Tensor) -> Tensor:
     """bool ``[h, w]``: ``|f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5``, flows ``[2, h, w]`` in pixels.
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from etc.metrics import TemporalConsistency, scores
-from etc.metrics_warp import _fma32, warp_published
+from etc.metrics_warp import _fma32, visible_pixels, warp_published
 
 F32 = np.float32
 
@@ -107,6 +107,15 @@ def loop_warp_published(ids, flow):
 def fed(meter, *pair):
     meter.update(*pair)
     return meter
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_visible_pixels_given_as_valid_count_as_the_backward_flow_does(seed):
+    this, following, flow, backward = random_pair(seed=seed)
+    visible = visible_pixels(flow, backward)
+    assert visible.any() and not visible.all()
+    expected = loop_counts(loop_warp_nearest(following, flow, backward), this, 5)
+    assert torch.equal(fed(TemporalConsistency(5), this, following, flow, None, visible).counts, expected)
 
 
 @pytest.mark.parametrize("with_backward", [False, True])

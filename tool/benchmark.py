@@ -1,6 +1,6 @@
 """Measure the toolkit against its budgets, on the CPU, as ratios of times that were taken in turn.
 
-    python tool/benchmark.py                                         # everything; a quarter of an hour on two quiet cores
+    python tool/benchmark.py                                         # everything; a quarter of an hour on two cores
     python tool/benchmark.py correlation store                       # some
     python tool/benchmark.py --data data/cityscapes --out docs/benchmarks.md
     python tool/benchmark.py --quick --out exp/benchmarks.json       # tiny sizes: that it runs, not how fast
