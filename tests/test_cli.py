@@ -58,8 +58,9 @@ def test_help_shows_every_setting_with_type_default_and_meaning(capsys):
     assert "What it does.\n\n    how to run it" in text
     for section, model in SECTIONS.items():
         assert f"  {section}: {model.__doc__}" in text
+        own = text[text.index(f"  {section}: ") :]
         for name, field in model.model_fields.items():
-            entry = text[text.index(f"    {name} (") :].splitlines()[:2]
+            entry = own[own.index(f"    {name} (") :].splitlines()[:2]
             assert entry[1].strip() == field.description
             assert field.default is None or f"[{field.default}]" in entry[0]
     assert "layers (18 | 50 | 101 | 152) [18]" in text
