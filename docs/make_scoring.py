@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from etc import cli
-from etc.clip_scorer import flow_of_pair
+from etc.clip_scorer import flow_of_pair, unrounded
 from etc.config import TOOLKIT, load_settings
 from etc.config_schema import Settings
 from etc.data.images import read_image, write_png
@@ -87,8 +87,9 @@ def print_renamings(settings: Settings, labels: dict[str, np.ndarray]) -> None:
     ids = list(labels.values())
     for t, pair in enumerate(pairs_of(settings)):
         for table, both in zip(tables, meters, strict=True):
-            for meter in both:
-                meter.update(table[ids[t]], table[ids[t + 1]], *pair)
+            strict, published = both
+            strict.update(table[ids[t]], table[ids[t + 1]], *pair)
+            published.update(table[ids[t]], table[ids[t + 1]], unrounded(pair.forward))
     for order, both in zip(orders, meters, strict=True):
         print(f"| {' '.join(map(str, order))} | {' | '.join(percent(m.compute()['mIoU']) for m in both)} |")
 
@@ -128,7 +129,10 @@ def warped_maps(ids: np.ndarray, pair, classes: int) -> dict[str, np.ndarray]:
     backward = None if pair.backward is None else torch.from_numpy(pair.backward)
     (strict,) = labels_along([next_ids], [forward], [backward], uncounted=classes)
     strict = np.where(strict.numpy() == classes, IGNORE, strict.numpy())
-    return {"published": warp_published(next_ids, forward).numpy(), "strict": strict.astype(np.uint8)}
+    return {
+        "published": warp_published(next_ids, torch.from_numpy(unrounded(pair.forward))).numpy(),
+        "strict": strict.astype(np.uint8),
+    }
 
 
 def nowhere_near(warped: np.ndarray, ids: np.ndarray, pair, classes: int) -> np.ndarray:

@@ -149,8 +149,9 @@ class PairScorer:
         if flow.backward is not None:
             # The check takes most of the time: once for three metrics.
             visible = visible_pixels(flow.forward, flow.backward)
-        for name in ("strict", "boundary", "published"):
+        for name in ("strict", "boundary"):
             self.metrics[name].update(last.prediction, frame.prediction, flow.forward, valid=visible)
+        self.metrics["published"].update(last.prediction, frame.prediction, unrounded(flow.forward))
         self.figures.append(scores(self.metrics["strict"].counts - before)["mIoU"])
         if last.label is not None and frame.label is not None:
             self.metrics["truth"].update(last.label, frame.label, flow.forward, valid=visible)
@@ -171,8 +172,8 @@ def unrounded(flow: np.ndarray) -> np.ndarray:
     """Flow with the last bits that a store of 1/64 pixel steps took from it, drawn anew, always the same ones.
 
     The published warp loses pixels to the class below by the rounding of its products. At positions of whole 64ths
-    every product is exact: nothing is lost, and the figure comes out points too high. Whole numbers stay, as does flow
-    that was never rounded.
+    every product is exact: nothing is lost, and the figure comes out points too high. What stands still stays so, and
+    flow that was never rounded is left alone.
 
     Args:
         flow: float32 ``[2, H, W]``, pixels.
@@ -183,7 +184,7 @@ def unrounded(flow: np.ndarray) -> np.ndarray:
     if not np.array_equal(np.rint(flow * 64), flow * 64):
         return flow
     noise = (np.random.default_rng(0).random(flow.shape, np.float32) - 0.5) / 64
-    return np.where(flow == np.rint(flow), flow, flow + noise)
+    return np.where((flow == 0).all(0), flow, flow + noise)
 
 
 def flow_of_pair(flow: FlowOfPairs, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etc.clip_scorer import ClipScorer, PairScorer, ScoredFrame, _Windows
+from etc.clip_scorer import ClipScorer, PairScorer, ScoredFrame, _Windows, unrounded
 from etc.config import UserError, load_settings
 from etc.data.images import read_image, write_png
 from etc.data.labels import label_table, read_train_ids
 from etc.data.lists import prediction_names
 from etc.datasets import clips_to_score
 from etc.evaluate import score_clips
-from etc.metrics import VideoConsistency
+from etc.metrics import TemporalConsistency, VideoConsistency
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -187,3 +187,21 @@ def test_a_clip_of_any_length_keeps_the_same_number_of_frames():
         alive.append(sum(ref() is not None for ref in kept))
     assert max(alive[200:]) == max(alive[:200]) <= 80
     assert scorer.pairs[1].counts(400)["scored"] == 395
+
+
+def test_rounded_flow_gets_its_last_bits_back_and_other_flow_stays():
+    exact = np.random.default_rng(0).normal(0, 3, (2, 64, 96)).astype(np.float32)
+    rounded = np.rint(exact * 64) / 64
+    uniform = np.full((64, 96), 5, np.uint8)
+
+    def published(flow):
+        meter = TemporalConsistency(6, "published")
+        meter.update(uniform, uniform, flow)
+        return meter.compute()["iou"][5]
+
+    assert published(rounded) == 1  # every product is exact: nothing falls to the class below
+    assert published(exact) < 0.985
+    assert published(unrounded(rounded)) == pytest.approx(published(exact), abs=0.004)
+    assert np.abs(unrounded(rounded) - rounded).max() <= 1 / 128
+    np.testing.assert_array_equal(unrounded(exact), exact)
+    np.testing.assert_array_equal(unrounded(np.zeros_like(exact)), np.zeros_like(exact))
