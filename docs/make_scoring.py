@@ -1,7 +1,7 @@
 """Computes every figure of docs/scoring.md on the CamVid clip, and draws its picture.
 
-    python docs/make_scoring.py DATA.data_root=../shared/data/camvid
-    python docs/make_scoring.py --student exp/camvid/student/video/gray DATA.data_root=../shared/data/camvid
+    python docs/make_scoring.py DATA.data_root=data/camvid
+    python docs/make_scoring.py --student exp/camvid/student/video/gray DATA.data_root=data/camvid
 
 Prints the tables in markdown; writes docs/pictures/scoring.png. Predictions and flow go below --work.
 """

@@ -21,7 +21,7 @@ from etc.clip_scorer import ClipScorer, Counts, PairScorer, ScoredFrame, metrics
 from etc.config import UserError
 from etc.config_schema import Settings
 from etc.data.images import read_image
-from etc.data.labels import label_table, read_train_ids
+from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
 from etc.datasets import clips_to_score, flow_of_pairs, labelled_frames
 from etc.flow_store import FlowOfPairs
@@ -105,7 +105,7 @@ def _counts_of(
     pairs = [PairScorer(classes, view.flow, occlusion=occlusion, stride=view.stride) for view in views]
     scorer = ClipScorer(classes, pairs)
     for frame, file in zip(clip, files, strict=True):
-        scorer.add(None if file is None else _scored_frame(settings, frame, predictions.read(file)))
+        scorer.add(None if file is None else _scored_frame(settings, frame, file, predictions.read(file)))
     counts = scorer.counts()
     for number, own in enumerate(pairs):
         counts |= {f"{number}/{name}": table for name, table in own.counts(longest).items()}
@@ -212,10 +212,16 @@ def _pooled(tables: list[Counts | None]) -> Counts:
     return pooled
 
 
-def _scored_frame(settings: Settings, frame: Frame, prediction: np.ndarray) -> ScoredFrame:
+def _scored_frame(settings: Settings, frame: Frame, file: Path, prediction: np.ndarray) -> ScoredFrame:
     data = settings.DATA
     root, label = Path(data.data_root), None
     if frame.label is not None:
         table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
         label = read_train_ids(root / frame.label, table, prediction.shape)
+        holes = int(((prediction == IGNORE) & (label != IGNORE)).sum())
+        if holes:
+            raise UserError(
+                f"{file}: {holes} pixels have no class (255) where {root / frame.label} has one, and mIoU needs one "
+                "everywhere: predict a class there, or score against a list without labels"
+            )
     return ScoredFrame(root / frame.image, prediction, label)

@@ -61,6 +61,20 @@ def test_a_constant_prediction_is_perfectly_consistent_and_useless(tiny_training
     assert math.isnan(figures["boundary"]["mIoU"])
 
 
+def test_a_prediction_without_a_class_where_the_label_has_one_is_refused_by_name(tiny_training):
+    settings = load_settings(None, tiny_training)
+    truth = hand_labels(settings)
+
+    def with_a_hole(frame):
+        ids = truth(frame).copy()
+        ids[ids == 0] = 255  # the road
+        return ids
+
+    write_predictions(settings, with_a_hole)
+    with pytest.raises(UserError, match=r"\.png: \d+ pixels have no class \(255\) where .*labelIds\.png has one"):
+        score_clips(settings)
+
+
 def test_hand_labels_of_the_camvid_clip_score_0889_without_occlusion_masking(real_data, tmp_path):
     """0.883 with sources outside the frame clamped into it (tests/test_metrics_consistency.py); strict drops them."""
     overrides = [
