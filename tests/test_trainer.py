@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,18 +143,25 @@ def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):
 
 def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
     lines = Path(next(o for o in tiny_training if "train_list" in o).partition("=")[2]).read_text().splitlines()
-    # Frame 0 of a folder of its own has no neighbour at all.
-    root = Path(tiny_training[0].partition("=")[2])
+    # Frame 0 of a folder of its own has no neighbour at all; a folder of links, as the world serves all tests.
+    world, root = Path(tiny_training[0].partition("=")[2]), tmp_path / "linked"
     single = root / "leftImg8bit/train/lonely/lonely_000000_000000_leftImg8bit.png"
     label = root / "gtFine/train/lonely/lonely_000000_000000_gtFine_labelIds.png"
+    for folder in ("leftImg8bit", "gtFine"):
+        (root / folder / "train").mkdir(parents=True)
+        (root / folder / "val").symlink_to(world / folder / "val")
+        for city in (world / folder / "train").iterdir():
+            (root / folder / "train" / city.name).symlink_to(city)
+    shutil.copy(world / "world.json", root)
     for target, source in zip((single, label), lines[0].split(), strict=True):
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir()
         target.write_bytes((root / source).read_bytes())
     entry = f"{single.relative_to(root)} {label.relative_to(root)}"
     (tmp_path / "mixed.lst").write_text("\n".join([lines[0], entry]))
     folder = train(
         [
             *tiny_training,
+            f"DATA.data_root={root}",
             f"DATA.train_list={tmp_path}/mixed.lst",
             "DATA.allow_single=true",
             "FLOW.name=dis",
