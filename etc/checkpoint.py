@@ -19,7 +19,7 @@ _FREE = {
     "TRAIN": {"resume", "save_path", "workers", "print_freq", "val_freq", "val_clips"},
     "DATA": {"val_list", "clip_list", "names_path", "colors_path"},
     "DISTILL": {"store"},
-    "FLOW": {"store", "occlusion"},
+    "FLOW": {"store", "occlusion", "judges"},
 }
 
 
