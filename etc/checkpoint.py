@@ -31,18 +31,27 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def read_checkpoint(path: Path, key: str) -> Any:
+    """What a file of ``torch.save`` holds, whoever wrote it.
+
+    Raises:
+        UserError: a missing or damaged file; ``key`` says what it was given as.
+    """
+    if not path.is_file():
+        raise UserError(f"{key} {path} does not exist")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load raises many kinds for files that are no checkpoint
+        raise UserError(f"{key} {path} is truncated or not a checkpoint") from None
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a training checkpoint to continue from.
 
     Raises:
         UserError: missing, damaged, of another version, or weights without the state of a training.
     """
-    if not path.is_file():
-        raise UserError(f"TRAIN.resume {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises many kinds for files that are no checkpoint
-        raise UserError(f"TRAIN.resume {path} is truncated or not a checkpoint") from None
+    content = read_checkpoint(path, "TRAIN.resume")
     needed = {"student", "optimizer", "scheduler", "rng", "step", "epoch", "config", "version"}
     if not isinstance(content, dict) or not needed <= content.keys():
         raise UserError(f"TRAIN.resume {path} holds no training state; use TRAIN.weight to start from weights")

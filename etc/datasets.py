@@ -160,7 +160,7 @@ def _teacher_logits(settings: Settings) -> TeacherLogits | None:
     if not distill.used or distill.source == "online":
         return None
     if distill.teacher_weight is None or not Path(distill.teacher_weight).is_file():
-        raise UserError(f"DISTILL.teacher_weight {distill.teacher_weight} does not exist")
+        return None  # etc.networks.teacher_network says what is missing
     return TeacherLogits(distill.teacher_arch, distill.teacher_weight, distill.store)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from etc.config import UserError
 from etc.data.images import read_image
+from etc.data.names import folder_key
 from etc.flow import FlowEstimator
 from etc.flow_files import data_set_flow, read_flow, write_kitti
 
@@ -62,13 +62,11 @@ class FlowOfPairs:
 
     def path(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> Path:
         """Where the flow of a pair is kept."""
-        # Folders of different clips repeat stems; the digest of the folder tells them apart.
-        folder = hashlib.sha256(str(path_t.parent.resolve()).encode()).hexdigest()[:8]
         return (
             self.store
             / self.estimator.key
             / f"{shape[1]}x{shape[0]}"
-            / f"{path_t.parent.name}-{folder}"
+            / folder_key(path_t)
             / f"{path_t.stem}__{path_k.stem}.png"
         )
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config import UserError, dump_settings, find_file
 from etc.config_schema import Settings
-from etc.data.images import read_image, read_label, write_png
+from etc.data.images import PNG_END, read_image, read_label, write_png
 from etc.data.labels import read_colors
 from etc.data.lists import prediction_names
 from etc.datasets import clips_to_score
@@ -30,7 +30,6 @@ from utils.threads import TaskQueue, ordered_map
 
 PARTS = ("gray", "color", "mp4")
 WRITERS = min(4, os.cpu_count() or 1)
-_PNG_END = b"IEND\xaeB`\x82"
 
 
 class Files(NamedTuple):
@@ -264,7 +263,7 @@ def _older(file: Path, image: Path) -> bool:
 def _ends_as_png(path: Path) -> bool:
     try:
         with open(path, "rb") as stream:
-            stream.seek(-len(_PNG_END), os.SEEK_END)
-            return stream.read() == _PNG_END
+            stream.seek(-len(PNG_END), os.SEEK_END)
+            return stream.read() == PNG_END
     except OSError:
         return False

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from etc.checkpoint import read_checkpoint
 from etc.config import UserError, load_settings
 from etc.config_schema import SECTIONS, Settings
 from etc.cost import Cost, costs
@@ -206,11 +205,6 @@ def _is_current(tc: dict[str, Any], miou: dict[str, Any] | None) -> bool:
 
 def _settings_in(path: Path) -> dict[str, Any]:
     """The settings that a checkpoint was trained with; empty where it holds none, as published ones do."""
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises many kinds for files that are no checkpoint
-        raise UserError(f"{path} is truncated or not a checkpoint") from None
+    content = read_checkpoint(path, "checkpoint")
     config = content.get("config") if isinstance(content, dict) else None
     return config if isinstance(config, dict) else {}

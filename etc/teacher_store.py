@@ -14,6 +14,7 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config import UserError
 from etc.data.images import read_image
+from etc.data.names import folder_key
 from etc.data.transform import normalise
 from utils.files import replacing
 
@@ -65,9 +66,7 @@ class TeacherLogits:
 
     def path(self, frame: Path) -> Path:
         """Where the logits of a frame are kept."""
-        # Folders of different clips repeat stems; the digest of the folder tells them apart.
-        folder = hashlib.sha256(str(frame.parent.resolve()).encode()).hexdigest()[:8]
-        return self.folder / f"{frame.parent.name}-{folder}" / f"{frame.stem}.npy"
+        return self.folder / folder_key(frame) / f"{frame.stem}.npy"
 
     def _kept(self, frame: Path) -> np.ndarray | None:
         path = self.path(frame)

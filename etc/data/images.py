@@ -10,7 +10,7 @@ import numpy as np
 from etc.config import UserError
 from utils.files import write_bytes
 
-_PNG_HEAD, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+_PNG_HEAD, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 _JPEG_HEAD, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
@@ -76,7 +76,7 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
 def _is_truncated(data: bytes) -> bool:
     """Whether a PNG or JPEG file lacks its end: OpenCV decodes what is there of a cut file and fills the rest."""
     if data.startswith(_PNG_HEAD):
-        return data.rfind(_PNG_END) < 0
+        return data.rfind(PNG_END) < 0
     if not data.startswith(_JPEG_HEAD):
         return False
     # The end marker counts behind the pixels only: a thumbnail in the header has one of its own.

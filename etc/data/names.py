@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,12 @@ _PATTERNS = {
     # {seq}_{number}, or {seq}_f{number} in Seq05VD and 0006R0; the number keeps its own width
     "camvid": re.compile(r"^(?P<head>.+_f?)(?P<number>\d+)(?P<tail>)$"),
 }
+
+
+def folder_key(path: Path) -> str:
+    """A name for the folder of a frame in a store: folders of different clips may bear the same name."""
+    digest = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:8]
+    return f"{path.parent.name}-{digest}"
 
 
 class FrameNumber(NamedTuple):
