@@ -130,3 +130,10 @@ def test_training_fills_the_store_and_then_reads_it(tiny_training, teacher_file,
 def test_features_are_not_stored():
     with pytest.raises(UserError, match="set pf_on to logits, or source to online"):
         load_settings(None, ["DISTILL.source=stored", "DISTILL.pf_weight=1.0"])
+
+
+@pytest.mark.parametrize(("weight", "message"), [("null", "is empty"), ("gone.pth", r"gone\.pth does not exist")])
+def test_a_missing_teacher_is_named_where_its_logits_are_wanted(tiny_training, weight, message):
+    words = ["DISTILL.source=stored", "DISTILL.kd_weight=1.0", f"DISTILL.teacher_weight={weight}"]
+    with pytest.raises(UserError, match=f"DISTILL.teacher_weight {message}"):
+        Trainer(load_settings(None, [*tiny_training, *words]), CPU)
