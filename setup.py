@@ -11,7 +11,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["etc", "etc.*", "model", "model.*", "flownet", "flownet.*", "utils"]),
-    package_data={"etc": ["templates/*.html"], "flownet": ["cuda/*.cu", "cuda/*.cuh"]},
+    package_data={"etc.report": ["templates/*.html"], "flownet": ["cuda/*.cu", "cuda/*.cuh"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

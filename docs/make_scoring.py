@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 from etc import cli
-from etc.clip_scorer import flow_of_pair, unrounded
 from etc.config import TOOLKIT, load_settings
-from etc.config_schema import Settings
+from etc.config.schema import Settings
 from etc.data.images import read_image, write_png
 from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
-from etc.datasets import clips_to_score, flow_of_pairs
-from etc.evaluate import score_clips
+from etc.data.training_list import clips_to_score, flow_of_pairs
+from etc.display.drawing import colorize, side_by_side
+from etc.evaluate.clip_metrics import flow_of_pair, unrounded
+from etc.evaluate.clips import score_clips
+from etc.evaluate.results import class_names
+from etc.evaluate.tables import percent
 from etc.metrics import TemporalConsistency
-from etc.metrics_warp import labels_along, warp_published
-from etc.pictures import colorize, side_by_side
-from etc.report import percent
-from etc.results import class_names
+from etc.metrics.warping import labels_along, warp_published
 
 JUDGES = ("dis@medium", "dis@fast", "dis@ultrafast")
 PICTURE_PAIR, PICTURE_CROP = 30, (slice(60, 260), slice(150, 450))

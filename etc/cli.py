@@ -11,7 +11,7 @@ from types import UnionType
 from typing import get_args, get_origin
 
 from etc.config import DEFAULT_CONFIG, UserError, load_settings
-from etc.config_schema import SECTIONS, Settings
+from etc.config.schema import SECTIONS, Settings
 
 USER_ERROR = 2
 
@@ -25,7 +25,7 @@ def parse(argv: list[str] | None, *, description: str | None, sections: tuple[st
         sections: the sections that ``--help`` lists.
 
     Returns:
-        The validated :class:`~etc.config_schema.Settings`.
+        The validated :class:`~etc.config.schema.Settings`.
 
     Raises:
         ConfigError: as :func:`etc.config.load_settings`.

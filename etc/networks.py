@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from etc.config import UserError
-from etc.config_schema import Settings
+from etc.config.schema import Settings
 from model import build_model, load_student
 
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from etc import cli
 from etc.config import ConfigError, UserError
-from etc.config_schema import SECTIONS
-from tests.doors import door
+from etc.config.schema import SECTIONS
+from tests.scripts import door
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOOLS = sorted((REPOSITORY / "tool").glob("*.py"))

@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 
 from etc.config import UserError, load_settings
 from etc.networks import new_network
-from tests.doors import run
+from tests.scripts import run
 
 SOURCE = """
 from torch import nn

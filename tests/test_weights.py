@@ -8,7 +8,7 @@ from torchvision.models._api import WeightsEnum
 
 from etc import weights as weights_module
 from etc.config import UserError
-from etc.flow import build_flow
+from etc.flow.estimators import build_flow
 from etc.weights import WeightFile, description, download, how_to_get, weight_files
 from flownet import VARIANTS
 from model import WeightsUnavailable, build_model

@@ -12,12 +12,12 @@ first run was scored or trained with.
 from pathlib import Path
 
 from etc import cli
-from etc.clip_views import ClipViewer, write_pictures
-from etc.compare import compare, comparison_table, save_comparison
 from etc.config import UserError, load_settings
-from etc.html_report import CLIPS, write_report
 from etc.networks import device_of
-from etc.runs import check_comparable, measure_costs, named_runs, runs_of, settings_of
+from etc.report.clip_views import ClipViewer, write_pictures
+from etc.report.comparison import compare, comparison_table, save_comparison
+from etc.report.html import CLIPS, write_report
+from etc.report.runs import check_comparable, measure_costs, named_runs, runs_of, settings_of
 
 QUICKSTART = ["baseline=exp/quickstart/baseline/result", "etc=exp/quickstart/etc/result"]
 

@@ -13,7 +13,7 @@ TEST.demo_dir may also be a list file (.lst, .txt), relative to DATA.data_root. 
 import argparse
 
 from etc import cli
-from etc.demo import demonstrate
+from etc.predict.demo import demonstrate
 
 
 def frame_count(text: str) -> int:

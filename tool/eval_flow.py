@@ -16,9 +16,9 @@ from pathlib import Path
 
 from etc import cli
 from etc.config import UserError
-from etc.datasets import flow_estimator, prepare
-from etc.flow import build_flow
-from etc.flow_accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
+from etc.data.training_list import flow_estimator, prepare
+from etc.flow.accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
+from etc.flow.estimators import build_flow
 from etc.networks import device_of
 
 

@@ -15,10 +15,10 @@ TEST.save_folder. torchrun shares the clips between processes. docs/scoring.md s
 
 from etc import cli, distributed
 from etc.config import load_settings
-from etc.evaluate import score_clips
+from etc.data.sources import add_options, overrides_of
+from etc.evaluate.clips import score_clips
+from etc.evaluate.tables import clip_table
 from etc.networks import device_of
-from etc.report import clip_table
-from etc.scored_clips import add_options, overrides_of
 
 
 def main(argv: list[str] | None = None) -> int:

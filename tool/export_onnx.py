@@ -16,7 +16,7 @@ import re
 
 from etc import cli
 from etc.config import UserError
-from etc.export import OPSET, SIZES, described, export_onnx
+from etc.predict.onnx_export import OPSET, SIZES, described, export_onnx
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,10 +22,10 @@ torchrun shares the frames between processes.
 from pathlib import Path
 
 from etc import cli, distributed
-from etc.label_choice import Choice
 from etc.networks import device_of
-from etc.pseudo_labels import make_pseudo_labels, video_frames
-from etc.pseudo_report import pseudo_table, save
+from etc.pseudo_labels.generate import make_pseudo_labels, video_frames
+from etc.pseudo_labels.report import pseudo_table, save
+from etc.pseudo_labels.selection import Choice
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,8 +11,8 @@ between processes.
 """
 
 from etc import cli, distributed
-from etc.generate import generate
 from etc.networks import device_of
+from etc.predict.clips import generate
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,8 +11,8 @@ it stopped. torchrun shares the pairs between processes and GPUs. FLOW.scale 0.5
 """
 
 from etc import cli, distributed
+from etc.flow.precompute import precompute
 from etc.networks import device_of
-from etc.precompute import precompute
 
 
 def main(argv: list[str] | None = None) -> int:

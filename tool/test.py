@@ -14,11 +14,11 @@ under the name that the server expects; the list may then hold frames without la
 from pathlib import Path
 
 from etc import cli, distributed
-from etc.confusion_picture import write_confusion
-from etc.frame_scorer import score_frames
+from etc.evaluate.frames import score_frames
+from etc.evaluate.results import class_names
+from etc.evaluate.tables import frame_table
 from etc.networks import device_of
-from etc.report import frame_table
-from etc.results import class_names
+from etc.report.confusion_matrix import write_confusion
 
 
 def main(argv: list[str] | None = None) -> int:

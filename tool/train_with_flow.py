@@ -10,7 +10,7 @@ Writes last.pth, best.pth (by mIoU), settings.yaml and TensorBoard logs into TRA
 
 from etc import cli, distributed
 from etc.networks import device_of
-from etc.trainer import Trainer
+from etc.train.trainer import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:

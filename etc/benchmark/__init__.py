@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from etc.benchmark import files, networks, operators
+from etc.benchmark import files, operators, training
 from etc.benchmark.bench import Bench
 from etc.benchmark.measure import Figure
 from etc.benchmark.page import Measured
@@ -18,11 +18,11 @@ from etc.config import UserError
 logger = logging.getLogger(__name__)
 
 BENCHMARKS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
-    "forward": ("The network", networks.forward),
+    "forward": ("The network", training.forward),
     "gen_video": ("Predicting a clip", files.prediction),
     "memory": ("Memory of a prediction", files.memory),
     "sample": ("A training sample", files.sample),
-    "step": ("A training step", networks.steps),
+    "step": ("A training step", training.steps),
     "correlation": ("The correlation of FlowNet2", operators.correlate),
     "resample2d": ("Warping", operators.warp),
     "scoring": ("Scoring", files.scoring),

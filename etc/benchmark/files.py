@@ -12,14 +12,14 @@ import torch
 
 from etc.benchmark.bench import Bench, BenchClip
 from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios, single_threaded
-from etc.checkpoint import save_checkpoint
 from etc.config import load_settings
 from etc.data.images import read_image
 from etc.data.lists import format_frames
-from etc.flow import DisFlow
-from etc.flow_files import read_flow, write_flo, write_kitti
-from etc.generate import generate
+from etc.flow.estimators import DisFlow
+from etc.flow.files import read_flow, write_flo, write_kitti
 from etc.metrics import TemporalConsistency
+from etc.predict.clips import generate
+from etc.train.checkpoint import save_checkpoint
 from model import build_model
 from utils.files import write_text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from etc.config import UserError, find_file
-from etc.data.names import Layout, follows, neighbour
+from etc.data.frame_names import Layout, follows, neighbour
 
 
 class Frame(NamedTuple):

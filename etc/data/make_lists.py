@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from etc.config import UserError
+from etc.data.frame_names import IMAGE_SUFFIXES, frame_number, images_in, neighbour
 from etc.data.lists import Clip, Frame, format_clips, format_frames, group_clips
-from etc.data.names import IMAGE_SUFFIXES, frame_number, images_in, neighbour
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from etc.data.clips import ClipDataset
+from etc.data.clip_dataset import ClipDataset
 from etc.data.images import write_png
 from etc.data.labels import label_table
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform
 from etc.data.world import World
-from etc.flow import build_flow
-from etc.flow_files import write_kitti
-from etc.flow_store import FlowOfPairs
+from etc.flow.cache import FlowOfPairs
+from etc.flow.estimators import build_flow
+from etc.flow.files import write_kitti
 
 HEIGHT, WIDTH, CROP = 256, 512, (193, 257)
 ROAD, SKY = 7, 23

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model import build_model
-from tests.doors import run
+from tests.scripts import run
 from utils import files
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from etc.video import Mp4Writer
+from etc.data.video import Mp4Writer
 from model import build_model
-from tests.doors import run
+from tests.scripts import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

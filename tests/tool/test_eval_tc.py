@@ -10,12 +10,12 @@ import torch
 
 from etc.config import TOOLKIT, UserError, load_settings
 from etc.data.images import read_image, read_label, write_png
-from etc.flow import DisFlow
-from etc.flow_store import FlowOfPairs
+from etc.data.sources import cityscapes_clips
+from etc.data.video import Mp4Writer
+from etc.flow.cache import FlowOfPairs
+from etc.flow.estimators import DisFlow
 from etc.metrics import FlickerRate, TemporalConsistency
-from etc.scored_clips import cityscapes_clips
-from etc.video import Mp4Writer
-from tests.doors import run
+from tests.scripts import run
 
 FRAMES, SHAPE = 7, (64, 96)
 
@@ -185,7 +185,7 @@ def test_the_published_clips_are_scored_from_the_official_folder(tmp_path, monke
     """One clip stands for all: the lists are cut to it."""
     monkeypatch.chdir(tmp_path)
     stem = "frankfurt_000000_000294"
-    monkeypatch.setattr("etc.scored_clips.CITYSCAPES", {"sampled": (1, 30, 29)})
+    monkeypatch.setattr("etc.data.sources.CITYSCAPES", {"sampled": (1, 30, 29)})
     monkeypatch.setattr("etc.data.make_lists.NAMES", tmp_path)
     (tmp_path / "val_sampled_clips.txt").write_text(stem)
     gray = np.arange(64 * 96, dtype=np.uint8).reshape(SHAPE)

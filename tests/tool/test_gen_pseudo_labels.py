@@ -13,8 +13,8 @@ import torch
 
 from etc.data.lists import read_clips, read_frames
 from etc.data.transform import normalise
-from etc.flow_files import data_set_flow, read_flow
-from tests.doors import TOOLS, run
+from etc.flow.files import data_set_flow, read_flow
+from tests.scripts import TOOLS, run
 
 # cityscapesScripts, labels.py: id of train id 0, 1, ...
 LABEL_IDS = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33], np.uint8)

@@ -14,7 +14,7 @@ from etc import distributed
 from etc.config import load_settings
 from etc.data.transform import normalise
 from model import build_model, load_student
-from tests.doors import run
+from tests.scripts import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = [f"town_{clip:06d}_{frame:06d}_leftImg8bit" for clip in (0, 1) for frame in range(3)]

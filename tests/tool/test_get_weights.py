@@ -6,7 +6,7 @@ import pytest
 
 from etc import cli
 from etc.weights import WeightFile
-from tests.doors import door
+from tests.scripts import door
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import av
 import pytest
 import torch
 
-from tests.doors import door, run
+from tests.scripts import door, run
 
 
 def test_train_predict_score_and_compare(tiny_training, tmp_path, capsys):

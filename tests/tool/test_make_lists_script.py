@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from etc.config import UserError
-from tests.doors import door
+from tests.scripts import door
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.doors import run
+from tests.scripts import run
 
 
 @pytest.fixture

@@ -1,0 +1,100 @@
+"""The segmentation network and the training step on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from torch.utils.flop_counter import FlopCounterMode
+
+from etc.benchmark.bench import Bench
+from etc.benchmark.measure import Figure, interleaved, ratios
+from etc.config.schema import Train
+from etc.flow.cache import FlowOfPairs
+from etc.flow.estimators import FlowEstimator, build_flow
+from etc.motion import MotionLoss
+from etc.train.step import MotionTask, segmentation_loss
+from flownet import VARIANTS
+from model import build_model, parameter_groups
+
+CLASSES = 19
+BATCH = 2
+
+
+@torch.inference_mode()
+def forward(bench: Bench) -> list[Figure]:
+    """The arithmetic that PSPNet-18 does in a second on a 512x1024 frame (FlopCounterMode), as a share of what a
+    product of two 2048x2048 float32 matrices does on the same threads.
+    """
+    height, width = bench.size((512, 1024), (64, 128))
+    network = build_model("psp18", classes=CLASSES).eval().to(memory_format=torch.channels_last)
+    image = torch.randn(1, 3, height, width).contiguous(memory_format=torch.channels_last)
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    side = bench.size(2048, 256)
+    matrix = torch.randn(side, side)
+    own, sgemm = interleaved([lambda: network(image), lambda: matrix @ matrix], bench.rounds(9))
+    share = ratios(sgemm, own, 100 * counter.get_total_flops() / (2 * side**3))
+    return [Figure("PSPNet-18 forward, of the sgemm rate", share, "%", budget=85, at_least=True)]
+
+
+def steps(bench: Bench) -> list[Figure]:
+    """A training step of PSPNet-18 (forward, backward, SGD; two clips, crops of 513) with the motion loss, by where its
+    flow comes from, against the same step with the segmentation loss on one frame. FlowNet2 has random weights. Stored
+    flow (2048x1024, DIS) is read by the loading processes beside the step: the last line says what that costs.
+    """
+    crop = bench.size(513, 97)
+    store = FlowOfPairs(build_flow("dis"), bench.folder / "flow_store")
+    data, bare = bench.samples(crop, store), bench.samples(crop, None)
+    batch = default_collate([data[0, 0]] * BATCH)
+    online = {key: value for key, value in batch.items() if key != "flow"}
+    plain = {key: value for key, value in batch.items() if key not in ("neighbour", "paired", "flow")}
+    variant = bench.size("flownet2", "flownet2-s")
+    flownet2 = build_flow(variant, weights=_random_flownet2(variant, bench.folder))
+    train = Train()
+    motion = MotionLoss(weight=train.st_weight, visibility=train.visibility, mask_padding=train.mask_padding)
+    calls = [
+        _step(None, None, plain),
+        _step(motion, None, batch),
+        _step(motion, build_flow("dis"), online),
+        _step(motion, flownet2, online),
+        lambda: [bare[0, 0] for _ in range(BATCH)],
+        lambda: [data[0, 0] for _ in range(BATCH)],
+    ]
+    one, stored, dis, network, without, loading = interleaved(calls, bench.rounds(3))
+    reading = [a - b for a, b in zip(loading, without, strict=True)]
+    return [
+        Figure("motion loss, stored flow, of the step on one frame", ratios(stored, one), "x", budget=2.3),
+        Figure("motion loss, online DIS, of the step on one frame", ratios(dis, one), "x"),
+        Figure("motion loss, online FlowNet2, of the step on one frame", ratios(network, one), "x"),
+        Figure("online DIS, of the step with stored flow", ratios(dis, stored), "x"),
+        Figure("online FlowNet2, of the step with stored flow", ratios(network, stored), "x"),
+        Figure("reading stored flow, of the step with it", ratios(reading, stored, 100), "%"),
+    ]
+
+
+def _step(motion: MotionLoss | None, flow: FlowEstimator | None, batch: dict[str, Tensor]) -> Callable[[], None]:
+    """A training step on one batch, with a network of its own."""
+    torch.manual_seed(0)
+    student = build_model("psp18", classes=CLASSES).to(memory_format=torch.channels_last)
+    task: nn.Module = MotionTask(
+        student=student, segmentation_loss=segmentation_loss(Train(), CLASSES), motion_loss=motion, flow=flow
+    )
+    optimizer = torch.optim.SGD(parameter_groups(student, 0.01), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        task(batch)["loss"].backward()
+        optimizer.step()
+
+    return step
+
+
+def _random_flownet2(variant: str, folder: Path) -> Path:
+    torch.manual_seed(0)
+    path = folder / f"{variant}.pth.tar"
+    torch.save({"state_dict": VARIANTS[variant]().state_dict()}, path)
+    return path

@@ -1,0 +1,180 @@
+"""The training data set: a labelled frame, one of its neighbours, and the flow between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from etc.config import UserError
+from etc.data.frame_names import Layout, neighbour
+from etc.data.images import read_image
+from etc.data.labels import IGNORE, read_train_ids
+from etc.data.lists import Frame
+from etc.data.transform import ClipTransform, CropMap, crop_flow, crop_image, crop_label, crop_logits, padding_of
+
+Sample = dict[str, Tensor]
+# (path of frame t, path of frame k, height and width) -> flow t -> k, float32 [2, H, W]
+FlowReader = Callable[[Path, Path, tuple[int, int]], np.ndarray]
+
+
+class ClipDataset(Dataset):
+    """Samples of a frame t, a neighbour k and the flow t -> k, all through one random affine map.
+
+    Items are asked for by ``(epoch, index)``: every random number of a sample comes from ``(seed, epoch,
+    index)``, so that neither the number of workers nor a resumed run changes a sample.
+
+    Args:
+        frames: labelled or unlabelled frames.
+        offsets: for every frame the neighbours to draw from, in frames; an empty list makes a single.
+        data_root: folder that the frames are relative to.
+        layout: naming of the frames.
+        frame_step: difference of the numbers of consecutive frames.
+        transform: the random geometry.
+        label_table: stored label value -> train id, uint8 ``[256]``.
+        flow: reads or computes the flow of a pair; ``None``: the training step computes it from the crops.
+        with_neighbour: ``False`` leaves the neighbour out, with the same draws for everything else.
+        opposite: for every frame the offsets at which a third frame may lie, on the other side of the frame
+            than the neighbour and as far; ``None``: clips of two frames.
+        soft: reads a teacher's logits of a whole frame, float ``[K, h, w]``; ``None``: the step runs the teacher.
+        seed: seed of the draws.
+
+    A sample is ``{"image": [3,h,w], "label": int64 [h,w], "labelled": bool [], "neighbour": [3,h,w],
+    "flow": [2,h,w], "paired": bool [], "third": [3,h,w], "triple": bool []}``, and ``"soft"``, ``"soft_neighbour"``,
+    ``"soft_third"``, the teacher's logits for the crops, ``[K,h/8,w/8]``. Without neighbour ``paired`` is false and
+    its planes are 0, likewise ``triple`` and ``third``; ``flow`` is missing when the step computes it, and what
+    belongs to a frame that is not asked for is missing.
+    """
+
+    def __init__(
+        self,
+        frames: list[Frame],
+        offsets: list[list[int]],
+        *,
+        data_root: str | Path,
+        layout: Layout,
+        frame_step: int,
+        transform: ClipTransform,
+        label_table: np.ndarray,
+        flow: FlowReader | None,
+        with_neighbour: bool,
+        opposite: list[list[int]] | None = None,
+        soft: Callable[[Path], np.ndarray] | None = None,
+        seed: int,
+    ) -> None:
+        self.frames = frames
+        self.offsets = offsets
+        self.data_root = Path(data_root)
+        self.layout: Layout = layout
+        self.frame_step = frame_step
+        self.transform = transform
+        self.label_table = label_table
+        self.flow = flow
+        self.with_neighbour = with_neighbour
+        self.opposite = opposite
+        self.soft = soft
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def image_files(self) -> Iterator[Path]:
+        """Every frame that a sample may read; some come more than once."""
+        for index, frame in enumerate(self.frames):
+            path = self.data_root / frame.image
+            yield path
+            offsets = self.offsets[index] if self.with_neighbour else []
+            opposite = self.opposite[index] if self.opposite is not None else []
+            yield from (self._path_at(path, offset) for offset in {*offsets, *opposite})
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        rng = np.random.default_rng([self.seed, epoch, index])
+        frame, offsets = self.frames[index], self.offsets[index]
+        path = self.data_root / frame.image
+        image = read_image(path)
+        shape = image.shape[:2]
+        draw = rng.random()
+        crop = self.transform.draw(rng, *shape)
+        padding = padding_of(crop, shape)
+        if frame.label is None:
+            label = np.full(crop.size, IGNORE, np.int64)
+        else:
+            label = crop_label(read_train_ids(self.data_root / frame.label, self.label_table, shape), crop)
+        sample = {
+            "image": torch.from_numpy(crop_image(image, crop, padding)),
+            "label": torch.from_numpy(label),
+            "labelled": torch.tensor(frame.label is not None),
+        }
+        paths = {"soft": path}
+        if self.with_neighbour:
+            offset = offsets[int(draw * len(offsets))] if offsets else None
+            path_k = paths["soft_neighbour"] = self._path_at(path, offset)
+            sample |= {"paired": torch.tensor(offset is not None)}
+            sample |= {"neighbour": self._image_at(path_k, path, shape, crop, padding)}
+            if self.flow is not None:
+                flow = np.zeros((2, *shape), np.float32) if path_k is None else self.flow(path, path_k, shape)
+                sample["flow"] = torch.from_numpy(crop_flow(flow, crop))
+            if self.opposite is not None:
+                other = None if offset is None or -offset not in self.opposite[index] else -offset
+                path_o = paths["soft_third"] = self._path_at(path, other)
+                sample |= {"triple": torch.tensor(other is not None)}
+                sample |= {"third": self._image_at(path_o, path, shape, crop, padding)}
+        if self.soft is not None:
+            # A frame that there is not gets the logits of frame t, which nothing reads.
+            known = {name: self.soft(p or path) for name, p in paths.items()}
+            sample |= {name: torch.from_numpy(crop_logits(x, shape, crop)) for name, x in known.items()}
+        return sample
+
+    def _path_at(self, path: Path, offset: int | None) -> Path | None:
+        if offset is None:
+            return None
+        return neighbour(path, offset, layout=self.layout, frame_step=self.frame_step)
+
+    def _image_at(self, path: Path | None, path_t: Path, shape, crop: CropMap, padding: np.ndarray) -> Tensor:
+        """The crop of another frame of the clip, float32 ``[3, h, w]``; 0 where there is none."""
+        if path is None:
+            return torch.zeros(3, *crop.size)
+        image = read_image(path)
+        if image.shape[:2] != shape:
+            raise UserError(f"{path} and its neighbour {path_t.name} have different sizes")
+        return torch.from_numpy(crop_image(image, crop, padding))
+
+
+class EpochSampler(Sampler):
+    """Shuffled ``(epoch, index)`` keys of one process; the order depends on ``(seed, epoch)`` alone.
+
+    Args:
+        length: number of samples.
+        batch_size: samples a step and process; an incomplete last step is dropped.
+        seed: seed of the order.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, length: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+        if not self.steps:
+            raise UserError(f"{length} training samples do not fill one batch of {batch_size * world}")
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.length // (self.batch_size * self.world)
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        own = order[self.rank : self.steps * self.batch_size * self.world : self.world]
+        return iter([(self.epoch, int(index)) for index in own])

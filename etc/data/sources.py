@@ -1,0 +1,117 @@
+"""Which clips are scored: those of a list, of a folder or video that somebody gives, or of the published protocol."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from etc import distributed
+from etc.config import TOOLKIT, UserError
+from etc.config.schema import Settings
+from etc.data.frame_names import IMAGE_SUFFIXES, images_in
+from etc.data.images import write_png
+from etc.data.lists import Clip, Frame
+from etc.data.make_lists import official_clips
+from etc.data.video import LIST_SUFFIXES, open_source
+
+logger = logging.getLogger(__name__)
+
+# What the published protocol scores (all of it is the full set): clips, frames, pairs.
+CITYSCAPES = {"sampled": (108, 3240, 3132), "full": (500, 15000, 14500)}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Short words for the settings that say what to score."""
+    parser.add_argument("--frames", metavar="FOLDER|VIDEO", help="frames to score, without list files (TEST.frames)")
+    parser.add_argument("--predictions", metavar="FOLDER", help="PNGs of anybody's method (TEST.predictions)")
+    parser.add_argument("--allow-gaps", action="store_true", help="frames may lack a prediction (TEST.allow_gaps)")
+    parser.add_argument(
+        "--cityscapes",
+        choices=CITYSCAPES,
+        help="the clips of the published protocol: 108 sampled ones or all 500 (TEST.cityscapes)",
+    )
+
+
+def overrides_of(words: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """Settings file and overrides that the options stand for; what the user sets by name comes after them."""
+    config, overrides = words.config, []
+    if config is None and words.cityscapes:
+        config = str(TOOLKIT / "configs/cityscapes/pspnet18_flow.yaml")
+    elif config is None and words.frames:
+        # The embedded default is the synthetic world, which keeps flow of its own.
+        overrides += ["DATA.synthetic=false", "FLOW.name=dis"]
+    if config is None or words.cityscapes:
+        place = Path(words.predictions).resolve() if words.predictions else None
+        if place is not None:
+            overrides.append(f"TEST.save_folder=exp/eval_tc/{place.parent.name}_{place.name}")
+    for key in ("frames", "predictions", "cityscapes"):
+        if getattr(words, key):
+            overrides.append(f"TEST.{key}={getattr(words, key)}")
+    if words.allow_gaps:
+        overrides.append("TEST.allow_gaps=true")
+    return config, [*overrides, *words.overrides]
+
+
+def cityscapes_clips(root: str | Path, which: str) -> list[Clip]:
+    """The clips of the published protocol, ``sampled`` or ``full``; the frames need not be there yet.
+
+    Raises:
+        UserError: the clips are not as many, or not as long, as published: the name lists were changed.
+    """
+    clips = official_clips(root, which)
+    found = len(clips), sum(map(len, clips)), sum(len(clip) - 1 for clip in clips)
+    if found != CITYSCAPES[which]:
+        names = "{} clips, {} frames, {} pairs"
+        raise UserError(
+            f"TEST.cityscapes {which} is {names.format(*CITYSCAPES[which])}; data/lists/cityscapes gives "
+            f"{names.format(*found)}"
+        )
+    return clips
+
+
+def clips_of_frames(settings: Settings) -> list[Clip]:
+    """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, or a video file.
+
+    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames``.
+
+    Raises:
+        UserError: nothing there, no folder with two frames, or a file that is no video.
+    """
+    where = Path(settings.TEST.frames)
+    if not where.exists():
+        raise UserError(f"TEST.frames {where} does not exist: expected a folder of frames or a video file")
+    if where.is_file():
+        if where.suffix.lower() in IMAGE_SUFFIXES:
+            raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
+        if where.suffix.lower() in LIST_SUFFIXES:
+            raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
+        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames" / where.stem)
+    own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
+    clips = []
+    for name, folders, _ in os.walk(where.resolve(), followlinks=True):
+        folder = Path(name)
+        # Predictions that lie below the frames are no frames.
+        folders[:] = sorted(f for f in folders if (folder / f).resolve() not in own and not f.startswith("."))
+        images = images_in(folder)
+        if len(images) > 1:
+            clips.append([Frame(str(path)) for path in images])
+    if not clips:
+        raise UserError(f"TEST.frames {where} holds no folder with two images or more")
+    return clips
+
+
+def _unpacked(video: Path, folder: Path) -> Path:
+    """The frames of a video as files: flow is kept by frame, and a second run reads what the first one decoded."""
+    if distributed.rank() == 0 and not (folder.is_dir() and folder.stat().st_mtime >= video.stat().st_mtime):
+        building = folder.with_name(f"{folder.name}.building")
+        shutil.rmtree(building, ignore_errors=True)
+        logger.info("unpacking %s into %s (once)", video, folder)
+        for frame in open_source(str(video), data_root=".").frames:
+            write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+    distributed.barrier()
+    return folder

@@ -1,0 +1,135 @@
+"""Labelled frames: their confusion counts; and the predictions of frames as the Cityscapes test server takes them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from etc import distributed
+from etc.config import UserError, dump_settings
+from etc.config.schema import Settings
+from etc.data.frame_names import frame_number
+from etc.data.images import read_image, write_png
+from etc.data.labels import CITYSCAPES_LABEL_IDS, label_table, read_train_ids
+from etc.data.lists import Frame, check_files, read_frames
+from etc.data.training_list import labelled_frames, prepare
+from etc.evaluate.results import FrameScores
+from etc.metrics import confusion
+from etc.predict.predictor import Predictor, predictor_from
+from utils.files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+def score_frames(settings: Settings, export: str | Path | None = None) -> FrameScores:
+    """mIoU of the network in ``TEST.ckpt_path`` on ``TEST.test_list`` (or ``DATA.val_list``).
+
+    Args:
+        settings: the settings.
+        export: folder for the predictions of all frames, see :class:`LabelExport`; frames without label are then
+            predicted and not scored.
+
+    Returns:
+        The scores of the labelled frames, of which there may be none where predictions are exported.
+
+    Raises:
+        UserError: missing files, a checkpoint that does not fit, or an export that cannot be made; without
+            ``export`` also frames without label.
+    """
+    if export is None:
+        frames, writer = labelled_frames(settings, settings.TEST.test_list), None
+    else:
+        frames = _listed_frames(settings)
+        writer = LabelExport(export, frames, settings)
+    predictor = predictor_from(settings)
+    if writer is not None:
+        writer.start()
+    counts = confusion_of(predictor, frames, settings, desc="test", export=writer)
+    return FrameScores(counts, frames=sum(frame.label is not None for frame in frames), settings=settings)
+
+
+def confusion_of(
+    predictor: Predictor, frames: list[Frame], settings: Settings, *, desc: str, export: LabelExport | None = None
+) -> Tensor:
+    """Confusion counts, int64 ``[K, K]``, of a predictor over the labelled ones of some frames, of all processes.
+
+    Raises:
+        UserError: a frame or label that cannot be read, or does not fit.
+    """
+    data = settings.DATA
+    root, counts = Path(data.data_root), torch.zeros(data.classes, data.classes, dtype=torch.int64)
+    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    own = frames[distributed.rank() :: distributed.world_size()]
+    for frame in tqdm(own, desc=desc, unit="frame", leave=False, disable=distributed.rank() > 0):
+        image = read_image(root / frame.image)
+        label = None if frame.label is None else read_train_ids(root / frame.label, table, image.shape[:2])
+        prediction = predictor([image])[0]
+        if export is not None:
+            export.write(frame, prediction)
+        if label is not None:
+            counts += confusion(prediction, label, data.classes)
+    return distributed.sum_counts(counts)
+
+
+class LabelExport:
+    """Writes predictions as the Cityscapes test server takes them.
+
+    One 8-bit PNG of label ids a frame, named ``<city>_<sequence>_<frame>_pred_labelIds.png``, of the frame's own size;
+    ``settings.yaml`` stands beside them.
+
+    Args:
+        folder: where they go; no PNG may lie there, as it could be another network's.
+        frames: the frames to come.
+        settings: the settings.
+
+    Raises:
+        UserError: classes that are not those of Cityscapes, frames that are not named as Cityscapes names them, two
+            frames of one name, or a folder with PNG files.
+
+    Source: cityscapesScripts, evalPixelLevelSemanticLabeling.py, ``getPrediction``.
+    """
+
+    def __init__(self, folder: str | Path, frames: list[Frame], settings: Settings) -> None:
+        self.folder, self.settings = Path(folder), settings
+        self.label_ids = np.array(CITYSCAPES_LABEL_IDS, np.uint8)
+        if settings.DATA.label_map != "cityscapes":
+            raise UserError("--export writes Cityscapes label ids, it needs DATA.label_map cityscapes")
+        self.names: dict[str, str] = {}
+        for frame in frames:
+            if frame_number(frame.image, "cityscapes") is None:
+                raise UserError(f"--export: {frame.image} is not named <city>_<sequence>_<frame>_leftImg8bit")
+            name = Path(frame.image).stem.removesuffix("_leftImg8bit")
+            first = self.names.setdefault(name, frame.image)
+            if first != frame.image:
+                raise UserError(f"--export: {first} and {frame.image} would have the same file")
+        there = sum(1 for _ in self.folder.rglob("*.png"))
+        if there:
+            raise UserError(f"--export {folder} holds {there} PNG files already: give a new folder")
+
+    def start(self) -> None:
+        """Write the settings; all processes have looked into the folder before the first one fills it."""
+        distributed.barrier()
+        if distributed.rank() == 0:
+            write_text(self.folder / "settings.yaml", dump_settings(self.settings))
+
+    def write(self, frame: Frame, ids: np.ndarray) -> None:
+        """Write the prediction of a frame, train ids, uint8 ``[H, W]``."""
+        name = Path(frame.image).stem.removesuffix("_leftImg8bit")
+        write_png(self.folder / f"{name}_pred_labelIds.png", self.label_ids[ids])
+
+
+def _listed_frames(settings: Settings) -> list[Frame]:
+    """The frames to test, with or without label, all files checked."""
+    prepare(settings)
+    path = settings.TEST.test_list or settings.DATA.val_list
+    frames = read_frames(path)
+    check_files(frames, settings.DATA.data_root, source=path)
+    bare = sum(frame.label is None for frame in frames)
+    if bare:
+        logger.info("%s: %d of %d frames have no label and are predicted, not scored", path, bare, len(frames))
+    return frames

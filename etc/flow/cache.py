@@ -1,0 +1,114 @@
+"""Flow between two frames that are known by their files: the data set's own, or computed once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from etc.config import UserError
+from etc.data.frame_names import folder_key
+from etc.data.images import read_image
+from etc.flow.estimators import FlowEstimator
+from etc.flow.files import data_set_flow, read_flow, write_kitti
+
+
+class FlowOfPairs:
+    """Flow between two frames that are known by their files.
+
+    ``stored`` reads the data set's files; every other estimator computes a pair once and keeps it in the
+    store, one KITTI PNG a pair under ``<store>/<estimator key>/<width>x<height>/``. A file there that is damaged,
+    foreign, or older than its frames is computed again.
+
+    Args:
+        estimator: from :func:`build_flow`.
+        store: folder of computed flow.
+    """
+
+    def __init__(self, estimator: FlowEstimator, store: str | Path) -> None:
+        self.estimator = estimator
+        self.store = Path(store)
+
+    def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
+        """Flow t -> k, float32 ``[2, H, W]``; ``shape`` is the frames' height and width."""
+        return self.with_validity(path_t, path_k, shape)[0]
+
+    def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The flow, and where the data set says that it is valid (``None``: an estimator's flow).
+
+        Raises:
+            UserError: ``stored`` and no flow file, a flow of another size than the frames, or frames that cannot
+                be read, have another size than ``shape``, or are too small for the estimator.
+        """
+        if self.estimator.name == "stored":
+            return self._of_data_set(path_t, path_k, shape)
+        path = self.path(path_t, path_k, shape)
+        kept = self.kept(path_t, path_k, shape)
+        if kept is None:
+            pair = [read_image(p) for p in (path_t, path_k)]
+            for frame, image in zip((path_t, path_k), pair, strict=True):
+                if image.shape[:2] != tuple(shape):
+                    height, width = image.shape[:2]
+                    raise UserError(f"{frame} is {width}x{height}, its flow is wanted at {shape[1]}x{shape[0]}")
+            write_kitti(path, self.compute(path_t, path_k, *pair))
+            # Read back, so that the first use and every later one give the same numbers.
+            kept = read_flow(path)[0]
+        return kept, None
+
+    def available(self, path_t: Path, path_k: Path) -> bool:
+        """Whether the flow of a pair can be had: an estimator gives any, a data set what it keeps."""
+        return self.estimator.name != "stored" or data_set_flow(path_t, path_k) is not None
+
+    def path(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> Path:
+        """Where the flow of a pair is kept."""
+        return (
+            self.store
+            / self.estimator.key
+            / f"{shape[1]}x{shape[0]}"
+            / folder_key(path_t)
+            / f"{path_t.stem}__{path_k.stem}.png"
+        )
+
+    def kept(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray | None:
+        """The flow of a pair from the store; ``None`` where it must be computed."""
+        path = self.path(path_t, path_k, shape)
+        try:
+            # Frames that were rendered or extracted anew under their old names have another flow.
+            if path.stat().st_mtime_ns < max(path_t.stat().st_mtime_ns, path_k.stat().st_mtime_ns):
+                return None
+            flow, _ = read_flow(path)
+        except (OSError, UserError):
+            return None
+        return flow if flow.shape[1:] == tuple(shape) else None
+
+    def compute(self, path_t: Path, path_k: Path, image_t: np.ndarray, image_k: np.ndarray) -> np.ndarray:
+        """The flow of a pair that is read already, RGB uint8 ``[H, W, 3]``; it is not written.
+
+        Raises:
+            UserError: frames of different sizes or too small, or an estimator that gives another size.
+        """
+        name, shape = self.estimator.name, image_t.shape[:2]
+        pair = [torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (image_t, image_k)]
+        try:
+            flow = self.estimator.estimate(*pair)
+        except ValueError as error:
+            raise UserError(f"FLOW.name {name}, {path_t} to {path_k.name}: {error}") from None
+        if flow.shape != (1, 2, *shape):
+            raise UserError(f"FLOW.name {name} gave a flow {tuple(flow.shape)} for frames of {shape}")
+        if not flow.isfinite().all():
+            raise UserError(f"FLOW.name {name} gave a flow that is not finite for {path_t} to {path_k.name}")
+        return flow[0].float().cpu().numpy()
+
+    @staticmethod
+    def _of_data_set(path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        path = data_set_flow(path_t, path_k)
+        if path is None:
+            raise UserError(f"FLOW.name stored: no flow file beside {path_t} for {path_k.name}")
+        flow, valid = read_flow(path)
+        if flow.shape[1:] != tuple(shape):
+            raise UserError(f"{path}: flow is {flow.shape[2]}x{flow.shape[1]}, its frames are {shape[1]}x{shape[0]}")
+        if not np.isfinite(flow).all():
+            raise UserError(f"{path}: the flow is not finite")
+        # A .flo marks what is unknown, not what is occluded: when it marks nothing, it says nothing.
+        return flow, None if path.suffix == ".flo" and valid.all() else valid

@@ -1,0 +1,300 @@
+"""Optical flow estimators behind one interface: ``estimate(rgb_t, rgb_k)`` takes RGB in 0..255, gives pixels t -> k.
+
+``etc/flow/cache.py`` stands on top: it knows frames by their files, and computes a pair once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from etc.config import UserError
+from etc.data.transform import MEAN, STD
+from etc.weights import how_to_get, sha256_of
+from flownet import VARIANTS, load_flownet2
+
+RAFT_NAMES = ("raft_small", "raft_large")
+
+_PRESETS = {
+    "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
+    "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
+    "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
+}
+
+
+class FlowEstimator(Protocol):
+    """What every estimator offers.
+
+    Attributes:
+        name: as given to :func:`build_flow`.
+        key: name and identity of the weights; two estimators with equal keys give equal flow.
+    """
+
+    name: str
+    key: str
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """Flow from t to k, float32 ``[N, 2, H, W]`` in pixels; images float ``[N, 3, H, W]``, RGB 0..255.
+
+        Raises:
+            ValueError: the shapes differ or cannot be handled.
+        """
+
+
+def build_flow(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    preset: Literal["ultrafast", "fast", "medium"] = "medium",
+    device: str | torch.device = "cpu",
+    normalized: bool = False,
+    scale: float = 1.0,
+) -> FlowEstimator:
+    """Build an estimator.
+
+    Args:
+        name: ``dis``, ``raft_small``, ``raft_large``, ``flownet2`` and its variants ``flownet2-c``, ``-s``, ``-sd``,
+            ``-cs`` and ``-css``, ``stored``, or ``package.module:factory`` (a function without arguments that
+            returns an object with ``estimate``).
+        weights: weight file; RAFT without one downloads torchvision's (hash-checked), FlowNet2 needs one.
+        preset: of ``dis``.
+        device: where networks run.
+        normalized: the published code's two mistakes: mean/std-normalised images instead of 0..255, and
+            FlowNet2's vectors not scaled along when images are resized to multiples of 64.
+        scale: in (0, 1]; images are reduced by it before the estimation, for those too large for the memory.
+
+    Raises:
+        UserError: an unknown name, weights that are missing or do not fit, or a scale that cannot be used.
+    """
+    if name == "dis":
+        estimator: FlowEstimator = DisFlow(preset=preset)
+    elif name in RAFT_NAMES:
+        estimator = RaftFlow(name, weights=weights, device=device)
+    elif name in VARIANTS:
+        resize_mode: Literal["scaled", "published"] = "published" if normalized else "scaled"
+        estimator = FlowNet2Flow(name, weights=weights, device=device, resize_mode=resize_mode)
+    elif name == "stored":
+        estimator = StoredFlow()
+    elif ":" in name:
+        estimator = _imported(name)
+    else:
+        known = ", ".join(("dis", *RAFT_NAMES, *VARIANTS, "stored", "package.module:factory"))
+        raise UserError(f"FLOW.name {name!r} is none of {known}")
+    if scale != 1:
+        estimator = ScaledFlow(estimator, scale=scale)
+    return NormalizedInput(estimator) if normalized else estimator
+
+
+class DisFlow:
+    """OpenCV's DIS optical flow: fast, on the CPU, no weights."""
+
+    name = "dis"
+
+    def __init__(self, *, preset: str = "medium") -> None:
+        if preset not in _PRESETS:
+            raise UserError(f"dis has no preset {preset!r}: expected one of {', '.join(_PRESETS)}")
+        self.preset = _PRESETS[preset]
+        self.key = f"dis-{preset}"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`; any size: sides are padded to at least 96."""
+        _check_images(rgb_t, rgb_k, smallest=16)
+        height, width = rgb_t.shape[-2:]
+        # OpenCV chooses the pyramid of smaller images by their width alone, and crashes on 16 x 300 pixels.
+        pair = [_padded(x, max(96, height), max(96, width)) for x in (rgb_t, rgb_k)]
+        # A new solver a call: OpenCV's holds buffers of the last size and is not safe between threads.
+        solver = cv2.DISOpticalFlow_create(self.preset)
+        flows = [solver.calc(_gray(t), _gray(k), None)[:height, :width] for t, k in zip(*pair, strict=True)]
+        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(rgb_t.device)
+
+
+class RaftFlow:
+    """RAFT of torchvision."""
+
+    def __init__(self, name: str, *, weights: str | Path | None, device: str | torch.device) -> None:
+        from torchvision.models import optical_flow
+
+        default = {"raft_small": "Raft_Small_Weights", "raft_large": "Raft_Large_Weights"}[name]
+        self.name = name
+        self.network = getattr(optical_flow, name)()
+        if weights is None:
+            source = getattr(optical_flow, default).DEFAULT
+            state = _download(name, source)
+            self.key = f"{name}-{source.name.lower()}"
+        else:
+            state = _read_weights(name, weights)
+            self.key = f"{name}-{sha256_of(weights)[:12]}"
+        try:
+            self.network.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise UserError(f"FLOW.weights: {weights} does not fit {name}: {reason}") from None
+        self.network.eval().requires_grad_(False).to(device)
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`; any size: both sides are padded to a multiple of 8, at least 128."""
+        _check_images(rgb_t, rgb_k, smallest=16)
+        height, width = rgb_t.shape[-2:]
+        size = [max(128, -(-side // 8) * 8) for side in (height, width)]
+        pair = [_padded(x.float() / 127.5 - 1, *size) for x in (rgb_t, rgb_k)]
+        return _run(self.network, *pair)[-1][..., :height, :width].to(rgb_t.device)
+
+
+class FlowNet2Flow:
+    """FlowNet2 and its variants, with the published weights.
+
+    Args:
+        name: ``flownet2``, ``flownet2-c``, ``-s``, ``-sd``, ``-cs`` or ``-css``.
+        weights: the published checkpoint.
+        device: where it runs.
+        resize_mode: see :class:`flownet.FlowNet2`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: str | Path | None,
+        device: str | torch.device,
+        resize_mode: Literal["scaled", "published"],
+    ) -> None:
+        if weights is None:
+            raise UserError(f"FLOW.name {name} needs its weights in FLOW.weights. {how_to_get(name)}")
+        try:
+            self.network = load_flownet2(weights, variant=name, resize_mode=resize_mode)
+        except FileNotFoundError:
+            raise UserError(f"FLOW.weights: {weights} does not exist. {how_to_get(name)}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"FLOW.weights: {error}") from None
+        self.name = name
+        self.key = f"{name}-{sha256_of(weights)[:12]}"
+        self.network.requires_grad_(False).to(device)
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`; sides of at least 64."""
+        _check_images(rgb_t, rgb_k, smallest=64)
+        return _run(self.network, rgb_t.float(), rgb_k.float()).to(rgb_t.device)
+
+
+class StoredFlow:
+    """The flow that the data set itself keeps beside its frames; it is found by file name, not by pixels."""
+
+    name = "stored"
+    key = "stored"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """Always an error: pixels do not tell which file to read."""
+        raise UserError("FLOW.name stored reads flow files by frame name; it cannot estimate flow from pixels")
+
+
+class ScaledFlow:
+    """Estimates on reduced images: memory and time shrink with the square of ``scale``, small things are lost.
+
+    Args:
+        estimator: what works on the reduced images.
+        scale: above 0, at most 1.
+    """
+
+    def __init__(self, estimator: FlowEstimator, *, scale: float) -> None:
+        if not 0 < scale <= 1:
+            raise UserError(f"FLOW.scale {scale} is not in (0, 1]")
+        if estimator.name == "stored":
+            raise UserError(f"FLOW.scale {scale} is for estimators: FLOW.name stored reads flow as it is")
+        self.estimator, self.scale = estimator, scale
+        self.name = estimator.name
+        self.key = f"{estimator.key}-x{scale}"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`; the reduced images must be large enough for the estimator."""
+        _check_images(rgb_t, rgb_k, smallest=1)
+        height, width = rgb_t.shape[-2:]
+        size = [max(1, round(side * self.scale)) for side in (height, width)]
+        pair = [F.interpolate(x.float(), size, mode="bilinear", antialias=True) for x in (rgb_t, rgb_k)]
+        flow = F.interpolate(self.estimator.estimate(*pair), (height, width), mode="bilinear")
+        # By the true ratio of each side: rounded sizes are not reduced by the scale exactly.
+        return flow * flow.new_tensor([width / size[1], height / size[0]]).view(1, 2, 1, 1)
+
+
+class NormalizedInput:
+    """Feeds an estimator mean/std-normalised images: 58 times too little contrast, as published."""
+
+    def __init__(self, estimator: FlowEstimator) -> None:
+        self.estimator = estimator
+        self.name = estimator.name
+        self.key = f"{estimator.key}-normalized"
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`."""
+        mean, std = (torch.from_numpy(x).to(rgb_t.device).view(1, 3, 1, 1) for x in (MEAN, STD))
+        return self.estimator.estimate((rgb_t - mean) / std, (rgb_k - mean) / std)
+
+
+def _padded(image: Tensor, height: int, width: int) -> Tensor:
+    """The image continued to the right and down by its border pixels."""
+    return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
+
+
+def _gray(rgb: Tensor) -> np.ndarray:
+    pixels = rgb.detach().clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+
+
+def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
+    if rgb_t.shape != rgb_k.shape or rgb_t.ndim != 4 or rgb_t.shape[1] != 3:
+        raise ValueError(f"expected two [N, 3, H, W] images, got {tuple(rgb_t.shape)} and {tuple(rgb_k.shape)}")
+    if min(rgb_t.shape[-2:]) < smallest:
+        raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} at least")
+
+
+def _read_weights(name: str, path: str | Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"FLOW.weights: {path} does not exist. {how_to_get(name)}") from None
+    except OSError as error:
+        raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror or error}") from None
+    except Exception:  # torch.load raises many kinds for files that are no weights
+        state = None
+    if not isinstance(state, dict):
+        raise UserError(f"FLOW.weights: {path} is not a file of weights")
+    return state
+
+
+def _download(name: str, source) -> dict[str, Tensor]:
+    try:
+        return source.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights of {name} could not be downloaded ({error}); fetch the file by hand and give it as "
+            f"FLOW.weights. {how_to_get(name)}"
+        ) from None
+
+
+def _imported(name: str) -> FlowEstimator:
+    module, _, factory = name.partition(":")
+    try:
+        estimator = getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"FLOW.name {name}: {error}") from None
+    if not callable(getattr(estimator, "estimate", None)):
+        raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
+    for attribute in ("name", "key"):
+        if not hasattr(estimator, attribute):
+            setattr(estimator, attribute, name.replace(":", "."))
+    return estimator
+
+
+@torch.no_grad()
+def _run(network: nn.Module, image_t: Tensor, image_k: Tensor) -> Any:
+    """A network on its own device. No inference mode: autograd could not save its flow for the motion loss."""
+    device = next(network.parameters()).device
+    # Half precision has no room for displacements of 100 pixels and fractions of them.
+    with torch.autocast(device.type, enabled=False):
+        return network(image_t.to(device), image_k.to(device))

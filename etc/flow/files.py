@@ -1,0 +1,110 @@
+"""Optical flow on disk: Middlebury ``.flo``, KITTI 16-bit PNG, and where a data set keeps its own flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from etc.config import UserError
+from etc.data.frame_names import IMAGE_SUFFIXES
+from etc.data.images import read_png16, write_png
+from utils.files import write_bytes
+
+_FLO_MAGIC = np.float32(202021.25)
+KITTI_REACH = 511.0  # pixels; larger vectors do not fit the 16 bits
+
+
+def read_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read ``.flo`` or KITTI ``.png``.
+
+    Returns:
+        Flow, float32 ``[2, H, W]`` in pixels (x right, y down), and where it is valid, bool ``[H, W]``.
+
+    Raises:
+        UserError: the file is missing, truncated or of another kind.
+    """
+    path = Path(path)
+    if path.suffix == ".flo":
+        flow = _read_flo(path)
+        # Middlebury marks unknown flow by values above 1e9.
+        return flow, (np.abs(flow) < 1e9).all(axis=0)
+    if path.suffix == ".png":
+        stored = read_png16(path)
+        flow = (stored[:, :, :2].astype(np.float32) - 2**15) / 64
+        return np.ascontiguousarray(flow.transpose(2, 0, 1)), stored[:, :, 2] > 0
+    raise UserError(f"{path}: flow files are .flo or KITTI .png")
+
+
+def write_flo(path: str | Path, flow: np.ndarray) -> None:
+    """Write float32 ``[2, H, W]`` as ``.flo``, atomically."""
+    height, width = flow.shape[1:]
+    head = _FLO_MAGIC.tobytes() + np.array([width, height], "<i4").tobytes()
+    write_bytes(path, head + flow.transpose(1, 2, 0).astype("<f4").tobytes())
+
+
+def write_kitti(path: str | Path, flow: np.ndarray, valid: np.ndarray | None = None) -> None:
+    """Write float32 ``[2, H, W]`` as KITTI PNG (steps of 1/64 px), atomically; vectors too long are invalid."""
+    fits = (np.abs(flow) <= KITTI_REACH).all(axis=0)
+    stored = np.empty((*flow.shape[1:], 3), np.uint16)
+    bounded = np.nan_to_num(np.clip(flow, -KITTI_REACH, KITTI_REACH))
+    # Rounded before the offset is added: float32 has no room for both the offset and the half step.
+    stored[:, :, :2] = (np.rint(bounded * 64) + 2**15).transpose(1, 2, 0)
+    stored[:, :, 2] = fits if valid is None else fits & valid
+    write_png(path, stored)
+
+
+def data_set_flow(image_t: Path, image_k: Path) -> Path | None:
+    """The flow file that a data set keeps for a frame pair, or ``None``.
+
+    It lies beside the frames: in the parallel folder ``flow`` of ``leftImg8bit`` (Cityscapes layout) or in
+    the folder ``flow`` inside the frames' own, named ``{frame t}_to_{number of frame k}_flow`` with ``.png``
+    (KITTI) or ``.flo``.
+    """
+    stem_t, stem_k = (path.stem.removesuffix("_leftImg8bit") for path in (image_t, image_k))
+    parts = list(image_t.parent.parts)
+    if "leftImg8bit" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("leftImg8bit")] = "flow"
+        folder = Path(*parts)
+    else:
+        folder = image_t.parent / "flow"
+    for suffix in (".png", ".flo"):
+        path = folder / f"{stem_t}_to_{stem_k.rpartition('_')[2]}_flow{suffix}"
+        if path.is_file():
+            return path
+    return None
+
+
+def frames_of_flow(path: Path) -> tuple[Path, Path] | None:
+    """The frames t and k whose flow a file holds, by the naming of :func:`data_set_flow`; ``None`` without frames."""
+    stem_t, _, rest = path.stem.rpartition("_to_")
+    head, underscore, _ = stem_t.rpartition("_")
+    stem_k = head + underscore + rest.removesuffix("_flow")
+    parts, tail = list(path.parent.parts), ""
+    if not stem_t or "flow" not in parts:
+        return None
+    index = len(parts) - 1 - parts[::-1].index("flow")
+    parallel = [*parts[:index], "leftImg8bit", *parts[index + 1 :]]
+    if Path(*parallel).is_dir():
+        folder, tail = Path(*parallel), "_leftImg8bit"
+    else:
+        folder = path.parent.parent
+    for suffix in IMAGE_SUFFIXES:
+        frames = folder / f"{stem_t}{tail}{suffix}", folder / f"{stem_k}{tail}{suffix}"
+        if all(frame.is_file() for frame in frames):
+            return frames
+    return None
+
+
+def _read_flo(path: Path) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) < 12 or np.frombuffer(data[:4], "<f4")[0] != _FLO_MAGIC:
+        raise UserError(f"{path} is not a .flo file")
+    width, height = (int(n) for n in np.frombuffer(data[4:12], "<i4"))
+    if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
+        raise UserError(f"{path} is truncated: {len(data)} bytes for a flow of {width}x{height}")
+    planes = np.frombuffer(data[12:], "<f4").reshape(height, width, 2)
+    return np.ascontiguousarray(planes.transpose(2, 0, 1), dtype=np.float32)

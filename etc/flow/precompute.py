@@ -1,0 +1,94 @@
+"""Fills the flow store ahead of a training or a scoring, on the GPU where there is one, in any number of processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import closing
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from etc import distributed
+from etc.config.schema import Settings
+from etc.data.images import read_image
+from etc.data.training_list import clips_to_score, flow_of_pairs, training_pairs
+from etc.flow.cache import FlowOfPairs
+from etc.flow.files import write_kitti
+from utils.threads import TaskQueue, ordered_map
+
+logger = logging.getLogger(__name__)
+
+Purpose = Literal["train", "clips"]
+FramePair = tuple[Path, Path]
+
+READERS = WRITERS = 2  # threads; they wait for the estimator on a CPU, and keep up with it on a GPU
+AHEAD = 4
+
+
+def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
+    """The pairs t, k whose flow t -> k is needed, each once, all files checked.
+
+    Args:
+        settings: name the lists, the layout and the neighbours.
+        purpose: ``train``: each frame of ``DATA.train_list`` with every neighbour that may be drawn;
+            ``clips``: consecutive frames of ``DATA.clip_list``, forward and backward.
+
+    Raises:
+        UserError: missing lists or files.
+    """
+    if purpose == "train":
+        return list(dict.fromkeys(training_pairs(settings)))
+    root = Path(settings.DATA.data_root)
+    forward = [(root / a.image, root / b.image) for clip in clips_to_score(settings) for a, b in pairwise(clip)]
+    both = (pair for t, k in forward for pair in ((t, k), (k, t)))
+    return list(dict.fromkeys(both))
+
+
+def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | torch.device = "cpu") -> tuple[int, int]:
+    """Compute what the store lacks; a run that was cut off goes on where it stopped.
+
+    Processes started by torchrun share the pairs.
+
+    Args:
+        settings: the estimator and the store (``FLOW``), and see :func:`frame_pairs`.
+        purposes: what the flow is for.
+        device: where networks run; the store does not depend on it.
+
+    Returns:
+        Pairs computed, and pairs that were in the store already, over all processes.
+
+    Raises:
+        UserError: missing files, damaged frames, frames that the estimator cannot take, or ``FLOW.name stored``.
+    """
+    purposes = list(purposes)
+    if "train" in purposes and settings.FLOW.source == "online":
+        logger.warning("FLOW.source online: the training will compute its flow in every step and not read this one")
+    flow = flow_of_pairs(settings, device)
+    pairs = list(dict.fromkeys(pair for purpose in purposes for pair in frame_pairs(settings, purpose)))
+    own = pairs[distributed.rank() :: distributed.world_size()]
+    computed = 0
+    images = ordered_map(partial(_images_to_do, flow), own, workers=READERS, ahead=AHEAD)
+    bar = tqdm(total=len(own), desc=f"flow {flow.estimator.key}", unit="pair", disable=distributed.rank() > 0)
+    with bar, closing(images), TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
+        for pair, todo in zip(own, images, strict=True):
+            if todo is not None:
+                path = flow.path(*pair, todo[0].shape[:2])
+                writers.put(write_kitti, path, flow.compute(*pair, *todo))
+                computed += 1
+            bar.update()
+    total, kept = distributed.sum_counts(torch.tensor([computed, len(own) - computed])).tolist()
+    return total, kept
+
+
+def _images_to_do(flow: FlowOfPairs, pair: FramePair) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both frames, RGB uint8 ``[H, W, 3]``; ``None`` where their flow is in the store."""
+    image_t = read_image(pair[0])
+    if flow.kept(*pair, image_t.shape[:2]) is not None:
+        return None
+    return image_t, read_image(pair[1])

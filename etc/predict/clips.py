@@ -1,0 +1,269 @@
+"""Predictions of the clips to be scored, as label maps, colour pictures and videos; finished files are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from etc import distributed
+from etc.config import UserError, dump_settings, find_file
+from etc.config.schema import Settings
+from etc.data.images import PNG_END, read_image, read_label, write_png
+from etc.data.labels import read_colors
+from etc.data.lists import prediction_names
+from etc.data.training_list import clips_to_score
+from etc.data.video import AHEAD, DECODERS, Mp4Writer
+from etc.display.drawing import colorize, overlay
+from etc.predict.predictor import Predictor, predictor_from
+from etc.weights import sha256_of
+from utils.files import write_text
+from utils.threads import TaskQueue, ordered_map
+
+PARTS = ("gray", "color", "mp4")
+WRITERS = min(4, os.cpu_count() or 1)
+
+
+class Files(NamedTuple):
+    """The frame and its predictions."""
+
+    image: Path
+    gray: Path
+    color: Path
+
+    def done(self) -> bool:
+        """Whether both predictions are there, to the last byte, and not older than the frame."""
+        return all(_ends_as_png(file) and not _older(file, self.image) for file in (self.gray, self.color))
+
+
+class ClipFiles(NamedTuple):
+    """A clip and its video."""
+
+    frames: list[Files]
+    video: Path
+
+    def done(self) -> bool:
+        return self.video.is_file() and all(files.done() for files in self.frames)
+
+
+class Loaded(NamedTuple):
+    """A frame, RGB uint8 ``[H, W, 3]``, and its prediction, uint8 ``[H, W]``, where it was there already."""
+
+    files: Files
+    rgb: np.ndarray
+    ids: np.ndarray | None
+
+
+class Generated(NamedTuple):
+    """What a run did: frames predicted and kept, seconds inside the network and in all."""
+
+    predicted: int
+    skipped: int
+    network_seconds: float
+    seconds: float
+
+    def __str__(self) -> str:
+        text = f"{self.predicted} frames predicted"
+        if self.skipped:
+            text += f", {self.skipped} skipped (already there)"
+        if self.predicted:
+            network, whole = (self.predicted / max(s, 1e-9) for s in (self.network_seconds, self.seconds))
+            text += f"; network alone {network:.2f} FPS, end to end {whole:.2f} FPS"
+        return text
+
+
+def generate(settings: Settings, *, overwrite: bool = False) -> Generated:
+    """Predict every frame of ``DATA.clip_list`` into ``<TEST.save_folder>/video``.
+
+    Writes ``gray/<name>.png`` (train ids), ``color/<name>.png``, ``mp4/<first frame>.mp4`` (colours over the frames),
+    ``settings.yaml`` and ``source.json``, which says what the predictions were made with. Frames whose files are
+    complete are kept. Processes started by torchrun share the clips.
+
+    Args:
+        settings: the settings.
+        overwrite: remove all predictions in the folder first.
+
+    Raises:
+        UserError: missing or broken files; a checkpoint or palette that does not fit; predictions in the folder that
+            were made with something else, unless ``overwrite``. What was written by then is complete.
+    """
+    clips = clips_to_score(settings)
+    palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+    folder = Path(settings.TEST.save_folder) / "video"
+    plan = _plan(clips, Path(settings.DATA.data_root), folder)
+    predictor = predictor_from(settings)
+    claim(folder, source_note(settings), settings, parts=PARTS, overwrite=overwrite)
+    own = plan[distributed.rank() :: distributed.world_size()]
+    rest = [clip for clip in own if not clip.done()]
+    kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
+    start = time.perf_counter()
+    predicted, reread = _predict_clips(rest, predictor, palette, settings)
+    seconds = time.perf_counter() - start
+    return Generated(predicted, kept + reread, predictor.network_seconds, seconds)
+
+
+def source_note(settings: Settings) -> dict[str, Any]:
+    """What predictions depend on: checkpoint, palette, data and the settings of the predictor."""
+    data, test = settings.DATA, settings.TEST
+    note = {
+        "checkpoint_sha256": sha256_of(test.ckpt_path),
+        "colors_sha256": sha256_of(find_file(data.colors_path)),
+        "data_root": data.data_root,
+        "network": settings.TRAIN.network,
+        "classes": data.classes,
+        "mode": test.mode,
+        "scales": test.scales,
+        "flip": test.flip,
+        "base_size": test.base_size,
+    }
+    if test.mode == "slide":
+        note |= {"window": [test.test_h, test.test_w], "overlap": test.overlap}
+    return note
+
+
+def _plan(clips, data_root: Path, folder: Path) -> list[ClipFiles]:
+    names = iter(prediction_names([frame for clip in clips for frame in clip]))
+    plan = []
+    for clip in clips:
+        own = [next(names) for _ in clip]
+        frames = [
+            Files(data_root / frame.image, folder / "gray" / f"{name}.png", folder / "color" / f"{name}.png")
+            for frame, name in zip(clip, own, strict=True)
+        ]
+        plan.append(ClipFiles(frames, folder / "mp4" / f"{own[0]}.mp4"))
+    return plan
+
+
+def claim(
+    folder: Path, note: dict[str, Any], settings: Settings, *, parts: tuple[str, ...], overwrite: bool = False
+) -> None:
+    """Make sure that what a folder of predictions holds was made with the same things, and write down which.
+
+    Writes ``source.json``, the note, and ``settings.yaml``.
+
+    Args:
+        folder: the folder.
+        note: what its predictions depend on.
+        settings: the effective settings.
+        parts: its sub-folders with predictions.
+        overwrite: empty these, instead of refusing what does not belong here.
+
+    Raises:
+        UserError: predictions of another or an unknown origin.
+    """
+    note_file, filled = folder / "source.json", [folder / part for part in parts]
+    if not overwrite and any(part.is_dir() and any(part.iterdir()) for part in filled):
+        old = _read_note(note_file)
+        differing = [key for key in note | old if note.get(key) != old.get(key)]
+        if differing:
+            what = f"with another {', '.join(differing)}" if old else "by something that left no source.json"
+            raise UserError(
+                f"{folder} holds predictions made {what}: use --overwrite to replace them, or another folder"
+            )
+    # All processes have looked before the first one changes anything, and none starts before that is done.
+    distributed.barrier()
+    if distributed.rank() == 0:
+        if overwrite:
+            for part in filled:
+                shutil.rmtree(part, ignore_errors=True)
+        write_text(folder / "settings.yaml", dump_settings(settings))
+        write_text(note_file, json.dumps(note, indent=1) + "\n")
+    distributed.barrier()
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _predict_clips(
+    clips: list[ClipFiles], predictor: Predictor, palette: np.ndarray, settings: Settings
+) -> tuple[int, int]:
+    """Decode ahead, predict, write behind; returns how many frames were predicted and how many read again."""
+    predicted = reread = 0
+    files = [frame for clip in clips for frame in clip.frames]
+    with ExitStack() as stack:
+        # Videos close behind the network's back, in the queue; after an error none of them must appear.
+        videos = stack.enter_context(ExitStack())
+        pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
+        encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
+        loaded = stack.enter_context(closing(ordered_map(_load, files, workers=DECODERS, ahead=AHEAD)))
+        bar = stack.enter_context(tqdm(total=len(files), desc="predict", unit="frame", disable=distributed.rank() > 0))
+        for clip in clips:
+            video = Mp4Writer(clip.video, settings.TEST.fps)
+            videos.callback(video.discard)
+            for frames in _batches(loaded, len(clip.frames), settings.TEST.batch_size_gen):
+                todo = [frame for frame in frames if frame.ids is None]
+                ids = iter(predictor([frame.rgb for frame in todo]) if todo else ())
+                for frame in frames:
+                    if frame.ids is None:
+                        frame = frame._replace(ids=next(ids))
+                        pictures.put(_write_pictures, frame, palette)
+                    encoder.put(encode_overlay, video, frame.rgb, frame.ids, palette)
+                predicted, reread = predicted + len(todo), reread + len(frames) - len(todo)
+                bar.update(len(frames))
+            encoder.put(video.close)
+    return predicted, reread
+
+
+def _batches(loaded: Iterator[Loaded], count: int, size: int) -> Iterator[list[Loaded]]:
+    """The next ``count`` frames, a clip, in groups of ``size``.
+
+    Raises:
+        UserError: frames of different sizes.
+    """
+    shape = None
+    for start in range(0, count, size):
+        frames = [next(loaded) for _ in range(min(size, count - start))]
+        for frame in frames:
+            shape = shape or frame.rgb.shape
+            if frame.rgb.shape != shape:
+                got, expected = (f"{w}x{h}" for h, w, _ in (frame.rgb.shape, shape))
+                raise UserError(f"{frame.files.image} is {got}, the clip's first frame is {expected}")
+        yield frames
+
+
+def _load(files: Files) -> Loaded:
+    rgb = read_image(files.image)
+    if not files.done():
+        return Loaded(files, rgb, None)
+    try:
+        ids = read_label(files.gray)
+    except UserError:  # not ours, or damaged: predicted again
+        return Loaded(files, rgb, None)
+    return Loaded(files, rgb, ids if ids.shape == rgb.shape[:2] else None)
+
+
+def _write_pictures(frame: Loaded, palette: np.ndarray) -> None:
+    write_png(frame.files.gray, frame.ids)
+    write_png(frame.files.color, colorize(frame.ids, palette))
+
+
+def encode_overlay(video: Mp4Writer, rgb: np.ndarray, ids: np.ndarray, palette: np.ndarray) -> None:
+    """Add a frame with the colours of its classes to a video; arguments as :func:`etc.display.drawing.overlay`."""
+    video.write(overlay(rgb, ids, palette))
+
+
+def _older(file: Path, image: Path) -> bool:
+    """Whether a frame was rendered or extracted anew, under its old name, after its prediction."""
+    return image.is_file() and file.stat().st_mtime_ns < image.stat().st_mtime_ns
+
+
+def _ends_as_png(path: Path) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(-len(PNG_END), os.SEEK_END)
+            return stream.read() == PNG_END
+    except OSError:
+        return False

@@ -1,0 +1,220 @@
+"""Frames in, label maps out: whole image or sliding window, several scales, mirrored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from etc.config import UserError
+from etc.config.schema import Settings
+from etc.data.transform import MEAN, STD
+from etc.networks import device_of, trained_network
+
+
+def predictor_from(
+    settings: Settings, *, network: nn.Module | None = None, device: torch.device | None = None
+) -> Predictor:
+    """The predictor that section ``TEST`` describes.
+
+    Args:
+        settings: the settings.
+        network: a network at hand; ``None`` loads ``TEST.ckpt_path``.
+        device: where ``network`` lies; ``None`` is the device of the settings.
+
+    Raises:
+        UserError: as :func:`etc.networks.trained_network`.
+    """
+    test = settings.TEST
+    return Predictor(
+        trained_network(settings) if network is None else network,
+        classes=settings.DATA.classes,
+        device=device_of(settings) if device is None else device,
+        mode=test.mode,
+        window=(test.test_h, test.test_w),
+        overlap=test.overlap,
+        scales=test.scales,
+        flip=test.flip,
+        base_size=test.base_size,
+    )
+
+
+class Predictor:
+    """Predicts frames with a per-frame network.
+
+    With one scale, no flip and no window, a prediction is the argmax of the network's logits, resized to the
+    frame where ``base_size`` asks for another size. Otherwise class probabilities are averaged as semseg does:
+    the frame is scaled, probabilities are averaged with those of the mirrored frame, summed over windows and
+    divided by how many windows cover a pixel, resized to the frame, and averaged over scales.
+
+    Args:
+        network: its evaluation output is logits, float ``[N, classes, H, W]`` at the size of its input. It is put
+            into eval mode.
+        classes: number of classes K, at most 255.
+        device: where the network lies.
+        mode: ``"whole"`` image or sliding window (``"slide"``).
+        window: height and width of the window; a frame that is smaller is padded with the mean colour.
+        overlap: share of the window that neighbouring windows overlap, in [0, 1).
+        scales: factors on ``base_size``.
+        flip: average with the mirrored frame.
+        base_size: long side, in pixels, that scale 1 stands for; 0 is the frame's own.
+
+    Attributes:
+        network_seconds: time spent inside the network since construction.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: int,
+        device: torch.device | str,
+        mode: Literal["whole", "slide"] = "whole",
+        window: tuple[int, int] = (769, 769),
+        overlap: float = 1 / 3,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        base_size: int = 0,
+    ) -> None:
+        if not 1 <= classes <= 255:
+            raise ValueError(f"classes is {classes}, expected 1..255: predictions are 8-bit")
+        if mode not in ("whole", "slide"):
+            raise ValueError(f"mode is {mode!r}, expected 'whole' or 'slide'")
+        if min(window) < 1 or not 0 <= overlap < 1:
+            raise ValueError(f"window {window} with overlap {overlap}: expected a size >= 1 and 0 <= overlap < 1")
+        if not scales or min(scales) <= 0 or base_size < 0:
+            raise ValueError(f"scales {list(scales)} of base_size {base_size}: expected scales > 0 and a size >= 0")
+        self.network = network.eval()
+        self.classes = classes
+        self.device = torch.device(device)
+        self.mode = mode
+        self.window = window
+        self.overlap = overlap
+        self.scales = tuple(scales)
+        self.flip = flip
+        self.base_size = base_size
+        self.network_seconds = 0.0
+        self._mean, self._std = (torch.from_numpy(x).to(self.device).view(1, 3, 1, 1) for x in (MEAN, STD))
+
+    @torch.inference_mode()
+    def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """Predict frames of one size.
+
+        Args:
+            frames: RGB uint8 ``[H, W, 3]``.
+
+        Returns:
+            Train ids, uint8 ``[N, H, W]``.
+
+        Raises:
+            ValueError: no frame, another dtype or shape, or frames of different sizes.
+            UserError: the network's output is not what ``classes`` and the frames ask for.
+        """
+        images = self._images(frames)
+        averaged = self.mode == "slide" or len(self.scales) > 1 or self.flip
+        values = self._average(images) if averaged else self._resized_logits(images)
+        ids = np.empty((len(frames), *images.shape[-2:]), np.uint8)
+        for out, value in zip(ids, values, strict=True):
+            # One frame at a time: argmax gives int64, eight times the size of what is kept.
+            out[:] = value.argmax(0).to(torch.uint8).cpu().numpy()
+        return ids
+
+    @torch.inference_mode()
+    def probabilities(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Class probabilities of frames of one size, float32 ``[N, K, H, W]`` on the predictor's device.
+
+        Their argmax is what calling the predictor gives. Arguments and errors as there.
+        """
+        images = self._images(frames)
+        if self.mode == "slide" or len(self.scales) > 1 or self.flip:
+            return self._average(images)
+        return self._resized_logits(images).float().softmax(1)
+
+    def _images(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Normalised float ``[N, 3, H, W]``, channels last as the frames are."""
+        shapes = {(frame.shape, frame.dtype.name) for frame in frames}
+        shape, dtype = next(iter(shapes), ((), ""))
+        if len(shapes) != 1 or len(shape) != 3 or shape[2] != 3 or dtype != "uint8":
+            raise ValueError(f"expected RGB uint8 frames [H, W, 3] of one size, got {sorted(shapes)}")
+        pixels = torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2)
+        return pixels.float().sub_(self._mean).div_(self._std)
+
+    def _resized_logits(self, images: Tensor) -> Tensor:
+        size = tuple(images.shape[-2:])
+        return _resize(self._logits(_resize(images, self._scaled(size, self.scales[0]))), size)
+
+    def _average(self, images: Tensor) -> Tensor:
+        size = tuple(images.shape[-2:])
+        view = self._windows if self.mode == "slide" else self._softmax
+        total = None
+        for scale in self.scales:
+            part = _resize(view(_resize(images, self._scaled(size, scale))), size)
+            total = part if total is None else total.add_(part)
+        return total.div_(len(self.scales))
+
+    def _scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
+        """Height and width of a frame at a scale; the long side is rounded first, as semseg does."""
+        longest = max(size)
+        long_side = round(scale * (self.base_size or longest))
+        return max(1, round(size[0] * long_side / longest)), max(1, round(size[1] * long_side / longest))
+
+    def _windows(self, images: Tensor) -> Tensor:
+        """Probabilities averaged over the windows of a sliding window."""
+        height, width = images.shape[-2:]
+        window_h, window_w = self.window
+        lack_h, lack_w = max(window_h - height, 0), max(window_w - width, 0)
+        top, left = lack_h // 2, lack_w // 2
+        # Zero is the mean colour of a normalised image.
+        padded = F.pad(images, (left, lack_w - left, top, lack_h - top))
+        total = padded.new_zeros(len(images), self.classes, *padded.shape[-2:])
+        count = padded.new_zeros(padded.shape[-2:])
+        for y in window_starts(padded.shape[-2], window_h, self.overlap):
+            for x in window_starts(padded.shape[-1], window_w, self.overlap):
+                rows, columns = slice(y, y + window_h), slice(x, x + window_w)
+                total[..., rows, columns] += self._softmax(padded[..., rows, columns])
+                count[rows, columns] += 1
+        return total.div_(count)[..., top : top + height, left : left + width]
+
+    def _softmax(self, images: Tensor) -> Tensor:
+        probabilities = self._logits(images).float().softmax(1)
+        if self.flip:
+            mirrored = self._logits(images.flip(3)).float().softmax(1)
+            probabilities = probabilities.add_(mirrored.flip(3)).div_(2)
+        return probabilities
+
+    def _logits(self, images: Tensor) -> Tensor:
+        start = self._clock()
+        logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        self.network_seconds += self._clock() - start
+        expected = (len(images), self.classes, *images.shape[-2:])
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise UserError(f"the network returned {got}, expected logits {list(expected)} [N, classes, H, W]")
+        return logits
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """Where windows start on an axis of ``length >= window`` pixels; the last one ends at the border."""
+    # The small number undoes what 1 - 1/3 rounds up: 2/3 of 3 pixels are 2.
+    stride = max(1, math.ceil(window * (1 - overlap) - 1e-6))
+    steps = math.ceil((length - window) / stride)
+    return [min(step * stride, length - window) for step in range(steps + 1)]
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with half-pixel centres, as ``cv2.resize``."""
+    return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)

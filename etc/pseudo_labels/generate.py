@@ -1,0 +1,323 @@
+"""Labels for unlabelled video: what a teacher is sure of, per class, and what its neighbouring frames confirm.
+
+Two passes. The first predicts every frame once, keeps class and confidence of each pixel on disk and counts
+confidences into one histogram a class; the second drops what is not sure enough. Memory does not grow with the number
+of frames, and other thresholds need no second prediction. Processes started by torchrun share the frames.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from etc import distributed
+from etc.config import UserError
+from etc.config.schema import Settings
+from etc.data.frame_names import images_in, neighbour
+from etc.data.images import read_image, read_png16, write_png
+from etc.data.labels import CITYSCAPES_LABEL_IDS, IGNORE, label_table, read_train_ids
+from etc.data.lists import Frame, check_files, format_frames, prediction_names, read_frames
+from etc.data.training_list import flow_of_pairs, prepare
+from etc.data.video import AHEAD, DECODERS
+from etc.flow.cache import FlowOfPairs
+from etc.metrics import confusion
+from etc.networks import device_of
+from etc.predict.clips import WRITERS, claim, source_note
+from etc.predict.predictor import Predictor, predictor_from
+from etc.pseudo_labels.selection import LEVELS, STEPS, Choice, Neighbour, confidence_levels, confirmed, least_levels
+from utils.threads import TaskQueue, ordered_map
+
+LIST_FILE = "train.lst"
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What was made.
+
+    Attributes:
+        frames: the frames, each with its own label where it has one.
+        raw: the file of the teacher's prediction of each frame, see :func:`read_teacher`.
+        labels: the file of the pseudo labels of each frame.
+        filled: bool ``[N]``, whether a frame has any label left.
+        predicted, kept: pixels that the teacher gave to each class, and those that kept it; int64 ``[K]``.
+        least: the least confidence of each class, float64 ``[K]``.
+        before, after: confusion counts against the frames' own labels, int64 ``[K, K]``.
+    """
+
+    frames: list[Frame]
+    raw: list[Path]
+    labels: list[Path]
+    filled: Tensor
+    predicted: Tensor
+    kept: Tensor
+    least: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def make_pseudo_labels(
+    settings: Settings, choice: Choice, frames: list[Frame], out: str | Path, *, overwrite: bool = False
+) -> PseudoLabels:
+    """Write ``labels/<name>.png`` of every frame into a folder, in the encoding that ``DATA.label_map`` reads.
+
+    The teacher is ``TEST.ckpt_path`` with all that section TEST says of prediction. Its predictions are kept in
+    ``teacher``: a run that was cut off, or one with another choice, predicts only what is missing there. Pixels that
+    are not kept are 255.
+
+    Args:
+        settings: the settings.
+        choice: which labels are kept.
+        frames: see :func:`video_frames`; labels of theirs are only compared with.
+        out: the folder.
+        overwrite: throw away predictions of another teacher in ``out``.
+
+    Raises:
+        UserError: a choice that makes no sense, frames or a checkpoint that cannot be read, predictions of another
+            teacher in ``out``, or no flow for ``temporal``.
+    """
+    choice.check()
+    out, plan = Path(out), _plan(settings, frames, Path(out), temporal=choice.temporal)
+    flow = flow_of_pairs(settings, device_of(settings)) if choice.temporal else None
+    if flow is not None:
+        _check_flow(flow, plan)
+    predictor = predictor_from(settings)
+    note = {key: value for key, value in source_note(settings).items() if not key.startswith("colors")}
+    claim(out / "teacher", note, settings, parts=("raw",), overwrite=overwrite)
+    if distributed.rank() == 0:
+        # It comes back when all labels are there: a run that is cut off leaves no list of labels of two kinds.
+        (out / LIST_FILE).unlink(missing_ok=True)
+    # Neighbours in one process: their flow is asked for twice.
+    start, stop = (len(frames) * (distributed.rank() + i) // distributed.world_size() for i in (0, 1))
+    # All predictions are there when the sum is: the neighbours of a frame may be another process's.
+    histogram = distributed.sum_counts(_teach(predictor, plan, range(start, stop)))
+    least = least_levels(histogram, choice)
+    result = _filter(settings, plan, least, flow, range(start, stop))
+    filled, kept, before, after = (distributed.sum_counts(counts) for counts in result)
+    confidences = 1 - torch.exp2(-least.double() / STEPS)
+    return PseudoLabels(frames, plan.raw, plan.labels, filled > 0, histogram.sum(1), kept, confidences, before, after)
+
+
+def video_frames(settings: Settings, source: str | None = None) -> list[Frame]:
+    """The frames to label, all files checked.
+
+    Args:
+        settings: the settings.
+        source: a list file, or a folder of frames; ``None``: the video around the frames of ``DATA.train_list``, as far
+            as it lies on disk.
+
+    Returns:
+        Frames with paths as a list has them; their labels where the list or, by its naming, Cityscapes has them.
+
+    Raises:
+        UserError: a missing list, folder or file.
+    """
+    prepare(settings)
+    root = Path(settings.DATA.data_root)
+    if source is None:
+        listed = read_frames(settings.DATA.train_list)
+        check_files(listed, root, source=settings.DATA.train_list)
+        frames = _around(listed, settings)
+    elif Path(source).is_dir():
+        frames = [Frame(_below(path, root)) for path in images_in(Path(source))]
+        if not frames:
+            raise UserError(f"{source} holds no image")
+    else:
+        frames = read_frames(source)
+    frames = list({frame.image: frame for frame in frames}.values())
+    if settings.DATA.label_map == "cityscapes":
+        frames = [frame if frame.label else frame._replace(label=_cityscapes_label(frame, root)) for frame in frames]
+    check_files(frames, root, source=source or settings.DATA.train_list)
+    return frames
+
+
+def training_list(made: PseudoLabels, settings: Settings, *, keep_listed: bool) -> str:
+    """The text of a list file to train on; frames without any label left are not in it.
+
+    Args:
+        made: the labels.
+        settings: name the folder that the list is relative to.
+        keep_listed: frames that have a label in ``DATA.train_list`` are listed with that one.
+
+    Raises:
+        UserError: a path with white space.
+    """
+    listed = read_frames(settings.DATA.train_list) if keep_listed else []
+    known = {frame.image: frame for frame in listed if frame.label is not None}
+    root, frames = Path(settings.DATA.data_root), []
+    for frame, label, filled in zip(made.frames, made.labels, made.filled.tolist(), strict=True):
+        if frame.image in known:
+            frames.append(known[frame.image])
+        elif filled:
+            frames.append(Frame(frame.image, _below(label, root)))
+    return format_frames(frames)
+
+
+class _Plan(NamedTuple):
+    """Of each frame: the list entry, its file, that of the teacher's prediction, that of the pseudo labels, and which
+    of the frames are its neighbours."""
+
+    frames: list[Frame]
+    images: list[Path]
+    raw: list[Path]
+    labels: list[Path]
+    near: list[list[int]]
+
+
+def _plan(settings: Settings, frames: list[Frame], out: Path, *, temporal: bool) -> _Plan:
+    data, names = settings.DATA, prediction_names(frames)
+    images = [Path(data.data_root) / frame.image for frame in frames]
+    near: list[list[int]] = [[] for _ in frames]
+    if temporal:
+        index = {image: i for i, image in enumerate(images)}
+        for image, own in zip(images, near, strict=True):
+            paths = [neighbour(image, o, layout=data.layout, frame_step=data.frame_step) for o in (-1, 1)]
+            own += [index[path] for path in paths if path in index]
+        if not any(near):
+            raise UserError("--temporal: no two of the frames follow each other (DATA.layout, DATA.frame_step)")
+    raw, labels = ([out / folder / f"{name}.png" for name in names] for folder in ("teacher/raw", "labels"))
+    # What a list cannot hold is said before the work, not after it.
+    format_frames(
+        Frame(frame.image, _below(path, Path(data.data_root))) for frame, path in zip(frames, labels, strict=True)
+    )
+    return _Plan(frames, images, raw, labels, near)
+
+
+def _check_flow(flow: FlowOfPairs, plan: _Plan) -> None:
+    pairs = [(plan.images[i], plan.images[k]) for i, near in enumerate(plan.near) for k in near]
+    missing = [pair for pair in pairs if not flow.available(*pair)]
+    if missing:
+        raise UserError(
+            f"--temporal with FLOW.name stored: {len(missing)} of {len(pairs)} frame pairs have no flow file, the "
+            f"first is {missing[0][0]} to {missing[0][1].name}; FLOW.name dis computes flow"
+        )
+
+
+def _teach(predictor: Predictor, plan: _Plan, own: range) -> Tensor:
+    """Predict what is missing and count confidences, int64 ``[K, LEVELS]``."""
+    histogram = torch.zeros(predictor.classes * LEVELS, dtype=torch.int64)
+    loaded = ordered_map(lambda i: _load(plan.images[i], plan.raw[i]), own, workers=DECODERS, ahead=AHEAD)
+    bar = tqdm(total=len(own), desc="teacher", unit="frame", disable=distributed.rank() > 0)
+    with bar, closing(loaded), TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
+        for index, (rgb, prediction) in zip(own, loaded, strict=True):
+            if prediction is None:
+                best, ids = predictor.probabilities([rgb])[0].max(0)
+                planes = [ids, confidence_levels(1 - best), torch.zeros_like(ids)]
+                prediction = torch.stack(planes, -1).cpu().numpy().astype(np.uint16)
+                writers.put(write_png, plan.raw[index], prediction)
+            ids, levels = _planes(prediction, plan.raw[index], predictor.classes)
+            histogram += torch.bincount((ids.long() * LEVELS + levels).flatten(), minlength=len(histogram))
+            bar.update()
+    return histogram.view(predictor.classes, LEVELS)
+
+
+def _load(image: Path, raw: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A frame, and its prediction where it is there, of the frame's size, and not older than the frame."""
+    rgb = read_image(image)
+    try:
+        if raw.stat().st_mtime_ns < image.stat().st_mtime_ns:
+            return rgb, None
+        kept = read_png16(raw)
+    except (OSError, UserError):  # missing or damaged: predicted again
+        return rgb, None
+    return rgb, kept if kept.shape == rgb.shape else None
+
+
+def read_teacher(raw: Path, classes: int) -> tuple[Tensor, Tensor]:
+    """A prediction of the teacher as it is kept: train ids, uint8 ``[H, W]``, and confidence levels, int64 ``[H, W]``.
+
+    Raises:
+        UserError: the file is missing, damaged or something else.
+    """
+    return _planes(read_png16(raw), raw, classes)
+
+
+def _planes(stored: np.ndarray, raw: Path, classes: int) -> tuple[Tensor, Tensor]:
+    ids, levels = stored[..., 0], stored[..., 1]
+    if ids.max() >= classes or levels.max() >= LEVELS:
+        raise UserError(f"{raw} is no prediction of this teacher: delete it")
+    return torch.from_numpy(ids.astype(np.uint8)), torch.from_numpy(levels.astype(np.int64))
+
+
+def _filter(
+    settings: Settings, plan: _Plan, least: Tensor, flow: FlowOfPairs | None, own: range
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Write the labels that are kept; gives which frames have any, pixels kept, and both confusion counts."""
+    data = settings.DATA
+    classes, root = data.classes, Path(data.data_root)
+    table, encoded = label_table(data.label_map, classes, settings.TRAIN.ignore_label), _encoding(data.label_map)
+    filled, kept = torch.zeros(len(plan.frames), dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
+    before, after = torch.zeros(2, classes, classes, dtype=torch.int64)
+    ignored = torch.tensor(IGNORE, dtype=torch.uint8)
+    with TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
+        for index in tqdm(own, desc="filter", unit="frame", disable=distributed.rank() > 0):
+            ids, levels = read_teacher(plan.raw[index], classes)
+            keep = levels >= least[ids.long()]
+            if flow is not None:
+                keep &= confirmed(ids, _beside(plan, index, ids.shape, flow, settings), classes)
+            writers.put(write_png, plan.labels[index], encoded[torch.where(keep, ids, ignored).numpy()])
+            kept += torch.bincount(ids[keep], minlength=classes)
+            filled[index] = keep.any()
+            label = plan.frames[index].label
+            if label is not None:
+                truth = torch.from_numpy(read_train_ids(root / label, table, ids.shape))
+                before += confusion(ids, truth, classes)
+                after += confusion(ids, torch.where(keep, truth, ignored), classes)
+    return filled, kept, before, after
+
+
+def _beside(plan: _Plan, index: int, shape: tuple[int, int], flow: FlowOfPairs, settings: Settings) -> list[Neighbour]:
+    neighbours, image = [], plan.images[index]
+    for k in plan.near[index]:
+        forward, visible = flow.with_validity(image, plan.images[k], shape)
+        backward = None
+        if settings.FLOW.occlusion and visible is None and flow.available(plan.images[k], image):
+            backward = torch.from_numpy(flow(plan.images[k], image, shape))
+        seen = torch.from_numpy(visible) if settings.FLOW.occlusion and visible is not None else None
+        ids, _ = read_teacher(plan.raw[k], settings.DATA.classes)
+        neighbours.append(Neighbour(ids, torch.from_numpy(forward), backward, seen))
+    return neighbours
+
+
+def _encoding(label_map: str) -> np.ndarray:
+    """Train id -> the value that stands for it in label files, uint8 ``[256]``; what is no class stays 255."""
+    values = np.arange(256, dtype=np.uint8)
+    if label_map == "cityscapes":
+        values[:] = IGNORE
+        values[: len(CITYSCAPES_LABEL_IDS)] = CITYSCAPES_LABEL_IDS
+    return values
+
+
+def _around(listed: list[Frame], settings: Settings) -> list[Frame]:
+    """Listed frames and those before and after them, as far as they lie on disk without a gap."""
+    data = settings.DATA
+    found = {frame.image: frame for frame in listed}
+    for frame in listed:
+        for step in (-1, 1):
+            path: Path | None = Path(data.data_root) / frame.image
+            while (path := neighbour(path, step, layout=data.layout, frame_step=data.frame_step)) and path.is_file():
+                image = Path(frame.image).with_name(path.name).as_posix()
+                if image in found:
+                    break
+                found[image] = Frame(image)
+    return [found[image] for image in sorted(found)]
+
+
+def _cityscapes_label(frame: Frame, root: Path) -> str | None:
+    """The label that Cityscapes has for a frame, if it has one."""
+    path = Path(frame.image)
+    folders = ["gtFine" if part in ("leftImg8bit", "leftImg8bit_sequence") else part for part in path.parent.parts]
+    label = Path(*folders) / f"{path.stem.removesuffix('_leftImg8bit')}_gtFine_labelIds.png"
+    return label.as_posix() if "gtFine" in folders and (root / label).is_file() else None
+
+
+def _below(path: Path, root: Path) -> str:
+    """A path as a list has it. The folders are resolved: the data set may be a link, and .. leads out of its target."""
+    return Path(os.path.relpath(path.parent.resolve() / path.name, root.resolve())).as_posix()

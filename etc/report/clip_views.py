@@ -1,0 +1,307 @@
+"""What a clip looks like under several runs: videos, where labels change along the motion, the worst moments."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+
+from etc.config import UserError
+from etc.config.schema import Settings
+from etc.data.images import read_image, write_png
+from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
+from etc.data.lists import Clip
+from etc.data.training_list import clips_to_score
+from etc.data.video import Mp4Writer
+from etc.display.drawing import colorize, overlay, side_by_side
+from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
+from etc.evaluate.clips import views_of
+from etc.evaluate.prediction_files import Predictions
+from etc.evaluate.tables import percent
+from etc.metrics.warping import labels_along
+from etc.networks import device_of
+from etc.report.runs import Run
+
+PANEL_WIDTH = 512  # pixels: smaller frames are enlarged by a whole factor, larger ones reduced
+STRENGTH = 0.7  # of the class colours over the frame
+HEAT_FULL = 0.5  # share of changes that is drawn brightest
+_CHANGED = (255, 45, 85)
+
+
+class Moment(NamedTuple):
+    """A pair of frames that is the worst of some runs, and how each run looks there.
+
+    Attributes:
+        t: index of the first frame in the clip.
+        following: index of the second one.
+        worst_of: names of the runs whose least consistent pair it is.
+        consistency: strict TC of the pair, one a run.
+        frame: RGB uint8.
+        panels: for each run its prediction of both frames, and what changed between them, RGB uint8.
+    """
+
+    t: int
+    following: int
+    worst_of: list[str]
+    consistency: list[float]
+    frame: np.ndarray
+    panels: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """A clip under several runs.
+
+    Attributes:
+        name: the clip's, as in the results.
+        length: frames of the clip.
+        start: first frame of the part that is shown.
+        count: frames that are shown.
+        stride: distance of the frames of a pair.
+        pairs: strict TC of every pair of the clip, one list a run.
+        videos: caption and mp4 file: the frames, the labels where all have one, the runs.
+        frame: first frame shown, RGB uint8.
+        heat: for each run the picture of its changes, and the share of changed pixels.
+        moments: the worst moments, in the order of time.
+    """
+
+    name: str
+    length: int
+    start: int
+    count: int
+    stride: int
+    pairs: list[list[float]]
+    videos: list[tuple[str, bytes]]
+    frame: np.ndarray
+    heat: list[tuple[np.ndarray, float]]
+    moments: list[Moment]
+
+
+def clips_to_show(runs: list[Run], limit: int) -> list[int]:
+    """The clips with the lowest TC, averaged over the runs, in the order of the list; at most ``limit``."""
+    mean = np.mean([[clip["strict"] for clip in run.tc["clips"]] for run in runs], axis=0)
+    # A clip on which nothing was counted has no figure; it is not the one to look at.
+    return sorted(np.argsort(np.nan_to_num(mean, nan=math.inf), kind="stable")[:limit].tolist())
+
+
+def worst_moments(pairs: list[list[float]], names: list[str]) -> dict[int, list[str]]:
+    """The least consistent pair of each run: index of its first frame -> the runs whose worst it is."""
+    found: dict[int, list[str]] = {}
+    for name, own in zip(names, pairs, strict=True):
+        if not np.isnan(own).all():
+            found.setdefault(int(np.nanargmin(own)), []).append(name)
+    return dict(sorted(found.items()))
+
+
+def part_to_show(length: int, moments: dict[int, list[str]], limit: int) -> range:
+    """At most ``limit`` frames of a clip, around the first of its worst moments."""
+    middle = next(iter(moments), 0)
+    start = min(max(0, middle - limit // 2), max(0, length - limit))
+    return range(start, min(length, start + limit))
+
+
+class ClipViewer:
+    """Makes :class:`ClipView` of the clips that some runs were scored on.
+
+    Args:
+        runs: the runs.
+        settings: data, flow and palette.
+
+    Raises:
+        UserError: missing lists or frames, or runs of other clips than those of the list.
+    """
+
+    def __init__(self, runs: list[Run], settings: Settings) -> None:
+        self.runs, self.settings = runs, settings
+        self.clips = clips_to_score(settings)
+        scored = len(runs[0].tc["clips"])
+        if scored != len(self.clips):
+            raise UserError(f"{runs[0].folder} scored {scored} clips, DATA.clip_list has {len(self.clips)}")
+        view = views_of(settings, device_of(settings))[0]
+        self.flow, self.stride = view.flow, view.stride
+        for what, own, scored in (
+            ("flow", self.flow.estimator.key, runs[0].tc["flow"]),
+            ("TEST.strides", self.stride, runs[0].tc["stride"]),
+        ):
+            if own != scored:
+                raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
+        self._predictions = {run.name: _predictions_of(run, settings, self.clips) for run in runs}
+        self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+
+    def view(self, index: int, frames: int) -> ClipView:
+        """A clip, with at most this many frames as video and as flicker.
+
+        Raises:
+            UserError: frames, predictions or flow that cannot be read.
+        """
+        clip, runs = self.clips[index], self.runs
+        pairs = [run.tc["clips"][index]["pairs"] for run in runs]
+        moments = worst_moments(pairs, [run.name for run in runs])
+        part = part_to_show(len(clip), moments, frames)
+        return ClipView(
+            name=runs[0].tc["clips"][index]["clip"],
+            length=len(clip),
+            start=part.start,
+            count=len(part),
+            stride=self.stride,
+            pairs=pairs,
+            videos=self._videos(index, part),
+            frame=fitted(self.image(index, part.start)),
+            heat=[self._heat(run, index, part) for run in runs],
+            moments=[self._moment(index, t, names) for t, names in moments.items()],
+        )
+
+    def image(self, index: int, t: int) -> np.ndarray:
+        """Frame t of a clip, RGB uint8."""
+        return read_image(Path(self.settings.DATA.data_root) / self.clips[index][t].image)
+
+    def prediction(self, run: Run, index: int, t: int) -> np.ndarray:
+        """A run's prediction of frame t of a clip, uint8 ``[H, W]``; where there is none, no pixel has a class."""
+        predictions = self._predictions[run.name]
+        file = predictions.files[index][t]
+        if file is None:
+            return np.full(self.image(index, t).shape[:2], IGNORE, np.uint8)
+        return predictions.read(file)
+
+    def changes(self, run: Run, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """As :func:`label_changes`, for the pair of a clip that begins with frame t."""
+        ends = (t, t + self.stride)
+        before, after = (self.prediction(run, index, i) for i in ends)
+        pair = [Path(self.settings.DATA.data_root) / self.clips[index][i].image for i in ends]
+        flow = flow_of_pair(self.flow, *pair, before.shape, occlusion=self.settings.FLOW.occlusion)
+        return label_changes(before, after, flow)
+
+    def flicker(self, run: Run, index: int, part: range) -> tuple[np.ndarray, float]:
+        """Share of the pairs in which each pixel's label changes, float ``[H, W]``, and that of all counted pixels."""
+        changed, counted, pixels = np.zeros(self.image(index, part.start).shape[:2]), 0, 0
+        pairs = part[: -self.stride]
+        for t in pairs:
+            own, seen = self.changes(run, index, t)
+            changed, counted, pixels = changed + own, counted + seen.sum(), pixels + own.sum()
+        return changed / max(1, len(pairs)), float(pixels / counted) if counted else math.nan
+
+    def _heat(self, run: Run, index: int, part: range) -> tuple[np.ndarray, float]:
+        share, overall = self.flicker(run, index, part)
+        return fitted(heat(share)), overall
+
+    def _videos(self, index: int, part: range) -> list[tuple[str, bytes]]:
+        clip = self.clips[index]
+        captions = ["frames", *(run.name for run in self.runs)]
+        labelled = all(clip[t].label is not None for t in part)
+        if labelled:
+            captions.insert(1, "ground truth")
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / f"{i}.mp4" for i in range(len(captions))]
+            with ExitStack() as stack:
+                # A key frame every half second or so, so that the slider answers at once.
+                writers = [stack.enter_context(Mp4Writer(f, self.settings.TEST.fps, crf=24, gop=10)) for f in files]
+                for t in part:
+                    rgb = self.image(index, t)
+                    maps = [self._label(clip, t, rgb.shape[:2])] if labelled else []
+                    maps += [self.prediction(run, index, t) for run in self.runs]
+                    pictures = [rgb, *(overlay(rgb, ids, self.palette, STRENGTH) for ids in maps)]
+                    for writer, picture in zip(writers, pictures, strict=True):
+                        writer.write(fitted(picture))
+            return [(caption, file.read_bytes()) for caption, file in zip(captions, files, strict=True)]
+
+    def _label(self, clip: Clip, t: int, shape: tuple[int, int]) -> np.ndarray:
+        data = self.settings.DATA
+        table = label_table(data.label_map, data.classes, self.settings.TRAIN.ignore_label)
+        return read_train_ids(Path(data.data_root) / clip[t].label, table, shape)
+
+    def _moment(self, index: int, t: int, worst_of: list[str]) -> Moment:
+        ends = (t, t + self.stride)
+        frames = [self.image(index, i) for i in ends]
+        panels = []
+        for run in self.runs:
+            maps = [self.prediction(run, index, i) for i in ends]
+            both = [overlay(f, ids, self.palette, STRENGTH) for f, ids in zip(frames, maps, strict=True)]
+            changed, _ = self.changes(run, index, t)
+            panels.append((fitted(both[0]), fitted(both[1]), fitted(marked(frames[0], changed))))
+        consistency = [run.tc["clips"][index]["pairs"][t] for run in self.runs]
+        return Moment(*ends, worst_of, consistency, fitted(frames[0]), panels)
+
+
+def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predictions:
+    """Those that the run was scored on, read as they were read then."""
+    own, test = run.settings.TEST, settings.TEST
+    kind = run.tc["predictions"]["ids"]
+    change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
+    test = test.model_copy(update={**change, "save_folder": str(run.folder)})
+    return Predictions(settings.model_copy(update={"TEST": test}), clips)
+
+
+def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tuple[np.ndarray, np.ndarray]:
+    """Where the label of a pixel differs from that of the pixel it moves to, by the rules of strict TC.
+
+    Args:
+        before: ids of frame t, uint8 ``[H, W]``; 255 has no label.
+        after: ids of frame t+1, same shape.
+        flow: from t to t+1, and what is known of occlusion.
+
+    Returns:
+        Two bool ``[H, W]``: what changes, and what counts (visible in both frames, with a label in both).
+    """
+    backward = None if flow.backward is None else torch.from_numpy(flow.backward)
+    (warped,) = labels_along(
+        [torch.from_numpy(after)], [torch.from_numpy(flow.forward)], [backward], uncounted=IGNORE
+    ).numpy()
+    counted = (before != IGNORE) & (warped != IGNORE)
+    if flow.valid is not None:
+        counted &= flow.valid
+    return counted & (before != warped), counted
+
+
+def write_pictures(viewer: ClipViewer, folder: Path) -> tuple[Path, Path]:
+    """The clip on which the runs are least consistent: a side-by-side video and a picture of the flicker.
+
+    Returns:
+        The paths of the video and of the picture.
+    """
+    runs = viewer.runs
+    (index,) = clips_to_show(runs, 1)
+    part = range(len(viewer.clips[index]))
+    video, picture = folder / "side_by_side.mp4", folder / "flicker.png"
+    with Mp4Writer(video, viewer.settings.TEST.fps) as writer:
+        for t in part:
+            panels = [("frame", viewer.image(index, t))]
+            panels += [(run.name, colorize(viewer.prediction(run, index, t), viewer.palette)) for run in runs]
+            writer.write(side_by_side([(caption, fitted(panel)) for caption, panel in panels]))
+    panels = [("frame", viewer.image(index, 0))]
+    for run in runs:
+        share, overall = viewer.flicker(run, index, part)
+        panels.append((f"{run.name}: labels that change along the flow, {percent(overall)}%", heat(share)))
+    write_png(picture, side_by_side([(caption, fitted(panel)) for caption, panel in panels]))
+    return video, picture
+
+
+def heat(share: np.ndarray, full: float = HEAT_FULL) -> np.ndarray:
+    """Shares as RGB uint8 ``[H, W, 3]``, black (never) to bright (``full`` or more)."""
+    colors = matplotlib.colormaps["inferno"](np.clip(share / full, 0, 1))
+    return (colors[:, :, :3] * 255).astype(np.uint8)
+
+
+def marked(frame: np.ndarray, changed: np.ndarray) -> np.ndarray:
+    """A frame in pale gray, RGB uint8 ``[H, W, 3]``, with the pixels of a bool ``[H, W]`` in a loud colour."""
+    gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) // 2 + 110
+    picture = np.repeat(gray[:, :, None], 3, axis=2)
+    picture[changed] = _CHANGED
+    return picture
+
+
+def fitted(picture: np.ndarray) -> np.ndarray:
+    """Enlarged by a whole factor, pixel for pixel, or reduced to the panel's width."""
+    height, width = picture.shape[:2]
+    if width > PANEL_WIDTH:
+        size = (PANEL_WIDTH, max(1, round(height * PANEL_WIDTH / width)))
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    factor = max(1, PANEL_WIDTH // width)
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)

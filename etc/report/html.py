@@ -1,0 +1,181 @@
+"""The comparison as one self-contained HTML file: tables, bars, curves, heat maps, pictures and videos."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import math
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from etc.config import dump_settings
+from etc.config.schema import Settings
+from etc.data.labels import read_colors
+from etc.evaluate.tables import percent
+from etc.report.clip_views import HEAT_FULL, ClipView, ClipViewer, clips_to_show, heat
+from etc.report.comparison import Row, cells, notes
+from etc.report.runs import Run, checkpoint_of
+from utils.files import write_text
+
+REPORT_FILE = "report.html"
+CLIPS = 6  # clips with videos and pictures; a clip at 512x256 takes about 2 MB
+FRAMES = 60  # of each of them
+
+_LIBRARIES = ("torch", "torchvision", "numpy", "opencv-python-headless", "av", "pydantic", "jinja2")
+_STILL_QUALITY = 82  # of WebP
+
+
+def write_report(
+    viewer: ClipViewer, rows: list[Row], folder: Path, *, clips: int = CLIPS, frames: int = FRAMES
+) -> Path:
+    """Write ``report.html``, which needs no network and no other file.
+
+    Args:
+        viewer: of the runs.
+        rows: their figures, as of :func:`etc.report.comparison.compare`.
+        folder: where to.
+        clips: how many clips are shown in pictures, those of the lowest TC.
+        frames: how many frames of each clip are shown as video, around its worst moment.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: frames, predictions or flow that cannot be read.
+    """
+    runs, settings = viewer.runs, viewer.settings
+    views = [viewer.view(index, frames) for index in clips_to_show(runs, clips)]
+    total = len(runs[0].tc["clips"])
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title="Temporal consistency: " + ", ".join(run.name for run in runs),
+            runs=[run.name for run in runs],
+            summary=cells(rows),
+            notes=notes(rows, total),
+            classes=_classes(runs, settings),
+            iou_source="frames of the test list" if all(run.miou for run in runs) else "labelled frames of the clips",
+            clips=_clips(views),
+            ticks=_ticks(views),
+            total=total,
+            all_clips=_all_clips(runs),
+            players=[_player(view, settings.TEST.fps) for view in views],
+            heat_colors=["rgb({}, {}, {})".format(*color) for color in heat(np.linspace(0, HEAT_FULL, 8)[None])[0]],
+            heat_full=percent(HEAT_FULL, 0),
+            details=[_details(run) for run in runs],
+            versions=_versions(),
+            written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+    path = folder / REPORT_FILE
+    write_text(path, page)
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("etc.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["still"] = _still
+    return environment
+
+
+def _classes(runs: list[Run], settings: Settings) -> list[dict[str, Any]]:
+    """Classes that occur: name, colour, and for each run the TC and the IoU."""
+    palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+    tested = all(run.miou for run in runs)
+    strict = [run.tc["strict"]["iou"] for run in runs]
+    iou = [(run.miou if tested else run.tc["segmentation"])["iou"] for run in runs]
+    found = [
+        {
+            "name": name,
+            "color": "#{:02x}{:02x}{:02x}".format(*palette[k]),
+            "TC": [own[k] for own in strict],
+            "IoU": [own[k] for own in iou],
+        }
+        for k, name in enumerate(runs[0].tc["classes"])
+    ]
+    return [row for row in found if not all(map(math.isnan, row["TC"] + row["IoU"]))]
+
+
+def _clips(views: list[ClipView]) -> list[dict[str, Any]]:
+    low = _lowest(views)
+    return [{"view": view, "curves": [_path(own, low) for own in view.pairs]} for view in views]
+
+
+def _path(values: list[float], low: float) -> str:
+    """An SVG path over x = index, y = 0 (full consistency) to 100 (``low``); broken where there is no value."""
+    words, pen = [], "M"
+    for x, value in enumerate(values):
+        if math.isnan(value):
+            pen = "M"
+            continue
+        words.append(f"{pen}{x} {100 * (1 - value) / (1 - low):.2f}")
+        pen = "L"
+    return " ".join(words)
+
+
+def _lowest(views: list[ClipView]) -> float:
+    """The lower end of the axis of all curves: below all values, and a whole number of steps below 1."""
+    values = [value for view in views for own in view.pairs for value in own if not math.isnan(value)]
+    lowest = min(values, default=0.0)
+    step = _step(lowest)
+    return max(0.0, round(step * math.floor(lowest / step - 1e-9), 1))
+
+
+def _step(lowest: float) -> float:
+    return 0.1 if lowest > 0.5 else 0.2
+
+
+def _ticks(views: list[ClipView]) -> list[tuple[float, str]]:
+    """Lines across the curves: y in 0..100, and what it stands for."""
+    low = _lowest(views)
+    steps = round((1 - low) / _step(low + 1e-9))
+    return [(round(100 * i / steps, 2), percent(1 - (1 - low) * i / steps, 0)) for i in range(steps + 1)]
+
+
+def _all_clips(runs: list[Run]) -> list[tuple[str, list[float]]]:
+    rows = zip(*(run.tc["clips"] for run in runs), strict=True)
+    return [(row[0]["clip"], [clip["strict"] for clip in row]) for row in rows]
+
+
+def _player(view: ClipView, fps: float) -> dict[str, Any]:
+    videos = [[caption, base64.b64encode(data).decode("ascii")] for caption, data in view.videos]
+    return {"start": view.start, "count": view.count, "fps": fps, "videos": videos}
+
+
+def _still(picture: np.ndarray) -> str:
+    """A picture as data URI, WebP."""
+    _, data = cv2.imencode(".webp", picture[:, :, ::-1], [cv2.IMWRITE_WEBP_QUALITY, _STILL_QUALITY])
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+
+
+def _details(run: Run) -> dict[str, str]:
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "checkpoint": checkpoint_of(run.tc) or "",
+        "settings": dump_settings(run.settings),
+    }
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("Python", platform.python_version())]
+    for name in ("etc-segmentation", *_LIBRARIES):
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:  # another build of OpenCV, or the toolkit run from its folder
+            found.append((name, "not installed under this name"))
+    return found

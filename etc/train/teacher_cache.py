@@ -1,0 +1,79 @@
+"""A teacher's logits for whole frames, computed once and kept, so that training does not run the teacher."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from etc import distributed
+from etc.config import UserError
+from etc.data.frame_names import folder_key
+from etc.data.images import read_image
+from etc.data.transform import normalise
+from utils.files import replacing
+
+
+class TeacherLogits:
+    """Logits of frames that are known by their files, float16 at the teacher's own resolution, a ``.npy`` a frame.
+
+    They lie under ``<store>/<arch>-<hash of the weights>/``: another teacher never reads them. A file that is
+    damaged, or older than its frame, is computed again.
+
+    Args:
+        arch: the teacher's architecture.
+        weight: its checkpoint.
+        store: folder of all teachers' logits.
+    """
+
+    def __init__(self, arch: str, weight: str | Path, store: str | Path) -> None:
+        digest = hashlib.sha256(Path(weight).read_bytes()).hexdigest()[:12]
+        name = "".join(letter if letter.isalnum() else "_" for letter in arch)
+        self.folder = Path(store) / f"{name}-{digest}"
+
+    def __call__(self, frame: Path) -> np.ndarray:
+        """Logits of a frame, float16 ``[K, h, w]``.
+
+        Raises:
+            UserError: the store has none, or only a damaged file: :meth:`fill` did not see this frame.
+        """
+        logits = self._kept(frame)
+        if logits is None:
+            raise UserError(f"{self.path(frame)}: the teacher's logits of {frame} are missing or damaged")
+        return logits
+
+    def fill(self, teacher: nn.Module, frames: Iterable[Path], device: torch.device) -> int:
+        """Compute what the store lacks; processes started by torchrun share the frames. Gives the number computed.
+
+        Raises:
+            UserError: a frame that cannot be read.
+        """
+        own = list(dict.fromkeys(frames))[distributed.rank() :: distributed.world_size()]
+        missing = [frame for frame in own if self._kept(frame) is None]
+        for frame in tqdm(missing, desc="teacher", unit="frame", disable=distributed.rank() > 0 or not missing):
+            image = torch.from_numpy(normalise(read_image(frame)))[None].to(device)
+            with torch.no_grad():
+                logits = teacher.outputs(image.contiguous(memory_format=torch.channels_last))["logits"]
+            with replacing(self.path(frame)) as temporary:
+                np.save(temporary, logits[0].half().cpu().contiguous().numpy())
+        distributed.barrier()
+        return len(missing)
+
+    def path(self, frame: Path) -> Path:
+        """Where the logits of a frame are kept."""
+        return self.folder / folder_key(frame) / f"{frame.stem}.npy"
+
+    def _kept(self, frame: Path) -> np.ndarray | None:
+        path = self.path(frame)
+        try:
+            if path.stat().st_mtime_ns < frame.stat().st_mtime_ns:
+                return None
+            logits = np.load(path)
+        except (OSError, ValueError, EOFError):
+            return None
+        return logits if logits.dtype == np.float16 and logits.ndim == 3 else None

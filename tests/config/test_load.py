@@ -1,0 +1,349 @@
+"""Settings: published files, overrides, types, ranges, messages."""
+
+import ast
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from etc.config import DEFAULT_CONFIG, ConfigError, UserError, dump_settings, load_settings
+from etc.config.schema import SECTIONS, Settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+PUBLISHED = """
+DATA:
+  data_root: data/cityscapes
+  train_list: data/list/cityscapes/fine_train.lst
+  val_list: data/list/cityscapes/fine_val.lst
+  classes: 19
+
+TRAIN:
+  arch: psp
+  layers: 18
+  sync_bn: True  # adopt sync_bn or not
+  train_h: 713
+  train_w: 713
+  scale_min: 0.5
+  scale_max: 2.0
+  rotate_min: -10
+  rotate_max: 10
+  zoom_factor: 8
+  ignore_label: 255
+  aux_weight: 0.4
+  train_gpu: [0, 1, 2, 3]
+  workers: 16
+  batch_size: 8
+  batch_size_val: 4
+  base_lr: 1e-2
+  epochs: 200
+  start_epoch: 0
+  power: 0.9
+  momentum: 0.9
+  weight_decay: 1e-4
+  manual_seed:
+  print_freq: 10
+  save_freq: 1
+  save_path: exp/cityscapes/pspnet18/model
+  weight:
+  resume:
+  evaluate: True
+  st_weight: 0.1
+  frame_gap: 3
+  random_frame: True
+
+Distributed:
+  dist_url: tcp://127.0.0.1:6789
+  dist_backend: 'nccl'
+  multiprocessing_distributed: True
+  world_size: 1
+  rank: 0
+  use_apex: True
+  opt_level: 'O1'
+  keep_batchnorm_fp32:
+  loss_scale:
+
+TEST:
+  test_list: data/list/cityscapes/fine_val.lst
+  split: val
+  base_size: 2048
+  test_h: 713
+  test_w: 713
+  scales: [1.0]
+  has_prediction: False
+  index_start: 0
+  index_step: 0
+  test_gpu: [0]
+  model_path: exp/cityscapes/pspnet18/model/train_epoch_200.pth
+  save_folder: exp/cityscapes/pspnet18/result
+  colors_path: data/cityscapes/cityscapes_colors.txt
+  names_path: data/cityscapes/cityscapes_names.txt
+"""
+MOVED = {"sync_bn", "colors_path", "names_path", "opt_level", "model_path"}
+GONE = {
+    "batch_size_val",
+    "train_gpu", "test_gpu", "start_epoch", "save_freq", "evaluate", "dist_url", "dist_backend",
+    "multiprocessing_distributed", "world_size", "rank", "use_apex", "keep_batchnorm_fp32", "loss_scale", "split",
+    "has_prediction", "index_start", "index_step",
+}  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "settings.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refused(*overrides: str, config: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config, list(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_published_file_loads_with_every_value_in_its_place(write):
+    settings = load_settings(write(PUBLISHED))
+    assert settings.TRAIN.network == "psp18"
+    assert (settings.TRAIN.base_lr, settings.TRAIN.weight_decay) == (0.01, 0.0001)
+    assert (settings.TRAIN.rotate_min, settings.TRAIN.rotate_max) == (-10.0, 10.0)
+    assert settings.DISTRIBUTED.sync_bn is True
+    assert settings.TEST.ckpt_path == "exp/cityscapes/pspnet18/model/train_epoch_200.pth"
+    assert settings.DATA.names_path == "data/cityscapes/cityscapes_names.txt"
+    assert settings.DATA.colors_path == "data/cityscapes/cityscapes_colors.txt"
+    assert settings.TRAIN.amp == "float16"
+
+
+def test_an_empty_value_of_a_published_file_means_the_default(write):
+    settings = load_settings(write(PUBLISHED))
+    assert (settings.TRAIN.manual_seed, settings.TRAIN.weight, settings.TRAIN.resume) == (0, None, None)
+
+
+def test_every_mapping_of_a_published_file_is_logged_once(write, caplog):
+    with caplog.at_level(logging.INFO, logger="etc.config"):
+        load_settings(write(PUBLISHED))
+    lines = [record.getMessage() for record in caplog.records]
+    keys = [line.split(": ")[1].split()[0].split(".")[1] for line in lines]
+    assert sorted(keys) == sorted(MOVED | GONE)
+    assert any("Distributed.opt_level is now TRAIN.amp: float16" in line for line in lines)
+    assert any("TEST.model_path is now TEST.ckpt_path" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("apex", "level", "amp"),
+    [("True", "O0", "off"), ("True", "O1", "float16"), ("True", "'O2'", "float16"), ("False", "O1", "off")],
+)
+def test_opt_level_becomes_mixed_precision_where_apex_was_used(write, apex, level, amp):
+    path = write(f"Distributed:\n  opt_level: {level}\n  use_apex: {apex}\n")
+    assert load_settings(path).TRAIN.amp == amp
+
+
+def test_an_unknown_opt_level_is_refused(write):
+    assert "opt_level 'O3' is none of O0, O1, O2" in refused(config=write("TRAIN:\n  opt_level: O3\n"))
+
+
+def test_two_different_values_for_one_key_are_refused(write):
+    message = refused(config=write("DATA:\n  classes: 19\nTRAIN:\n  classes: 11\n"))
+    assert "DATA.classes is given twice" in message
+    assert "19" in message and "11" in message
+
+
+def test_the_same_value_in_two_sections_is_no_conflict(write):
+    assert load_settings(write("DATA:\n  classes: 11\nTEST:\n  classes: 11\n")).DATA.classes == 11
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_settings_file_of_the_repository_loads_without_translation(path, caplog):
+    with caplog.at_level(logging.INFO, logger="etc.config"):
+        load_settings(path)
+    assert not caplog.records
+
+
+def test_without_a_file_the_quickstart_is_loaded():
+    assert load_settings() == load_settings(DEFAULT_CONFIG)
+    assert load_settings().DATA.synthetic
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["TRAIN.base_lr", "1e-4"], 1e-4),
+        (["TRAIN.base_lr=1e-4"], 1e-4),
+        (["train.base_lr", "5"], 5.0),
+        (["TRAIN.base_lr=.5"], 0.5),
+        (["TRAIN.base_lr", "1", "TRAIN.base_lr=2"], 2.0),
+    ],
+)
+def test_overrides_take_both_forms_and_the_last_one_counts(words, value):
+    assert load_settings(None, words).TRAIN.base_lr == value
+
+
+def test_overrides_take_negative_numbers_lists_and_nothing():
+    settings = load_settings(None, ["TRAIN.rotate_min", "-20", "TEST.scales=[0.5, 1]", "TRAIN.resume", "null"])
+    assert settings.TRAIN.rotate_min == -20.0
+    assert settings.TEST.scales == [0.5, 1.0]
+    assert settings.TRAIN.resume is None
+    assert load_settings().TRAIN.resume == "auto"  # so that null had something to change
+
+
+@pytest.mark.parametrize("text", ["0", "2024-01-01", "1e5", "a=b", "true"])
+def test_where_a_string_is_wanted_the_command_line_gives_one(text):
+    assert load_settings(None, ["TEST.save_folder", text]).TEST.save_folder == text
+
+
+def test_a_camera_is_given_by_its_number(write):
+    assert load_settings(None, ["TEST.demo_dir", "0"]).TEST.demo_dir == 0
+    assert load_settings(write("TEST:\n  demo_dir: 0\n")).TEST.demo_dir == 0
+
+
+@pytest.mark.parametrize("word", ["off", "float16", "bfloat16"])
+def test_the_word_off_is_not_the_value_false(write, word):
+    assert load_settings(None, ["TRAIN.amp", word]).TRAIN.amp == word
+    assert load_settings(write(f"TRAIN:\n  amp: {word}\n")).TRAIN.amp == word
+
+
+def test_published_keys_are_translated_on_the_command_line_too():
+    settings = load_settings(None, ["TRAIN.opt_level", "O1", "TEST.model_path=a.pth", "TRAIN.sync_bn", "false"])
+    assert settings.TRAIN.amp == "float16"
+    assert settings.TEST.ckpt_path == "a.pth"
+    assert settings.DISTRIBUTED.sync_bn is False
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["TRAIN.bse_lr", "1"], "unknown key TRAIN.bse_lr; did you mean TRAIN.base_lr?"),
+        (["TRAIN.batch_siz", "1"], "did you mean TRAIN.batch_size?"),
+        (["TEST.batch_size_ge", "1"], "did you mean TEST.batch_size_gen?"),
+        (["TRAIN.framestep", "1"], "did you mean DATA.frame_step?"),
+        (["TRIAN.base_lr", "1"], "unknown section TRIAN; did you mean TRAIN?"),
+        (["MODEL.base_lr", "1"], "sections are DATA, FLOW, TRAIN"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(words, named):
+    assert named in refused(*words)
+
+
+def test_an_unknown_key_without_value_is_an_error_too(write):
+    assert "unknown key TRAIN.wieght; did you mean TRAIN.weight?" in refused(config=write("TRAIN:\n  wieght:\n"))
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("TRAIN.batch_size=2.0", "TRAIN.batch_size"),
+        ("TRAIN.batch_size=many", "got 'many'"),
+        ("TRAIN.workers=true", "got True"),
+        ("TEST.flip=1", "got 1"),
+        ("TRAIN.layers=34", "18, 50, 101 or 152"),
+        ("TEST.scales=1.0", "valid list"),
+        ("TRAIN.base_lr=null", "got None"),
+        ("TRAIN.arch=[psp]", None),
+    ],
+)
+def test_types_are_strict(word, named):
+    if named is None:
+        # the command line gives a string where one is wanted; the network's name is checked when it is built
+        assert load_settings(None, [word]).TRAIN.arch == "[psp]"
+    else:
+        assert named in refused(word)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "DATA.classes=0", "DATA.classes=255", "DATA.synthetic_height=63", "TRAIN.base_lr=0", "TRAIN.base_lr=.inf",
+        "TRAIN.power=.nan", "TRAIN.momentum=1.1", "TRAIN.rotate_min=-181", "TRAIN.blur=-0.1", "TRAIN.epochs=0",
+        "TRAIN.ignore_label=256", "TRAIN.zoom_factor=4", "TEST.overlap=1", "TEST.scales=[]", "TEST.scales=[0]",
+        "TEST.fps=0", "TRAIN.workers=-1", "TRAIN.st_weight=-1", "TRAIN.frame_gap=0",
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(word):
+    assert word.partition("=")[0].split(".")[0] in refused(word)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["TRAIN.scale_min=2", "TRAIN.scale_max=1"], ["TRAIN.rotate_min=5", "TRAIN.rotate_max=-5"]],
+)
+def test_a_smallest_value_above_the_largest_is_refused(words):
+    assert "exceeds" in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"), [(["TRAIN.epochs"], "has no value"), (["epochs", "3"], "'epochs'"), (["1.0]"], "'1.0]'")]
+)
+def test_words_that_are_no_setting_are_refused(words, named):
+    assert named in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("", "expected sections"), ("TRAIN: 3", "expected sections"), ("a: b: c", "not a YAML file"), ("- 1", "sections")],
+)
+def test_a_file_of_another_kind_is_named(write, text, named):
+    path = write(text)
+    message = refused(config=path)
+    assert named in message and str(path) in message
+
+
+def test_a_missing_file_and_a_binary_one_are_named(tmp_path):
+    assert "missing.yaml: No such file" in refused(config=tmp_path / "missing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    assert "binary.yaml" in refused(config=tmp_path / "binary.yaml")
+
+
+def test_errors_of_settings_are_user_errors():
+    assert issubclass(ConfigError, UserError)
+
+
+@pytest.mark.parametrize("words", [[], ["TRAIN.amp", "off", "TEST.save_folder=1e5", "TRAIN.weight_decay=1e-7"]])
+def test_the_effective_settings_load_again_as_they_were(write, words):
+    settings = load_settings(None, words)
+    text = dump_settings(settings)
+    assert load_settings(write(text)) == settings
+    # and other programs, with YAML 1.1 rules, read the same words
+    assert yaml.safe_load(text)["TRAIN"]["amp"] == "off"
+
+
+def test_every_key_is_read_by_the_toolkit():
+    schema = REPOSITORY / "etc" / "config_schema.py"
+    files = [p for folder in ("etc", "tool") for p in (REPOSITORY / folder).rglob("*.py") if p != schema]
+    read = {
+        node.attr for path in files for node in ast.walk(ast.parse(path.read_text("utf-8"))) if hasattr(node, "attr")
+    }
+    # Read through the section: arch and layers by Train.network, the world's own keys by their prefix. zoom_factor is
+    # read by its check alone: the one value that the networks have.
+    read |= {"arch", "layers", "zoom_factor"} | {
+        key for key in SECTIONS["DATA"].model_fields if key.startswith("synthetic_")
+    }
+    unread = [f"{s}.{key}" for s, model in SECTIONS.items() for key in model.model_fields if key not in read]
+    assert not unread, f"settings that nothing reads: {unread}"
+
+
+def test_a_folder_named_by_a_date_is_a_name():
+    assert load_settings(None, ["TEST.save_folder", "2024-99-99"]).TEST.save_folder == "2024-99-99"
+    assert load_settings(None, ["TEST.save_folder=2024-01-02"]).TEST.save_folder == "2024-01-02"
+
+
+@pytest.mark.parametrize("folder", ["cityscapes", "camvid", "cityscapes_mini", "synthetic"])
+def test_the_three_rows_of_a_data_set_differ_only_in_what_they_are_named_for(folder):
+    rows = {
+        name: load_settings(REPOSITORY / f"configs/{folder}/pspnet18_{name}.yaml").model_dump()
+        for name in ("baseline", "flow", "etc")
+    }
+    for name, row in rows.items():
+        paths = [row["TRAIN"].pop("save_path"), *(row["TEST"].pop(key) for key in ("ckpt_path", "save_folder"))]
+        paths.append(row["TEST"].pop("demo_folder"))
+        assert all(path.startswith(f"exp/{folder}/pspnet18_{name}") for path in paths)
+    weights = {name: row["TRAIN"].pop("st_weight") for name, row in rows.items()}
+    teachers = {name: row.pop("DISTILL") for name, row in rows.items()}
+    assert rows["baseline"] == rows["flow"] == rows["etc"]
+    assert weights["baseline"] == 0 < weights["flow"] == weights["etc"]
+    assert teachers["baseline"] == teachers["flow"] == Settings().DISTILL.model_dump()
+    assert min(teachers["etc"][f"{loss}_weight"] for loss in ("kd", "pf", "mf")) > 0

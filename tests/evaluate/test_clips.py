@@ -1,0 +1,221 @@
+"""Scoring of clips on disk: anchors with a known result, sharing between processes, refused input."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from etc.config import UserError, load_settings
+from etc.data.images import read_image, write_png
+from etc.data.labels import label_table, read_train_ids
+from etc.data.lists import prediction_names
+from etc.data.training_list import clips_to_score
+from etc.evaluate.clip_metrics import ClipScorer, PairScorer, ScoredFrame, _Windows, unrounded
+from etc.evaluate.clips import score_clips
+from etc.metrics import TemporalConsistency, VideoConsistency
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def write_predictions(settings, predict) -> None:
+    """Write ``predict(frame, label path or None) -> ids`` for every frame of the clips."""
+    frames = [frame for clip in clips_to_score(settings) for frame in clip]
+    folder = Path(settings.TEST.save_folder) / "video/gray"
+    for frame, name in zip(frames, prediction_names(frames), strict=True):
+        write_png(folder / f"{name}.png", predict(frame))
+
+
+def hand_labels(settings):
+    data = settings.DATA
+    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    return lambda frame: read_train_ids(Path(data.data_root) / frame.label, table)
+
+
+def test_the_ground_truth_of_the_synthetic_world_is_consistent_under_its_exact_flow(tiny_training):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, hand_labels(settings))
+    figures = score_clips(settings).figures
+    assert figures["strict"]["mIoU"] >= 0.995
+    assert figures["ceiling"] == pytest.approx(figures["strict"]["mIoU"])
+    assert figures["segmentation"]["mIoU"] == 1
+    assert figures["vc8_correct"] == figures["vc16_vspw"] == 1
+    assert figures["flicker"] < 0.001
+    assert figures["coverage"] > 0.7
+    low, high = figures["strict_interval"]
+    assert low <= figures["strict"]["mIoU"] <= high
+
+
+def test_a_constant_prediction_is_perfectly_consistent_and_useless(tiny_training):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, lambda frame: np.full((64, 128), 8, np.uint8))
+    figures = score_clips(settings).figures
+    assert figures["strict"]["mIoU"] == 1
+    assert figures["flicker"] == 0
+    assert figures["segmentation"]["mIoU"] < 0.1
+    assert math.isnan(figures["boundary"]["mIoU"])
+
+
+def test_a_prediction_without_a_class_where_the_label_has_one_is_refused_by_name(tiny_training):
+    settings = load_settings(None, tiny_training)
+    truth = hand_labels(settings)
+
+    def with_a_hole(frame):
+        ids = truth(frame).copy()
+        ids[ids == 0] = 255  # the road
+        return ids
+
+    write_predictions(settings, with_a_hole)
+    with pytest.raises(UserError, match=r"\.png: \d+ pixels have no class \(255\) where .*labelIds\.png has one"):
+        score_clips(settings)
+
+
+def test_hand_labels_of_the_camvid_clip_score_0889_without_occlusion_masking(real_data, tmp_path):
+    """0.883 with sources outside the frame clamped into it (tests/test_metrics_consistency.py); strict drops them."""
+    overrides = [
+        f"DATA.data_root={real_data}/camvid",
+        f"TEST.save_folder={tmp_path}/result",
+        f"FLOW.store={tmp_path}/flow",
+        "FLOW.occlusion=false",
+        *(f"DATA.{key}={REPOSITORY}/data/{path}" for key, path in CAMVID_FILES.items()),
+    ]
+    settings = load_settings(REPOSITORY / "configs/camvid/pspnet18_flow.yaml", overrides)
+    write_predictions(settings, hand_labels(settings))
+    figures = score_clips(settings).figures
+    assert figures["strict"]["mIoU"] == pytest.approx(0.889, abs=0.001)
+
+
+CAMVID_FILES = {"clip_list": "lists/camvid/val_clips.lst", "names_path": "palettes/camvid_names.txt"}
+
+
+def test_flow_is_computed_once_and_two_processes_count_the_same(tiny_training, tmp_path):
+    overrides = [*tiny_training, "FLOW.judges=[dis@ultrafast]", "TEST.strides=[1, 3]"]
+    settings = load_settings(None, overrides)
+    noise = np.random.default_rng(0)
+    write_predictions(settings, lambda frame: noise.integers(0, 19, (64, 128), dtype=np.uint8))
+    alone = score_clips(settings)
+    stored = sorted((tmp_path / "flow_store").rglob("*.png"))
+    times = [path.stat().st_mtime_ns for path in stored]
+    assert len(stored) == 2 * (29 + 27) * 2  # two clips, 29 and 27 pairs, forward and backward
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command += [
+        str(REPOSITORY / "tool/eval_tc.py"),
+        *overrides,
+    ]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shared = (tmp_path / "run/result/tc.json").read_text()
+    alone.save(tmp_path / "alone")
+    assert shared == (tmp_path / "alone/tc.json").read_text()
+    assert len(json.loads(shared)["views"]) == 2
+    assert [path.stat().st_mtime_ns for path in stored] == times
+
+
+def test_video_consistency_in_chunks_equals_that_of_the_whole_clip():
+    random = np.random.default_rng(0)
+    labels = np.repeat(random.integers(0, 2, (20, 4, 5), dtype=np.uint8), 8, axis=0)
+    predictions = np.where(random.random(labels.shape) < 0.03, 1 - labels, labels).astype(np.uint8)
+    for window in (8, 16):
+        for definition in ("vspw", "correct"):
+            whole = VideoConsistency(2, window, definition)
+            whole.update(predictions, labels)
+            chunked = _Windows(VideoConsistency(2, window, definition))
+            for prediction, label in zip(predictions, labels, strict=True):
+                chunked.add(ScoredFrame(Path("frame"), prediction, label))
+            chunked.end()
+            assert chunked.metric.counts.tolist() == whole.counts.tolist()
+            assert whole.counts[1] > 100
+
+
+def test_missing_predictions_are_counted_and_named(tiny_training):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, hand_labels(settings))
+    first = sorted(Path(settings.TEST.save_folder, "video/gray").iterdir())[3]
+    first.unlink()
+    with pytest.raises(UserError, match=rf"1 of 60 predictions are missing, the first is .*{first.name}"):
+        score_clips(settings)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [
+        (np.zeros((32, 64), np.uint8), "64x32"),
+        (np.full((64, 128), 19, np.uint8), "id 19 is outside the 19 classes"),
+        (np.tile(np.uint8([128, 64, 0]), (64, 128, 1)), "a picture in colours, ids have one channel"),
+        (np.full((64, 128), 300, np.uint16), "id 300 is outside the 19 classes"),
+    ],
+)
+def test_predictions_of_another_kind_are_refused(tiny_training, prediction, message):
+    settings = load_settings(None, tiny_training)
+    write_predictions(settings, lambda frame: prediction)
+    with pytest.raises(UserError, match=message):
+        score_clips(settings)
+    assert not Path(settings.TEST.save_folder, "tc.json").exists()
+
+
+def test_a_stored_flow_of_another_size_is_refused(tiny_training, tiny_world, tmp_path):
+    settings = load_settings(None, tiny_training)
+    clip = clips_to_score(settings)[0][:2]
+    frames = [tmp_path / "leftImg8bit" / Path(frame.image).name for frame in clip]
+    for frame, path in zip(clip, frames, strict=True):
+        write_png(path, read_image(tiny_world / frame.image)[:32, :64])
+    flow = next((tiny_world / "flow/val").rglob(f"{frames[0].name.removesuffix('_leftImg8bit.png')}_to_*"))
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / flow.name).write_bytes(flow.read_bytes())
+    (tmp_path / "clip.lst").write_text("\n".join(str(path.relative_to(tmp_path)) for path in frames))
+    settings = load_settings(
+        None,
+        [
+            f"DATA.data_root={tmp_path}",
+            "DATA.synthetic=false",
+            f"DATA.clip_list={tmp_path}/clip.lst",
+            f"TEST.save_folder={tmp_path}",
+        ],
+    )
+    write_predictions(settings, lambda frame: np.zeros((32, 64), np.uint8))
+    with pytest.raises(UserError, match="flow is 128x64, its frames are 64x32"):
+        score_clips(settings)
+
+
+class StillFlow:
+    """No motion, nothing hidden."""
+
+    def with_validity(self, path_t, path_k, shape):
+        return np.zeros((2, *shape), np.float32), None
+
+
+def test_a_clip_of_any_length_keeps_the_same_number_of_frames():
+    scorer = ClipScorer(3, [PairScorer(3, StillFlow(), occlusion=False, stride=stride) for stride in (1, 5)])
+    kept, alive = [], []
+    for number in range(400):
+        prediction = np.zeros((4, 6), np.uint8)
+        kept.append(weakref.ref(prediction))
+        scorer.add(ScoredFrame(Path(f"{number}.png"), prediction, prediction.copy()))
+        del prediction
+        alive.append(sum(ref() is not None for ref in kept))
+    assert max(alive[200:]) == max(alive[:200]) <= 80
+    assert scorer.pairs[1].counts(400)["scored"] == 395
+
+
+def test_rounded_flow_gets_its_last_bits_back_and_other_flow_stays():
+    exact = np.random.default_rng(0).normal(0, 3, (2, 64, 96)).astype(np.float32)
+    rounded = np.rint(exact * 64) / 64
+    uniform = np.full((64, 96), 5, np.uint8)
+
+    def published(flow):
+        meter = TemporalConsistency(6, "published")
+        meter.update(uniform, uniform, flow)
+        return meter.compute()["iou"][5]
+
+    assert published(rounded) == 1  # every product is exact: nothing falls to the class below
+    assert published(exact) < 0.985
+    assert published(unrounded(rounded)) == pytest.approx(published(exact), abs=0.004)
+    assert np.abs(unrounded(rounded) - rounded).max() <= 1 / 128
+    np.testing.assert_array_equal(unrounded(exact), exact)
+    np.testing.assert_array_equal(unrounded(np.zeros_like(exact)), np.zeros_like(exact))

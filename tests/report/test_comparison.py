@@ -1,0 +1,215 @@
+"""What is put side by side: paired differences, the table, the files, and which runs may be compared."""
+
+import csv
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from etc.config import UserError, load_settings
+from etc.report.comparison import WIDTH, cells, compare, comparison_table, notes, save_comparison
+from etc.report.cost import Cost
+from etc.report.runs import Run, check_comparable, named_runs, read_run, settings_of
+
+CPU = torch.device("cpu")
+CLIPS = 8
+
+
+def totals(hits: np.ndarray, pixels: int = 1000) -> np.ndarray:
+    """Hits, row and column sums of two classes for clips with these shares of hits, ``[clips, 3, 2]``."""
+    hit = np.round(hits * pixels).astype(int)
+    both = np.full_like(hit, pixels)
+    return np.stack([np.stack([hit, hit], 1), np.stack([both, both], 1), np.stack([both, both], 1)], 1)
+
+
+def result(hits: np.ndarray) -> dict:
+    """A tc.json of clips with these shares of hits: IoU is h / (2 - h) in each class."""
+    counts = totals(hits)
+    share = counts[:, 0].sum() / counts[:, 1].sum()
+    iou = share / (2 - share)
+    scored = {"mIoU": iou, "iou": [iou, iou]}
+    return {
+        "classes": ["road", "sky"],
+        "flow": "stored",
+        "stride": 1,
+        "pairs": {"scored": 2 * len(hits), "skipped": 0},
+        **dict.fromkeys(("strict", "boundary", "published", "segmentation"), scored),
+        "strict_interval": [iou - 0.05, iou + 0.05],
+        "published_interval": [iou - 0.05, iou + 0.05],
+        "flicker": 0.01,
+        "coverage": 0.9,
+        "vc8_correct": 0.6,
+        "vc16_correct": math.nan,
+        "ceiling": math.nan,
+        "clips": [{"clip": f"clip{i}", "strict": h / (2 - h), "pairs": [0.5, 0.6]} for i, h in enumerate(hits)],
+        "clip_counts": {name: counts.tolist() for name in ("strict", "published", "segmentation")},
+        "predictions": {"ids": "train"},
+    }
+
+
+def scored_run(name: str, hits: np.ndarray, tmp_path, *overrides: str, miou: float | None = 0.25) -> Run:
+    tested = None if miou is None else {"mIoU": miou, "iou": [miou, miou], "checkpoint_sha256": "aa"}
+    return Run(name, tmp_path, result(hits), tested, load_settings(None, list(overrides)), None)
+
+
+def changed_run(hits: np.ndarray, tmp_path, **changes) -> Run:
+    run = scored_run("b", hits, tmp_path)
+    return dataclasses.replace(run, tc=run.tc | changes)
+
+
+@pytest.fixture
+def hits() -> np.ndarray:
+    """Clips that differ much more from each other than two runs on the same clip."""
+    return np.linspace(0.3, 0.9, CLIPS)
+
+
+@pytest.fixture
+def runs(hits, tmp_path) -> list[Run]:
+    return [scored_run("baseline", hits, tmp_path), scored_run("etc", hits + 0.01, tmp_path)]
+
+
+def test_a_small_gain_on_every_clip_is_seen_though_the_clips_differ_widely(runs):
+    _, row = compare(runs, {}, CPU)
+    share = (0.6, 0.61)  # of the pixels of all clips: IoU is h / (2 - h)
+    assert row["TC difference"] == pytest.approx(share[1] / (2 - share[1]) - share[0] / (2 - share[0]))
+    assert 0 < row["TC difference low"] <= row["TC difference"] <= row["TC difference high"] < 0.03
+    assert row["TC high"] - row["TC low"] > 0.09
+
+
+def test_a_gain_on_half_of_the_clips_and_a_loss_on_the_others_is_no_difference(hits, tmp_path):
+    mixed = hits + np.where(np.arange(CLIPS) % 2, 0.05, -0.05)
+    _, row = compare([scored_run("a", hits, tmp_path), scored_run("b", mixed, tmp_path)], {}, CPU)
+    assert row["TC difference low"] < 0 < row["TC difference high"]
+    assert not any("*" in text for _, texts in cells([row]) for text in texts)
+
+
+def test_the_first_run_differs_from_nothing(runs):
+    row, _ = compare(runs, {}, CPU)
+    assert math.isnan(row["TC difference"]) and math.isnan(row["mIoU clips difference low"])
+
+
+def test_a_copy_of_a_run_differs_by_zero(hits, tmp_path):
+    _, row = compare([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path)], {}, CPU)
+    assert [row[f"TC published difference{end}"] for end in ("", " low", " high")] == [0, 0, 0]
+
+
+def test_lines_of_the_table_name_figures_and_leave_out_absent_ones(runs):
+    cost = {"baseline": Cost(13_800_000, 14.46, (0.1, 0.2, 0.3)), "etc": Cost(13_800_000, 14.46)}
+    found = dict(cells(compare(runs, cost, CPU)))
+    assert found["mIoU, test list"] == ["25.00", "25.00"]
+    assert found["TC strict"] == ["42.86", "43.88"]
+    assert found["parameters, million"] == ["13.80", "13.80"]
+    assert found["frames a second"] == ["5.00", "-"] and found["latency p50, ms"] == ["200.0", "-"]
+    assert "VC16 correct" not in found and "TC strict of ground truth" not in found
+
+
+def test_a_difference_that_is_more_than_chance_is_marked(runs):
+    lines = comparison_table(compare(runs, {}, CPU), CLIPS).splitlines()
+    marked = [line for line in lines if line.strip().startswith("minus baseline, 95%")]
+    assert len(marked) == 3 and all(line.endswith(" *") and "+1.0" in line for line in marked)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_the_table_fits_a_terminal_and_holds_every_run(hits, tmp_path, count):
+    runs = [scored_run(f"a run called number {i}", hits, tmp_path) for i in range(count)]
+    text = comparison_table(compare(runs, {}, CPU), CLIPS)
+    assert max(map(len, text.splitlines())) <= WIDTH == 100
+    assert all(run.name in text for run in runs)
+
+
+def test_notes_say_how_far_to_trust_the_figures(runs):
+    rows = compare(runs, {"etc": Cost(1, 1.0, (0.1,))}, CPU)
+    few, many = " ".join(notes(rows, 4)), " ".join(notes(rows, 40))
+    assert "4 clips are few" in few and "are few" not in many and "of this machine" in many
+    assert "One clip gives no interval" in " ".join(notes(rows, 1))
+
+
+def test_files_hold_the_figures(runs, tmp_path):
+    save_comparison(compare(runs, {}, CPU), tmp_path)
+    rows = json.loads((tmp_path / "comparison.json").read_text())
+    assert rows[1]["run"] == "etc" and rows[1]["TC"] == pytest.approx(0.61 / 1.39) and rows[0]["ceiling"] is None
+    with open(tmp_path / "comparison.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [float(row["flicker"]) for row in table] == [0.01, 0.01] and table[0]["ceiling"] == ""
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda hits, path: scored_run("a", hits, path), "two runs are called a: give each a name"),
+        (lambda hits, path: scored_run("b", hits[:3], path), r"scored on different clips \(8 and 3\)"),
+        (lambda hits, path: changed_run(hits, path, flow="dis"), "a and b .* with different flow: stored and dis"),
+        (lambda hits, path: changed_run(hits, path, stride=5), "with different TEST.strides: 1 and 5"),
+        (
+            lambda hits, path: changed_run(hits, path, pairs={"scored": 9, "skipped": 7}),
+            "different pairs of frames, because of gaps: 16 and 9",
+        ),
+        (
+            lambda hits, path: scored_run("b", hits, path, "FLOW.occlusion=false"),
+            "with different FLOW.occlusion: True and False",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(hits, tmp_path, other, message):
+    with pytest.raises(UserError, match=message):
+        check_comparable([scored_run("a", hits, tmp_path), other(hits, tmp_path)])
+
+
+def test_where_flow_is_stored_makes_no_difference(hits, tmp_path):
+    check_comparable([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path, "FLOW.store=elsewhere")])
+
+
+def written(folder, hits, **changes) -> None:
+    folder.joinpath("tc.json").write_text(json.dumps(result(hits) | changes))
+    folder.joinpath("tc_settings.yaml").write_text("TEST:\n  fps: 5.0\n")
+
+
+def test_a_run_is_read_with_the_settings_it_was_scored_with(hits, tmp_path):
+    written(tmp_path, hits)
+    run = read_run("etc", tmp_path)
+    assert run.settings.TEST.fps == 5 and run.miou is None and run.predicted_with is None
+    assert load_settings(settings_of(str(tmp_path)), ["TEST.flip=true"]).TEST.fps == 5
+
+
+def test_scores_of_two_checkpoints_in_one_folder_are_refused(hits, tmp_path):
+    written(tmp_path, hits, predictions={"checkpoint_sha256": "aa"})
+    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, "checkpoint_sha256": "bb"}))
+    with pytest.raises(UserError, match=r"tc\.json and miou\.json are of different checkpoints"):
+        read_run("etc", tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["clip_counts", "clips", "strict", "published_interval", "flow", "pairs"])
+def test_a_file_of_another_kind_is_refused(hits, tmp_path, lost):
+    written(tmp_path, hits)
+    tc = json.loads((tmp_path / "tc.json").read_text())
+    del tc[lost]
+    (tmp_path / "tc.json").write_text(json.dumps(tc))
+    with pytest.raises(UserError, match="was not written by this version"):
+        read_run("etc", tmp_path)
+
+
+def test_settings_may_stand_behind_the_runs():
+    words = ["a=x", "b=y=z", "TEST.device", "cpu", "FLOW.store=s"]
+    assert named_runs(words) == ([("a", "x"), ("b", "y=z")], words[2:])
+
+
+@pytest.mark.parametrize("words", [["exp/a"], ["a="], ["=exp/a"], ["TEST.device=cpu"]])
+def test_runs_need_a_name_and_a_place(words):
+    with pytest.raises(UserError, match="--runs takes NAME=FOLDER or NAME=CHECKPOINT, got"):
+        named_runs(words)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"PK", "truncated or not a checkpoint"), (None, "does not exist")])
+def test_settings_of_a_file_that_is_no_checkpoint(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "best.pth").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        settings_of(str(tmp_path / "best.pth"))
+
+
+def test_a_published_checkpoint_holds_no_settings(tmp_path):
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, tmp_path / "old.pth")
+    assert settings_of(str(tmp_path / "old.pth")) is None

@@ -1,0 +1,223 @@
+"""Distillation of clips against formulas written out here; what it leaves alone; what it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from etc.config import UserError, load_settings
+from etc.config.schema import Distill
+from etc.train.distillation import Distillation
+from etc.train.trainer import Trainer
+from model import build_model
+from utils.crit import ConvLSTMCell, CriterionLSTM
+
+CPU = torch.device("cpu")
+
+
+class Tiny(nn.Module):
+    """A network whose outputs are a pooled linear map of the pixels."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.logits, self.fea = nn.Conv2d(3, 5, 1), nn.Conv2d(3, 7, 1)
+
+    def outputs(self, image):
+        return {"logits": self.logits(image), "fea": self.fea(image)}
+
+
+# Three clips: a pair, a lone frame, a clip of three. The networks are given t0 t1 t2, k0 k2, third2.
+PAIRED, TRIPLE = torch.tensor([True, False, True]), torch.tensor([False, False, True])
+
+
+@pytest.fixture
+def clips():
+    images = torch.randn(6, 3, 4, 6, generator=torch.Generator().manual_seed(3))
+    student, teacher = Tiny(1), Tiny(2)
+    return images, student.outputs(images), teacher
+
+
+def losses(clips, paired=PAIRED, triple=TRIPLE, **settings):
+    images, student, teacher = clips
+    distillation = Distillation(Distill(mf_pool=2, **settings), teacher, device=CPU, seed=4)
+    return distillation(images, student, paired, triple), distillation
+
+
+def kl(student, teacher, temperature=1.0):
+    """Mean over the pixels of sum_c p log(p / q)."""
+    p, q = ((x / temperature).softmax(1) for x in (teacher, student))
+    return (p * (p.log() - q.log())).sum(1).mean()
+
+
+def cosines(q, k):
+    q, k = (x.flatten(1) / x.flatten(1).norm(dim=0) for x in (q, k))
+    return q.T @ k
+
+
+def test_kd_is_the_divergence_of_all_frames_t_plus_that_of_all_neighbours(clips):
+    images, student, teacher = clips
+    z, soft = student["logits"], teacher.outputs(images)["logits"]
+    expected = 0.3 * 4 * (kl(z[:3], soft[:3], 2.0) + kl(z[3:5], soft[3:5], 2.0))
+    found, _ = losses(clips, kd_weight=0.3, temperature=2.0)
+    assert found.keys() == {"kd"}
+    torch.testing.assert_close(found["kd"], expected)
+
+
+def test_pf_compares_each_frame_with_its_own_neighbour(clips):
+    images, student, teacher = clips
+    s, t = student["fea"], teacher.outputs(images)["fea"]
+    errors = [(cosines(s[i], s[k]) - cosines(t[i], t[k])).square().mean() for i, k in ((0, 3), (2, 4))]
+    found, _ = losses(clips, pf_weight=0.5)
+    torch.testing.assert_close(found["pf"], 0.5 * sum(errors) / 2)
+
+
+def test_mf_reads_third_frame_frame_and_neighbour_in_their_order(clips):
+    images, student, teacher = clips
+    found, distillation = losses(clips, mf_weight=2.0)
+    reference = CriterionLSTM(mode="fea", pool=2)
+    reference.convlstm.load_state_dict(distillation.multi_frame.convlstm.state_dict())
+    soft = teacher.outputs(images)
+    third, frame, neighbour = ([{"fea": out["fea"][i : i + 1]} for out in (student, soft)] for i in (5, 2, 4))
+    torch.testing.assert_close(found["mf"], 2 * reference(*third, *neighbour, *frame))
+    assert found["mf"] > 1e-5
+
+
+def test_losses_without_the_frames_they_need_are_zero_and_kd_goes_on(clips):
+    images, student, teacher = clips
+    alone = images[:3], {name: x[:3] for name, x in student.items()}, teacher
+    weights = {"kd_weight": 1.0, "pf_weight": 1.0, "mf_weight": 1.0}
+    found, _ = losses(alone, torch.zeros(3, dtype=bool), torch.zeros(3, dtype=bool), **weights)
+    assert found["pf"] == 0 and found["mf"] == 0 and found["kd"] > 0
+    lone, _ = losses(alone, None, None, kd_weight=1.0)
+    assert lone["kd"] == found["kd"]
+
+
+def test_the_teacher_gets_no_gradient_and_the_student_does(clips):
+    found, distillation = losses(clips, kd_weight=1.0, pf_weight=1.0, mf_weight=1.0)
+    student = clips[1]
+    gradients = torch.autograd.grad(sum(found.values()), (student["logits"], student["fea"]))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    frozen = [*distillation.teacher.parameters(), *distillation.multi_frame.parameters()]
+    assert frozen and not any(parameter.requires_grad for parameter in frozen)
+    assert not distillation.teacher.training
+
+
+def test_distilling_a_network_from_itself_gives_zero():
+    torch.manual_seed(0)
+    network = build_model("psp18", classes=4).eval()
+    images = torch.randn(3, 3, 49, 65)
+    one = torch.ones(1, dtype=bool)
+    settings = Distill(kd_weight=1.0, pf_weight=1.0, mf_weight=1.0, mf_pool=2)
+    student = {name: x.detach().clone() for name, x in network.outputs(images).items()}
+    found = Distillation(settings, network, device=CPU, seed=0)(images, student, one, one)
+    # Cosines of float32 are right to some 1e-7, and this is the mean of the squares of their differences.
+    assert 0 <= found["pf"] < 1e-12 and 0 <= found["mf"] < 1e-12
+    assert abs(found["kd"]) < 1e-6  # the divergence of a distribution from itself
+
+
+def test_a_teacher_of_another_size_and_width_is_compared_at_its_own_resolution():
+    torch.manual_seed(0)
+    teacher, student = build_model("psp50", classes=4), build_model("lraspp", classes=4)
+    images = torch.randn(1, 3, 49, 65)
+    found = Distillation(Distill(kd_weight=1.0), teacher, device=CPU, seed=0)(images, student.eval().outputs(images))
+    assert found["kd"].isfinite() and found["kd"] > 0
+
+
+def collapse_of(criterion: CriterionLSTM) -> float:
+    """How much of the teacher's last state is left after the cell learned along for 200 steps."""
+    generator = torch.Generator().manual_seed(5)
+    maps = [{"fea": torch.randn(2, 4, 8, 8, generator=generator)} for _ in range(6)]
+    images = [criterion.image(soft["fea"]) for soft in maps[1::2]]
+    size = lambda: sum(state.square().mean() for state in criterion.convlstm.last_state(images)).item()  # noqa: E731
+    before = size()
+    learning = [parameter for parameter in criterion.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learning, lr=0.02) if learning else None
+    for _ in range(200 if learning else 0):
+        optimizer.zero_grad()
+        criterion(*maps).backward()
+        optimizer.step()
+    return size() / before
+
+
+def test_a_cell_that_learns_from_the_loss_alone_collapses_and_ours_does_not(clips):
+    torch.manual_seed(0)
+    learning = CriterionLSTM(pool=2)
+    assert collapse_of(learning) < 0.05
+    _, distillation = losses(clips, mf_weight=1.0)
+    assert collapse_of(distillation.multi_frame) == 1
+
+
+def test_the_cell_depends_on_the_seed_alone_and_shifts_no_random_numbers(clips):
+    torch.manual_seed(8)
+    expected = torch.rand(3)
+    torch.manual_seed(8)
+    _, first = losses(clips, mf_weight=1.0)
+    assert torch.equal(torch.rand(3), expected)
+    _, second = losses(clips, mf_weight=1.0)
+    assert torch.equal(first.multi_frame.convlstm.Gates.weight, second.multi_frame.convlstm.Gates.weight)
+    assert isinstance(first.multi_frame.convlstm, ConvLSTMCell)
+
+
+# ------------------------------------------------------------------------------------------------------- in training
+
+
+@pytest.fixture(scope="module")
+def teacher_file(tmp_path_factory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("teacher") / "mobile.pth"
+    torch.save({"student": build_model("mobile", classes=19).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def distilled(tiny_training, teacher_file) -> list[str]:
+    return [*tiny_training, "TRAIN.epochs=1", "DISTILL.teacher_arch=mobile", f"DISTILL.teacher_weight={teacher_file}"]
+
+
+def trained(overrides: list[str]) -> dict:
+    settings = load_settings(None, overrides)
+    Trainer(settings, CPU).run()
+    return torch.load(Path(settings.TRAIN.save_path) / "last.pth", weights_only=True)
+
+
+def test_a_training_with_every_loss_logs_each_and_keeps_the_teacher_out_of_the_checkpoint(distilled, tmp_path):
+    weights = ["DISTILL.kd_weight=1.0", "DISTILL.pf_weight=1.0", "DISTILL.mf_weight=1.0", "DISTILL.mf_pool=2"]
+    content = trained([*distilled, *weights, "TRAIN.st_weight=0.5"])
+    assert content["student"].keys() == build_model("psp18", classes=19).state_dict().keys()
+    log = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    terms = {name: log.Scalars(f"loss/{name}")[-1].value for name in ("segmentation", "motion", "kd", "pf", "mf")}
+    assert all(value > 0 for value in terms.values())
+    assert log.Scalars("loss/loss")[-1].value == pytest.approx(sum(terms.values()), rel=1e-5)
+
+
+def test_distillation_sees_the_same_batches_and_dropout_as_the_baseline(distilled, tmp_path):
+    plain = trained([*distilled, "TRAIN.st_weight=0", f"TRAIN.save_path={tmp_path}/plain"])
+    nearly = trained([*distilled, "TRAIN.st_weight=0", "DISTILL.kd_weight=1e-12"])
+    for name, weight in plain["student"].items():
+        torch.testing.assert_close(nearly["student"][name], weight, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("DISTILL.teacher_weight=null", "DISTILL.teacher_weight is empty"),
+        ("DISTILL.teacher_weight=gone.pth", r"DISTILL.teacher_weight gone\.pth does not exist"),
+        ("DISTILL.teacher_arch=psp50", "DISTILL.teacher_weight"),
+        ("DISTILL.teacher_arch=psq", "DISTILL.teacher_arch psq"),
+        ("DISTILL.mf_pool=16", "pooling 16x16 of a 7x9 map"),
+        ("TRAIN.arch=lraspp", "returns no 'fea'"),
+        ("DISTILL.kd_on=fea", "differ in batch size or channels"),
+    ],
+)
+def test_what_cannot_be_distilled_is_said_before_training(distilled, tmp_path, overrides, message):
+    weights = ["DISTILL.kd_weight=1.0", "DISTILL.pf_weight=1.0", "DISTILL.mf_weight=1.0", "DISTILL.mf_pool=2"]
+    with pytest.raises(UserError, match=message):
+        trained([*distilled, *weights, overrides])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_without_a_weight_is_not_asked_for(tiny_training):
+    assert trained([*tiny_training, "TRAIN.epochs=1", "DISTILL.teacher_weight=gone.pth"])["epoch"] == 1

@@ -1,0 +1,173 @@
+"""What a training step computes from a batch: which frames, which losses, which labels."""
+
+import pytest
+import torch
+from torch import nn
+
+from etc.config import UserError, load_settings
+from etc.config.schema import Distill
+from etc.motion import MotionLoss
+from etc.train.distillation import Distillation
+from etc.train.step import Labeller, MotionTask, segmentation_loss
+from etc.train.trainer import Trainer
+from model import build_model
+from utils.crit import CriterionCrossEntropy
+
+CPU = torch.device("cpu")
+CLASSES = 4
+
+
+class Pixelwise(nn.Module):
+    """Logits by a 1x1 convolution: rows of a batch do not touch each other."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Conv2d(3, CLASSES, 1)
+        self.seen: list[int] = []
+
+    def outputs(self, image):
+        self.seen.append(len(image))
+        return {"logits": self.layer(image)}
+
+    def forward(self, image):
+        return self.outputs(image) if self.training else self.layer(image)
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Three clips: a pair, a lone frame, a clip of three frames whose frame t has no label."""
+    generator = torch.Generator().manual_seed(2)
+    planes = {name: torch.randn(3, 3, 8, 10, generator=generator) for name in ("image", "neighbour", "third")}
+    label = torch.randint(0, CLASSES, (3, 8, 10), generator=generator)
+    label[2] = 255
+    return planes | {
+        "label": label,
+        "labelled": torch.tensor([True, True, False]),
+        "flow": torch.randn(3, 2, 8, 10, generator=generator),
+        "paired": torch.tensor([True, False, True]),
+        "triple": torch.tensor([False, False, True]),
+    }
+
+
+def task(**parts) -> MotionTask:
+    defaults = {"student": Pixelwise(), "segmentation_loss": CriterionCrossEntropy(), "motion_loss": None}
+    return MotionTask(**(defaults | parts)).train()
+
+
+def test_the_frames_that_there_are_go_through_the_student_in_one_pass(batch):
+    for names, count in ((set(), 3), ({"neighbour", "paired"}, 5), ({"neighbour", "paired", "third", "triple"}, 6)):
+        step = task()
+        step({name: plane for name, plane in batch.items() if name in {"image", "label", "labelled"} | names})
+        assert step.student.seen == [count]
+
+
+def test_each_loss_reads_its_own_frames_and_the_sum_is_stepped_on(batch):
+    motion = MotionLoss(weight=0.7)
+    teacher = Pixelwise(seed=9)
+    distillation = Distillation(Distill(kd_weight=0.3), teacher, device=CPU, seed=0)
+    step = task(motion_loss=motion, distillation=distillation)
+    result = step(batch)
+    z = {name: step.student.layer(batch[name]) for name in ("image", "neighbour")}
+    both = torch.tensor([0, 2])
+    expected = {
+        "segmentation": nn.functional.cross_entropy(z["image"], batch["label"], ignore_index=255),
+        "motion": motion(
+            batch["image"][both], batch["neighbour"][both], z["image"][both], z["neighbour"][both], batch["flow"][both]
+        ),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(result[name], value)
+    total = result["segmentation"] + result["motion"] + result["kd"]
+    torch.testing.assert_close(result["loss"], total)
+    assert teacher.seen == [6] and result["kd"] > 0
+    assert not any(name.startswith(("teacher", "distillation")) for name in step.state_dict())
+    assert {id(p) for p in step.parameters()} == {id(p) for p in step.student.parameters()}
+
+
+def test_a_batch_without_neighbours_has_no_motion_loss(batch):
+    alone = batch | {"paired": torch.zeros(3, dtype=bool), "triple": torch.zeros(3, dtype=bool)}
+    assert task(motion_loss=MotionLoss(weight=1.0))(alone)["motion"] == 0
+
+
+# ---------------------------------------------------------------------------------------------------- self-training
+
+
+class Given(nn.Module):
+    """Returns the logits it was made with."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image):
+        return self.logits
+
+
+def test_labels_are_the_classes_that_are_surer_than_the_threshold_and_padding_has_none():
+    logits = torch.zeros(1, 3, 1, 4)
+    # Probabilities of class 1 among three: 0.5, 0.7, 0.71, and sure but in padding.
+    for x, p in enumerate((0.5, 0.7, 0.71, 0.99)):
+        logits[0, 1, 0, x] = torch.tensor(2 * p / (1 - p)).log()
+    image = torch.ones(1, 3, 1, 4)
+    image[..., 3] = 0
+    assert Labeller(Given(logits), 0.7001)(image).tolist() == [[[255, 255, 1, 255]]]
+
+
+def test_frames_without_label_are_labelled_and_the_others_keep_theirs(batch):
+    teacher = Pixelwise(seed=5).eval()
+    step = task(labeller=Labeller(teacher, 0.0))
+    labels = batch["label"].clone()
+    labels[2] = teacher(batch["image"])[2].argmax(0)
+    expected = nn.functional.cross_entropy(step.student.layer(batch["image"]), labels)
+    torch.testing.assert_close(step(batch)["segmentation"], expected)
+    assert (batch["label"][2] == 255).all()
+
+
+@pytest.fixture
+def unlabelled(tiny_training, tmp_path) -> list[str]:
+    """A training whose list names frames alone."""
+    listed = next(word for word in tiny_training if "train_list" in word).partition("=")[2]
+    with open(listed, encoding="utf-8") as file:
+        (tmp_path / "frames.lst").write_text("".join(line.split()[0] + "\n" for line in file))
+    return [*tiny_training, f"DATA.train_list={tmp_path}/frames.lst", "TRAIN.epochs=1"]
+
+
+@pytest.fixture
+def start(tmp_path) -> str:
+    torch.manual_seed(3)
+    torch.save({"student": build_model("psp18", classes=19).state_dict()}, tmp_path / "start.pth")
+    return f"TRAIN.weight={tmp_path}/start.pth"
+
+
+def test_a_network_trains_on_frames_without_labels_from_its_own_predictions(unlabelled, start, tmp_path):
+    # Random weights are sure of nothing: a threshold of 0 takes every prediction.
+    trainer = Trainer(load_settings(None, [*unlabelled, start, "TRAIN.self_training=0.0"]), CPU)
+    trainer.run()
+    before = torch.load(tmp_path / "start.pth", weights_only=True)["student"]
+    labeller = trainer.task.labeller.network.state_dict()
+    assert all(torch.equal(labeller[name], before[name]) for name in before)
+    assert not torch.equal(trainer.student.state_dict()["cls.0.weight"], before["cls.0.weight"])
+
+
+def test_frames_without_labels_and_nothing_to_learn_from_are_refused(unlabelled, tmp_path):
+    with pytest.raises(UserError, match=r"frames\.lst: 5 of 5 frames have no label: set TRAIN\.self_training"):
+        Trainer(load_settings(None, unlabelled), CPU)
+    with pytest.raises(UserError, match=r"TRAIN\.self_training needs TRAIN\.weight"):
+        Trainer(load_settings(None, [*unlabelled, "TRAIN.self_training=0.9"]), CPU)
+
+
+def test_some_frames_without_labels_are_said(unlabelled, tmp_path, caplog, tiny_training):
+    listed = next(word for word in tiny_training if "train_list" in word).partition("=")[2]
+    with open(listed, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    (tmp_path / "frames.lst").write_text("\n".join([*lines[:3], *(line.split()[0] for line in lines[3:])]))
+    Trainer(load_settings(None, unlabelled), CPU)
+    assert "2 of 5 frames have no label: no segmentation loss for them" in caplog.text
+
+
+def test_class_weights_of_cityscapes_need_its_classes():
+    train = load_settings(None, ["TRAIN.class_weight=cityscapes"]).TRAIN
+    assert isinstance(segmentation_loss(train, 19), nn.Module)
+    with pytest.raises(UserError, match=r"is for 19 classes, DATA\.classes is 4"):
+        segmentation_loss(train, CLASSES)

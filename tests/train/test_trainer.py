@@ -1,0 +1,206 @@
+"""Training end to end on the tiny world: what is written, what resuming gives, what is refused."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from etc.config import UserError, load_settings
+from etc.evaluate.clips import validate
+from etc.networks import trained_network
+from etc.train.trainer import NonFiniteLoss, Trainer
+
+CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def train(overrides: list[str]) -> Path:
+    settings = load_settings(None, overrides)
+    Trainer(settings, CPU).run()
+    return Path(settings.TRAIN.save_path)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["student"]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert [key for key in a if not torch.equal(a[key], b[key])] == []
+
+
+def test_a_training_writes_checkpoints_settings_and_tensorboard(tiny_training):
+    folder = train(tiny_training)
+    content = torch.load(folder / "last.pth", weights_only=True)
+    assert {"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics"} <= set(content)
+    assert content["epoch"] == 2 and content["step"] == 4
+    assert not any(key.startswith(("flow", "teacher")) for key in content["student"])
+    assert 0 < content["metrics"]["mIoU"] < 1 and 0 < content["metrics"]["TC"] <= 1
+    assert load_settings(folder / "settings.yaml") == load_settings(None, tiny_training)
+    log = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert {"loss/segmentation", "loss/motion", "learning_rate", "validation/mIoU", "validation/TC"} <= set(
+        log.Tags()["scalars"]
+    )
+    assert {"frame", "label", "prediction", "neighbour", "flow", "visibility", "warped"} <= set(log.Tags()["images"])
+
+
+def test_the_learning_rate_is_poly_and_new_layers_learn_ten_times_faster(tiny_training):
+    trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.base_lr=0.002"]), CPU)
+    seen = []
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.append([g["lr"] for g in optimizer.param_groups])
+    )
+    trainer.run()
+    expected = [0.002 * (1 - i / 4) ** 0.9 for i in range(4)]
+    assert [lr for lr, _ in seen] == pytest.approx(expected)
+    assert [lr for _, lr in seen] == pytest.approx([10 * lr for lr in expected])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_training, tmp_path):
+    one = train(tiny_training)
+    two = train([*tiny_training, f"TRAIN.save_path={tmp_path}/two", "TRAIN.workers=1"])
+    three = train([*tiny_training, f"TRAIN.save_path={tmp_path}/three", "TRAIN.manual_seed=1"])
+    assert_same_weights(one / "last.pth", two / "last.pth")
+    assert not torch.equal(weights(one / "last.pth")["cls.4.bias"], weights(three / "last.pth")["cls.4.bias"])
+
+
+def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tiny_training, tmp_path):
+    overrides = [*tiny_training, "TRAIN.epochs=6", "TRAIN.val_freq=6"]
+    whole = train([*overrides, f"TRAIN.save_path={tmp_path}/whole"])
+    command = [sys.executable, str(REPOSITORY / "tool/train_with_flow.py"), *overrides]
+    # The same number of threads: sums in another order would differ in the last bit.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, cwd=tmp_path)
+    last = tmp_path / "run" / "last.pth"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 1))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
+    interrupted = torch.load(last, weights_only=True)["epoch"]
+    assert 1 <= interrupted < 6
+    resumed = train([*overrides, "TRAIN.resume=auto"])
+    assert_same_weights(whole / "last.pth", resumed / "last.pth")
+
+
+def test_a_finished_run_is_not_overwritten_and_not_mixed_with_another(tiny_training):
+    folder = train(tiny_training)
+    before = (folder / "last.pth").read_bytes()
+    with pytest.raises(UserError, match="holds a training run already"):
+        train([*tiny_training, "TRAIN.resume=null"])
+    with pytest.raises(UserError, match=r"TRAIN\.st_weight 0\.1, now it is 0"):
+        train([*tiny_training, "TRAIN.resume=auto", "TRAIN.st_weight=0.0"])
+    assert (folder / "last.pth").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tmp_path):
+    train([*tiny_training, "TRAIN.epochs=1"])
+    before = (tmp_path / "run/last.pth").read_bytes()
+    settings = load_settings(None, [*tiny_training, f"TRAIN.save_path={tmp_path}/two", "TRAIN.base_lr=1e30"])
+    with pytest.raises(NonFiniteLoss, match=r"the \w+ loss is (nan|inf) in step \d"):
+        Trainer(settings, CPU).run()
+    assert not (tmp_path / "two/last.pth").exists()
+    assert (tmp_path / "run/last.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("TRAIN.batch_size=64", "do not fill one batch of 64"),
+        ("TRAIN.batch_size=1 TRAIN.st_weight=0.0", "batch norm needs two images"),
+        ("DATA.train_list=nowhere.lst", "nowhere.lst"),
+        ("TRAIN.resume=nowhere.pth", "nowhere.pth does not exist"),
+        ("TRAIN.weight=nowhere.pth", "nowhere.pth does not exist"),
+        ("TRAIN.arch=psq18", "psq18"),
+        ("TRAIN.frame_gap=7", "lack a neighbour"),
+        ("TRAIN.frame_gap=3", "10 of 30 frame pairs have no flow file"),
+        ("FLOW.source=online", "FLOW.source stored"),
+        ("FLOW.source=online FLOW.name=dis TRAIN.train_h=15", "too small"),
+    ],
+)
+def test_unusable_settings_are_refused_before_anything_is_written(tiny_training, tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        train([*tiny_training, *override.split()])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.pth").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(UserError, match=r"last\.pth is truncated or not a checkpoint"):
+        train([*tiny_training, "TRAIN.resume=auto"])
+
+
+def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
+    lines = Path(next(o for o in tiny_training if "train_list" in o).partition("=")[2]).read_text().splitlines()
+    # Frame 0 of a folder of its own has no neighbour at all; a folder of links, as the world serves all tests.
+    world, root = Path(tiny_training[0].partition("=")[2]), tmp_path / "linked"
+    single = root / "leftImg8bit/train/lonely/lonely_000000_000000_leftImg8bit.png"
+    label = root / "gtFine/train/lonely/lonely_000000_000000_gtFine_labelIds.png"
+    for folder in ("leftImg8bit", "gtFine"):
+        (root / folder / "train").mkdir(parents=True)
+        (root / folder / "val").symlink_to(world / folder / "val")
+        for city in (world / folder / "train").iterdir():
+            (root / folder / "train" / city.name).symlink_to(city)
+    shutil.copy(world / "world.json", root)
+    for target, source in zip((single, label), lines[0].split(), strict=True):
+        target.parent.mkdir()
+        target.write_bytes((root / source).read_bytes())
+    entry = f"{single.relative_to(root)} {label.relative_to(root)}"
+    (tmp_path / "mixed.lst").write_text("\n".join([lines[0], entry]))
+    folder = train(
+        [
+            *tiny_training,
+            f"DATA.data_root={root}",
+            f"DATA.train_list={tmp_path}/mixed.lst",
+            "DATA.allow_single=true",
+            "FLOW.name=dis",
+            "FLOW.source=online",
+            "FLOW.preset=ultrafast",
+        ]
+    )
+    assert torch.load(folder / "last.pth", weights_only=True)["step"] == 2
+
+
+def test_two_processes_train_together(tiny_training, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(REPOSITORY / "tool/train_with_flow.py"), *tiny_training, "TRAIN.batch_size=4"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    content = torch.load(tmp_path / "run/last.pth", weights_only=True)
+    assert content["step"] == 2 and not any(key.startswith("module.") for key in content["student"])
+    # The clips to validate are shared between the processes: one process counts the same.
+    settings = load_settings(None, tiny_training)
+    alone = validate(trained_network(settings, tmp_path / "run/last.pth"), settings, CPU)
+    assert alone["TC"] == content["metrics"]["TC"] and alone["mIoU"] == content["metrics"]["mIoU"]
+
+
+def test_bfloat16_trains_and_keeps_its_weights_in_float32(tiny_training):
+    folder = train([*tiny_training, "TRAIN.amp=bfloat16", "TRAIN.epochs=1"])
+    assert {w.dtype for w in weights(folder / "last.pth").values()} == {torch.float32, torch.int64}
+
+
+def test_weights_that_the_last_step_of_an_epoch_ruined_do_not_replace_the_good_ones(tiny_training, tmp_path):
+    # One step an epoch: its loss is computed before the step that ruins the weights.
+    ruin = ["TRAIN.batch_size=4", "TRAIN.epochs=1", "TRAIN.base_lr=1e30"]
+    with pytest.raises(NonFiniteLoss, match="output is not finite after step 1"):
+        train([*tiny_training, *ruin])
+    assert not (tmp_path / "run/last.pth").exists()
+
+
+def test_another_start_is_another_run(tiny_training, tmp_path):
+    folder = train([*tiny_training, "TRAIN.epochs=1"])
+    start = f"TRAIN.weight={folder}/last.pth"
+    with pytest.raises(UserError, match=r"TRAIN\.weight None, now it is"):
+        train([*tiny_training, "TRAIN.epochs=1", "TRAIN.resume=auto", start])
