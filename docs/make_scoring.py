@@ -16,15 +16,16 @@ from etc import cli
 from etc.config import TOOLKIT, load_settings
 from etc.config.schema import Settings
 from etc.data.images import read_image, write_png
-from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
-from etc.data.training_list import clips_to_score, flow_of_pairs
+from etc.data.labels import IGNORE, class_names, label_table, read_colors, read_train_ids
+from etc.data.sources import clips_to_score
 from etc.display.drawing import colorize, side_by_side
+from etc.display.tables import percent
 from etc.evaluate.clip_metrics import flow_of_pair, unrounded
 from etc.evaluate.clips import score_clips
-from etc.evaluate.results import class_names
-from etc.evaluate.tables import percent
+from etc.flow.build import flow_of_pairs
 from etc.metrics import TemporalConsistency
-from etc.metrics.warping import labels_along, warp_published
+from etc.metrics.published import warp_published
+from etc.metrics.warping import labels_along
 
 JUDGES = ("dis@medium", "dis@fast", "dis@ultrafast")
 PICTURE_PAIR, PICTURE_CROP = 30, (slice(60, 260), slice(150, 450))

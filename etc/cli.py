@@ -10,8 +10,9 @@ from collections.abc import Callable
 from types import UnionType
 from typing import get_args, get_origin
 
-from etc.config import DEFAULT_CONFIG, UserError, load_settings
+from etc.config import DEFAULT_CONFIG, load_settings
 from etc.config.schema import SECTIONS, Settings
+from etc.errors import UserError
 
 USER_ERROR = 2
 

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from etc.errors import UserError
+
 
 def rank() -> int:
     """Number of this process, 0 for the one that writes files."""
@@ -61,3 +63,20 @@ def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
+
+
+def device_of(name: str) -> torch.device:
+    """The device that ``TEST.device`` names; ``auto`` takes CUDA where there is one.
+
+    Raises:
+        UserError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"TEST.device {name!r} is no device: auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"TEST.device {name}: {torch.cuda.device_count()} CUDA devices are here")
+    return device

@@ -9,27 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from etc.config import UserError
 from etc.config.schema import Settings
+from etc.distributed import device_of
+from etc.errors import UserError
 from model import build_model, load_student
-
-
-def device_of(settings: Settings) -> torch.device:
-    """The device that ``TEST.device`` names; ``auto`` takes CUDA where there is one.
-
-    Raises:
-        UserError: no such device.
-    """
-    name = settings.TEST.device
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"TEST.device {name!r} is no device: auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"TEST.device {name}: {torch.cuda.device_count()} CUDA devices are here")
-    return device
 
 
 def new_network(settings: Settings) -> nn.Module:
@@ -78,7 +61,7 @@ def trained_network(settings: Settings, path: str | Path | None = None) -> nn.Mo
     """
     network = _built(settings)
     network = _load(network, path or settings.TEST.ckpt_path, "TEST.ckpt_path")
-    network = network.eval().requires_grad_(False).to(device_of(settings))
+    network = network.eval().requires_grad_(False).to(device_of(settings.TEST.device))
     return network.to(memory_format=torch.channels_last)
 
 
@@ -88,7 +71,7 @@ def network_for_cost(settings: Settings) -> nn.Module:
     Raises:
         UserError: as :func:`trained_network`.
     """
-    network = _built(settings, aux=False).eval().requires_grad_(False).to(device_of(settings))
+    network = _built(settings, aux=False).eval().requires_grad_(False).to(device_of(settings.TEST.device))
     return network.to(memory_format=torch.channels_last)
 
 

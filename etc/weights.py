@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from etc.config import UserError
+from etc.errors import UserError
+from utils.files import sha256_of
 
 FOLDER = Path("pretrained_model")  # where files without a direct link are looked for
 FLOWNET2_PAGE = "https://github.com/NVIDIA/flownet2-pytorch"
@@ -127,15 +127,6 @@ def download(file: WeightFile, path: Path | None = None) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash does not match
         raise UserError(f"{file.source} could not be downloaded to {path}: {error}") from None
     return path
-
-
-def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file, 64 hex digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _of_torchvision(name: str, weights, use: str, licence: str) -> WeightFile:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from etc.config import load_settings
-from etc.data.training_list import prepare
+from etc.data.synthetic import prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

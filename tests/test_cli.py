@@ -10,8 +10,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from etc import cli
-from etc.config import ConfigError, UserError
 from etc.config.schema import SECTIONS
+from etc.errors import ConfigError, UserError
 from tests.scripts import door
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
+from etc.errors import UserError
 from etc.networks import new_network
 from tests.scripts import run
 

@@ -7,7 +7,7 @@ import torch
 from torchvision.models._api import WeightsEnum
 
 from etc import weights as weights_module
-from etc.config import UserError
+from etc.errors import UserError
 from etc.flow.estimators import build_flow
 from etc.weights import WeightFile, description, download, how_to_get, weight_files
 from flownet import VARIANTS

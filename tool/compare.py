@@ -12,8 +12,9 @@ first run was scored or trained with.
 from pathlib import Path
 
 from etc import cli
-from etc.config import UserError, load_settings
-from etc.networks import device_of
+from etc.config import load_settings
+from etc.distributed import device_of
+from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
 from etc.report.comparison import compare, comparison_table, save_comparison
 from etc.report.html import CLIPS, write_report
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = runs_of(named, settings, out / "runs")
     check_comparable(runs)
     viewer = ClipViewer(runs, settings)
-    rows = compare(runs, measure_costs(runs, settings, speed=not words.no_speed), device_of(settings))
+    rows = compare(runs, measure_costs(runs, settings, speed=not words.no_speed), device_of(settings.TEST.device))
     save_comparison(rows, out)
     video, picture = write_pictures(viewer, out)
     report = write_report(viewer, rows, out, clips=words.clips)

@@ -15,11 +15,12 @@ estimate and error.
 from pathlib import Path
 
 from etc import cli
-from etc.config import UserError
-from etc.data.training_list import flow_estimator, prepare
+from etc.data.synthetic import prepare
+from etc.distributed import device_of
+from etc.errors import UserError
 from etc.flow.accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
+from etc.flow.build import flow_estimator
 from etc.flow.estimators import build_flow
-from etc.networks import device_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(words.pairs or Path(settings.DATA.data_root) / "flow/val")
     pairs = find_pairs(folder)[: words.max_pairs]
     stored = settings.FLOW.name == "stored"
-    estimator = build_flow("dis") if stored else flow_estimator(settings, device_of(settings))
+    estimator = build_flow("dis") if stored else flow_estimator(settings, device_of(settings.TEST.device))
     result = score_flow(estimator, pairs, pictures=words.pictures)
     path = Path(words.out) / f"{folder.resolve().name}_{estimator.key}.json"
     save_accuracy(result, path)

@@ -13,24 +13,59 @@ computes the optical flow and keeps it in FLOW.store; later runs read it. Writes
 TEST.save_folder. torchrun shares the clips between processes. docs/scoring.md says what the figures mean.
 """
 
+import argparse
+from pathlib import Path
+
 from etc import cli, distributed
-from etc.config import load_settings
-from etc.data.sources import add_options, overrides_of
+from etc.config import TOOLKIT, load_settings
+from etc.data.sources import CITYSCAPES
+from etc.distributed import device_of
 from etc.evaluate.clips import score_clips
 from etc.evaluate.tables import clip_table
-from etc.networks import device_of
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.argument_parser(__doc__, ("DATA", "FLOW", "TEST"))
     add_options(parser)
     settings = load_settings(*overrides_of(parser.parse_intermixed_args(argv)))
-    with distributed.process_group(device_of(settings)) as device:
+    with distributed.process_group(device_of(settings.TEST.device)) as device:
         result = score_clips(settings, device)
         if distributed.rank() == 0:
             result.save(settings.TEST.save_folder)
             print(f"{clip_table(result)}\n\nwritten to {settings.TEST.save_folder}")
     return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Short words for the settings that say what to score."""
+    parser.add_argument("--frames", metavar="FOLDER|VIDEO", help="frames to score, without list files (TEST.frames)")
+    parser.add_argument("--predictions", metavar="FOLDER", help="PNGs of anybody's method (TEST.predictions)")
+    parser.add_argument("--allow-gaps", action="store_true", help="frames may lack a prediction (TEST.allow_gaps)")
+    parser.add_argument(
+        "--cityscapes",
+        choices=CITYSCAPES,
+        help="the clips of the published protocol: 108 sampled ones or all 500 (TEST.cityscapes)",
+    )
+
+
+def overrides_of(words: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """Settings file and overrides that the options stand for; what the user sets by name comes after them."""
+    config, overrides = words.config, []
+    if config is None and words.cityscapes:
+        config = str(TOOLKIT / "configs/cityscapes/pspnet18_flow.yaml")
+    elif config is None and words.frames:
+        # The embedded default is the synthetic world, which keeps flow of its own.
+        overrides += ["DATA.synthetic=false", "FLOW.name=dis"]
+    if config is None or words.cityscapes:
+        place = Path(words.predictions).resolve() if words.predictions else None
+        if place is not None:
+            overrides.append(f"TEST.save_folder=exp/eval_tc/{place.parent.name}_{place.name}")
+    for key in ("frames", "predictions", "cityscapes"):
+        if getattr(words, key):
+            overrides.append(f"TEST.{key}={getattr(words, key)}")
+    if words.allow_gaps:
+        overrides.append("TEST.allow_gaps=true")
+    return config, [*overrides, *words.overrides]
 
 
 if __name__ == "__main__":

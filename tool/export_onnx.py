@@ -15,7 +15,7 @@ onnxscript and onnxruntime: pip install -e '.[onnx]'
 import re
 
 from etc import cli
-from etc.config import UserError
+from etc.errors import UserError
 from etc.predict.onnx_export import OPSET, SIZES, described, export_onnx
 
 

@@ -22,7 +22,7 @@ torchrun shares the frames between processes.
 from pathlib import Path
 
 from etc import cli, distributed
-from etc.networks import device_of
+from etc.distributed import device_of
 from etc.pseudo_labels.generate import make_pseudo_labels, video_frames
 from etc.pseudo_labels.report import pseudo_table, save
 from etc.pseudo_labels.selection import Choice
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = cli.settings_from(words)
     threshold = 0.9 if words.threshold is None and words.keep_share is None else words.threshold
     choice, out = Choice(threshold, words.keep_share, words.temporal), Path(words.out)
-    with distributed.process_group(device_of(settings)):
+    with distributed.process_group(device_of(settings.TEST.device)):
         frames = video_frames(settings, words.frames)
         made = make_pseudo_labels(settings, choice, frames, out, overwrite=words.overwrite)
         if distributed.rank() == 0:

@@ -11,7 +11,7 @@ between processes.
 """
 
 from etc import cli, distributed
-from etc.networks import device_of
+from etc.distributed import device_of
 from etc.predict.clips import generate
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="remove the predictions that are there first")
     words = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(words)
-    with distributed.process_group(device_of(settings)):
+    with distributed.process_group(device_of(settings.TEST.device)):
         done = generate(settings, overwrite=words.overwrite)
         process = f" (process {distributed.rank() + 1})" if distributed.world_size() > 1 else ""
         print(f"{settings.TEST.save_folder}/video{process}: {done}")

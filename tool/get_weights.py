@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from etc import cli
-from etc.config import UserError
+from etc.errors import UserError
 from etc.weights import description, download, weight_files
 
 

@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from etc import cli
-from etc.config import UserError
 from etc.data.make_lists import camvid_lists, cityscapes_lists, folder_lists, write_lists
+from etc.errors import UserError
 
 LAYOUTS = {"cityscapes": cityscapes_lists, "camvid": camvid_lists, "folder": folder_lists}
 

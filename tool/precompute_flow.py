@@ -11,8 +11,8 @@ it stopped. torchrun shares the pairs between processes and GPUs. FLOW.scale 0.5
 """
 
 from etc import cli, distributed
+from etc.distributed import device_of
 from etc.flow.precompute import precompute
-from etc.networks import device_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         print("FLOW.name stored is read from the data set's own files: there is nothing to compute")
         return 0
     purposes = [words.purpose] if words.purpose else ["train", "clips"]
-    with distributed.process_group(device_of(settings)) as device:
+    with distributed.process_group(device_of(settings.TEST.device)) as device:
         computed, kept = precompute(settings, purposes, device)
         if distributed.rank() == 0:
             print(f"{settings.FLOW.store}: flow of {computed} pairs computed, of {kept} was there already")

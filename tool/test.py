@@ -14,10 +14,10 @@ under the name that the server expects; the list may then hold frames without la
 from pathlib import Path
 
 from etc import cli, distributed
+from etc.data.labels import class_names
+from etc.distributed import device_of
 from etc.evaluate.frames import score_frames
-from etc.evaluate.results import class_names
 from etc.evaluate.tables import frame_table
-from etc.networks import device_of
 from etc.report.confusion_matrix import write_confusion
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     words = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(words)
     names = class_names(settings)
-    with distributed.process_group(device_of(settings)):
+    with distributed.process_group(device_of(settings.TEST.device)):
         result = score_frames(settings, words.export)
         if distributed.rank() > 0:
             return 0

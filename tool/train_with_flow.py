@@ -9,13 +9,13 @@ Writes last.pth, best.pth (by mIoU), settings.yaml and TensorBoard logs into TRA
 """
 
 from etc import cli, distributed
-from etc.networks import device_of
+from etc.distributed import device_of
 from etc.train.trainer import Trainer
 
 
 def main(argv: list[str] | None = None) -> int:
     settings = cli.parse(argv, description=__doc__)
-    with distributed.process_group(device_of(settings)) as device:
+    with distributed.process_group(device_of(settings.TEST.device)) as device:
         Trainer(settings, device).run()
     return 0
 

@@ -13,7 +13,7 @@ from etc.benchmark import files, operators, training
 from etc.benchmark.bench import Bench
 from etc.benchmark.measure import Figure
 from etc.benchmark.page import Measured
-from etc.config import UserError
+from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
 

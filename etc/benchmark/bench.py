@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeVar
 
 import cv2
 
-from etc.config import UserError
 from etc.data.clip_dataset import ClipDataset, FlowReader
 from etc.data.frame_names import frame_number, images_in
 from etc.data.images import read_image, read_label, write_png
@@ -17,6 +16,7 @@ from etc.data.labels import label_table
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform
 from etc.data.world import write_world
+from etc.errors import UserError
 
 Size = TypeVar("Size")
 

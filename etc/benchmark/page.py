@@ -13,7 +13,7 @@ import cv2
 import torch
 
 from etc.benchmark.measure import Figure
-from etc.evaluate.tables import table
+from etc.display.tables import table
 from utils.files import write_text
 
 _INTRO = """# Benchmarks

@@ -7,7 +7,6 @@ such change is logged once. The section classes themselves stand in ``etc/config
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 from pathlib import Path
@@ -16,44 +15,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from etc.config.schema import SECTIONS, Settings
+from etc.config.published import translate
+from etc.config.schema import SECTIONS, Settings, known_keys
+from etc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 TOOLKIT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = TOOLKIT / "configs" / "quickstart.yaml"
-
-# Obsolete keys of the published files and what takes their place; None: torchrun or torch itself does it now.
-_OBSOLETE = {
-    "use_apex": None,
-    "keep_batchnorm_fp32": None,
-    "loss_scale": None,
-    "multiprocessing_distributed": None,
-    "dist_url": None,
-    "dist_backend": None,
-    "world_size": None,
-    "rank": None,
-    "train_gpu": None,
-    "test_gpu": None,
-    "start_epoch": None,
-    "save_freq": None,  # a checkpoint is written after every epoch
-    "batch_size_val": None,  # validation predicts frame by frame, as scoring does
-    "evaluate": None,
-    "has_prediction": None,
-    "index_start": None,
-    "index_step": None,
-    "split": None,
-    "model_path": "ckpt_path",
-}
-_OPT_LEVEL = {"O0": "off", "O1": "float16", "O2": "float16"}
-
-
-class UserError(ValueError):
-    """Something that only the user can mend: a file, a shape, a key; the message says what was expected."""
-
-
-class ConfigError(UserError):
-    """A setting that cannot be used; the message names the key."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,14 +63,14 @@ def load_settings(config: str | Path | dict | None = None, overrides: list[str] 
             the wrong type or out of range.
     """
     if isinstance(config, dict):
-        tree = _translate(config, source="the settings in the checkpoint")
+        tree = translate(config, source="the settings in the checkpoint")
     else:
         path = Path(config) if config is not None else DEFAULT_CONFIG
-        tree = _translate(_read(path), source=str(path))
+        tree = translate(_read(path), source=str(path))
     # Published files leave a key empty to mean its default.
     tree = {section: {k: v for k, v in keys.items() if v is not None} for section, keys in tree.items()}
     for section, key, value in _pairs(overrides or []):
-        for home, change in _translate({section: {key: value}}, source="command line").items():
+        for home, change in translate({section: {key: value}}, source="command line").items():
             tree.setdefault(home, {}).update(change)
     return _validate(tree)
 
@@ -155,65 +124,9 @@ def _parsed(text: str, key: str) -> Any:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
-    homes = _known_keys().get(key, [])
+    homes = known_keys().get(key, [])
     wants_string = bool(homes) and SECTIONS[homes[0]].model_fields[key].annotation in (str, str | None)
     return text if wants_string and not isinstance(value, str | None) else value
-
-
-def _known_keys() -> dict[str, list[str]]:
-    """Key -> the sections that have it."""
-    known: dict[str, list[str]] = {}
-    for section, model in SECTIONS.items():
-        for key in model.model_fields:
-            known.setdefault(key, []).append(section)
-    return known
-
-
-def _translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
-    """Translate the published file format into our sections and keys.
-
-    Raises:
-        ConfigError: an unknown section or key, or two different values for one key.
-    """
-    result: dict[str, dict[str, Any]] = {}
-    with_apex = all(keys.get("use_apex") is not False for keys in tree.values())
-    for written_section, keys in tree.items():
-        section = written_section.upper()
-        if section not in SECTIONS:
-            near = difflib.get_close_matches(section, SECTIONS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
-            raise ConfigError(f"{source}: unknown section {written_section}{hint}")
-        for key, value in keys.items():
-            if key == "opt_level" and not with_apex:
-                value = "O0"  # published: opt_level counts only where apex is used
-            home, name, value = _home(section, key, value, source)
-            if (home, name) != (section, key):
-                now = f"is now {home}.{name}: {'' if value is None else value}" if home else "is obsolete"
-                logger.info("%s: %s.%s %s", source, written_section, key, now)
-            if home is None:
-                continue
-            before = result.setdefault(home, {}).get(name)
-            if None not in (before, value) and before != value:
-                raise ConfigError(f"{source}: {home}.{name} is given twice, as {before!r} and {value!r}")
-            result[home][name] = before if value is None else value
-    return result
-
-
-def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, str, Any]:
-    """Section, key and value that a written key stands for; without section: nothing does it any more."""
-    known = _known_keys()
-    if key in SECTIONS[section].model_fields:
-        return section, key, value
-    if key == "opt_level":
-        if value is not None and value not in _OPT_LEVEL:
-            raise ConfigError(f"{source}: opt_level {value!r} is none of {', '.join(_OPT_LEVEL)}")
-        return "TRAIN", "amp", _OPT_LEVEL.get(value)
-    if key in _OBSOLETE:
-        new = _OBSOLETE[key]
-        return (known[new][0], new, value) if new else (None, key, value)
-    if key in known:
-        return known[key][0], key, value
-    raise ConfigError(f"{source}: unknown key {section}.{key}{_nearest(section, key)}")
 
 
 def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
@@ -226,13 +139,3 @@ def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
         # A check over a whole section has no input worth printing.
         given = f" (got {first['input']!r})" if len(first["loc"]) > 1 else ""
         raise ConfigError(f"{where}: {message}{given}") from None
-
-
-def _nearest(section: str, key: str) -> str:
-    """``"; did you mean SECTION.key?"``, or nothing where no known key comes near."""
-    known = _known_keys()
-    near = difflib.get_close_matches(key.lower(), known, n=1)
-    if not near:
-        return ""
-    homes = known[near[0]]
-    return f"; did you mean {section if section in homes else homes[0]}.{near[0]}?"

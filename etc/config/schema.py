@@ -5,6 +5,7 @@ The defaults are those of the published training on Cityscapes; ``configs/quicks
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -259,3 +260,22 @@ class Settings(_Section):
         if self.DISTILL.mf_weight > 0:
             return 3
         return 2 if self.TRAIN.st_weight > 0 or self.DISTILL.pf_weight > 0 else 1
+
+
+def known_keys() -> dict[str, list[str]]:
+    """Key -> the sections that have it."""
+    known: dict[str, list[str]] = {}
+    for section, model in SECTIONS.items():
+        for key in model.model_fields:
+            known.setdefault(key, []).append(section)
+    return known
+
+
+def nearest_key(section: str, key: str) -> str:
+    """``"; did you mean SECTION.key?"``, or nothing where no known key comes near."""
+    known = known_keys()
+    near = difflib.get_close_matches(key.lower(), known, n=1)
+    if not near:
+        return ""
+    homes = known[near[0]]
+    return f"; did you mean {section if section in homes else homes[0]}.{near[0]}?"

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from etc.config import UserError
 from etc.data.frame_names import Layout, neighbour
 from etc.data.images import read_image
 from etc.data.labels import IGNORE, read_train_ids
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform, CropMap, crop_flow, crop_image, crop_label, crop_logits, padding_of
+from etc.errors import UserError
 
 Sample = dict[str, Tensor]
 # (path of frame t, path of frame k, height and width) -> flow t -> k, float32 [2, H, W]

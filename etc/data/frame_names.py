@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from etc.config import UserError
+from etc.errors import UserError
 
 Layout = Literal["cityscapes", "camvid", "folder"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".webp")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from etc.config import UserError
+from etc.errors import UserError
 from utils.files import write_bytes
 
 _PNG_HEAD, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
@@ -88,3 +90,70 @@ def _is_truncated(data: bytes) -> bool:
             return True
         segment += 1 if fill else 2 + length
     return data.find(_JPEG_END, segment) < 0
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height."""
+    with _opened(path) as image:
+        width, height = image.size
+        # A frame is turned as its camera says when it is read; a label map has no such note.
+        turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
+class StoredPng(NamedTuple):
+    """A PNG as it is stored: its pixels, and its palette where it has one."""
+
+    path: Path
+    pixels: np.ndarray
+    palette: np.ndarray | None
+
+    def ids(self) -> np.ndarray:
+        """Gray values or palette indices, uint8 or uint16 ``[H, W]``."""
+        if self.pixels.ndim == 2:
+            return self.pixels
+        red = self.pixels[:, :, 0]
+        if (self.pixels[:, :, 1:3] != red[:, :, None]).any():
+            raise UserError(
+                f"{self.path} is a picture in colours, ids have one channel: TEST.prediction_ids color reads the "
+                "colours of DATA.colors_path"
+            )
+        return red
+
+    def colors(self) -> np.ndarray:
+        """RGB, uint8 ``[H, W, 3]``."""
+        if self.palette is not None:
+            return self.palette[self.pixels]
+        if self.pixels.ndim == 2:
+            raise UserError(f"{self.path} is gray: TEST.prediction_ids color wants colours (train or label: ids)")
+        return self.pixels[:, :, :3]
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except OSError as error:
+        reason = error.strerror or "not an image that can be decoded"
+        raise UserError(f"cannot read {path}: {reason}") from None
+
+
+def read_stored(path: Path) -> StoredPng:
+    with _opened(path) as image:
+        palette = None
+        try:
+            if image.mode == "P":
+                palette = np.zeros((256, 3), np.uint8)
+                colors = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+                palette[: len(colors)] = colors
+            pixels = np.array(image)
+        except (OSError, SyntaxError):
+            raise UserError(f"{path} is truncated or damaged") from None
+    if image.mode == "LA":
+        pixels = pixels[:, :, 0]
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8)
+    elif pixels.dtype != np.uint8:
+        if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
+            raise UserError(f"{path}: expected whole numbers of 8 or 16 bits, this file has {pixels.dtype}")
+        pixels = pixels.astype(np.uint16)
+    return StoredPng(path, pixels, palette)

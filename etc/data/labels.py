@@ -7,8 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from etc.config import UserError, find_file
+from etc.config import find_file
+from etc.config.schema import Settings
 from etc.data.images import read_label
+from etc.errors import UserError
 
 IGNORE = 255
 INVALID = 254  # marks, inside a table only, values that must not occur
@@ -99,3 +101,8 @@ def _lines(path: str | Path) -> list[str]:
         return [line for line in find_file(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', 'not a text file')}") from None
+
+
+def class_names(settings: Settings) -> list[str]:
+    """Names of the classes of the settings."""
+    return read_names(settings.DATA.names_path, settings.DATA.classes)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from etc.config import UserError, find_file
+from etc.config import find_file
 from etc.data.frame_names import Layout, follows, neighbour
+from etc.errors import UserError
 
 
 class Frame(NamedTuple):

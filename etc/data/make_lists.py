@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from etc.config import UserError
 from etc.data.frame_names import IMAGE_SUFFIXES, frame_number, images_in, neighbour
 from etc.data.lists import Clip, Frame, format_clips, format_frames, group_clips
+from etc.errors import UserError
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)

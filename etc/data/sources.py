@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import shutil
 from pathlib import Path
 
 from etc import distributed
-from etc.config import TOOLKIT, UserError
 from etc.config.schema import Settings
 from etc.data.frame_names import IMAGE_SUFFIXES, images_in
 from etc.data.images import write_png
-from etc.data.lists import Clip, Frame
+from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
 from etc.data.make_lists import official_clips
+from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
+from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 # What the published protocol scores (all of it is the full set): clips, frames, pairs.
 CITYSCAPES = {"sampled": (108, 3240, 3132), "full": (500, 15000, 14500)}
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Short words for the settings that say what to score."""
-    parser.add_argument("--frames", metavar="FOLDER|VIDEO", help="frames to score, without list files (TEST.frames)")
-    parser.add_argument("--predictions", metavar="FOLDER", help="PNGs of anybody's method (TEST.predictions)")
-    parser.add_argument("--allow-gaps", action="store_true", help="frames may lack a prediction (TEST.allow_gaps)")
-    parser.add_argument(
-        "--cityscapes",
-        choices=CITYSCAPES,
-        help="the clips of the published protocol: 108 sampled ones or all 500 (TEST.cityscapes)",
-    )
-
-
-def overrides_of(words: argparse.Namespace) -> tuple[str | None, list[str]]:
-    """Settings file and overrides that the options stand for; what the user sets by name comes after them."""
-    config, overrides = words.config, []
-    if config is None and words.cityscapes:
-        config = str(TOOLKIT / "configs/cityscapes/pspnet18_flow.yaml")
-    elif config is None and words.frames:
-        # The embedded default is the synthetic world, which keeps flow of its own.
-        overrides += ["DATA.synthetic=false", "FLOW.name=dis"]
-    if config is None or words.cityscapes:
-        place = Path(words.predictions).resolve() if words.predictions else None
-        if place is not None:
-            overrides.append(f"TEST.save_folder=exp/eval_tc/{place.parent.name}_{place.name}")
-    for key in ("frames", "predictions", "cityscapes"):
-        if getattr(words, key):
-            overrides.append(f"TEST.{key}={getattr(words, key)}")
-    if words.allow_gaps:
-        overrides.append("TEST.allow_gaps=true")
-    return config, [*overrides, *words.overrides]
 
 
 def cityscapes_clips(root: str | Path, which: str) -> list[Clip]:
@@ -115,3 +83,38 @@ def _unpacked(video: Path, folder: Path) -> Path:
         building.rename(folder)
     distributed.barrier()
     return folder
+
+
+def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:
+    """The frames of a list (default ``DATA.val_list``), each with a label, all files checked.
+
+    Raises:
+        UserError: a missing list or file, or a frame without label.
+    """
+    prepare(settings)
+    path = path or settings.DATA.val_list
+    frames = read_frames(path)
+    bare = [frame.image for frame in frames if frame.label is None]
+    if bare:
+        raise UserError(f"{path}: {len(bare)} of {len(frames)} frames have no label, the first is {bare[0]}")
+    check_files(frames, settings.DATA.data_root, source=path)
+    return frames
+
+
+def clips_to_score(settings: Settings) -> list[Clip]:
+    """The clips of ``TEST.frames``, ``TEST.cityscapes`` or else ``DATA.clip_list``, all files checked.
+
+    Raises:
+        UserError: a missing list or file, or a clip of one frame.
+    """
+    data, test = settings.DATA, settings.TEST
+    if test.frames:
+        return clips_of_frames(settings)
+    if test.cityscapes:
+        clips = cityscapes_clips(data.data_root, test.cityscapes)
+        check_files((f for clip in clips for f in clip), data.data_root, source=f"TEST.cityscapes {test.cityscapes}")
+        return clips
+    prepare(settings)
+    clips = read_clips(data.clip_list, layout=data.layout, frame_step=data.frame_step)
+    check_files((frame for clip in clips for frame in clip), data.data_root, source=data.clip_list)
+    return clips

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from etc.data.labels import IGNORE
 
@@ -178,3 +180,9 @@ def normalise(image: np.ndarray) -> np.ndarray:
 def _warp(image: np.ndarray, crop: CropMap, interpolation: int, border: int, value: float) -> np.ndarray:
     h, w = crop.size
     return cv2.warpAffine(image, crop.matrix, (w, h), flags=interpolation, borderMode=border, borderValue=value)
+
+
+def denormalise(image: Tensor) -> Tensor:
+    """Undo :func:`etc.data.transform.normalise`: float ``[N, 3, H, W]`` -> RGB 0..255."""
+    mean, std = (torch.from_numpy(x).to(image.device).view(1, 3, 1, 1) for x in (MEAN, STD))
+    return image * std + mean

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etc.config import UserError
 from etc.data.labels import IGNORE
+from etc.errors import UserError
 from etc.flow.cache import FlowOfPairs
 from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion, scores
 from etc.metrics.warping import visible_pixels

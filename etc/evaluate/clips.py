@@ -13,24 +13,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from etc import distributed
-from etc.config import UserError
 from etc.config.schema import Settings
-from etc.data.images import read_image
 from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
-from etc.data.training_list import clips_to_score, flow_of_pairs, labelled_frames
+from etc.data.sources import clips_to_score
+from etc.distributed import device_of
+from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipScorer, Counts, PairScorer, ScoredFrame, metrics_of_pairs, metrics_of_windows
-from etc.evaluate.frames import confusion_of
 from etc.evaluate.prediction_files import Predictions
 from etc.evaluate.results import ClipScores
+from etc.flow.build import flow_of_pairs
 from etc.flow.cache import FlowOfPairs
-from etc.metrics import TemporalConsistency, bootstrap_interval, class_totals, mean_iou, scores
-from etc.networks import device_of
-from etc.predict.predictor import predictor_from
+from etc.metrics import bootstrap_interval, class_totals, mean_iou, scores
 from etc.weights import weight_files
 from flownet import VARIANTS
 
@@ -55,7 +53,7 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     """
     clips = clips_to_score(settings)
     predictions = Predictions(settings, clips)
-    views = views_of(settings, device or device_of(settings))
+    views = views_of(settings, device or device_of(settings.TEST.device))
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
@@ -111,33 +109,6 @@ def _counts_of(
     for number, own in enumerate(pairs):
         counts |= {f"{number}/{name}": table for name, table in own.counts(longest).items()}
     return counts
-
-
-def validate(
-    network: nn.Module, settings: Settings, device: torch.device, *, clips: int | None = None
-) -> dict[str, float]:
-    """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of ``DATA.clip_list``.
-
-    Returns:
-        ``{"mIoU", "TC"}`` in [0, 1]; TC without the forward-backward check, which would
-        double the flow needed. The network is left in eval mode.
-    """
-    predictor = predictor_from(settings, network=network, device=device)
-    counts = confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
-    flow, root = flow_of_pairs(settings, device), Path(settings.DATA.data_root)
-    strict = TemporalConsistency(settings.DATA.classes)
-    own = clips_to_score(settings)[:clips][distributed.rank() :: distributed.world_size()]
-    for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):
-        last: tuple[Path, np.ndarray] | None = None
-        for frame in clip:
-            path = root / frame.image
-            prediction = predictor([read_image(path)])[0]
-            if last is not None:
-                forward, valid = flow.with_validity(last[0], path, prediction.shape)
-                strict.update(last[1], prediction, forward, valid=valid)
-            last = (path, prediction)
-    strict_counts = distributed.sum_counts(strict.counts)
-    return {"mIoU": scores(counts)["mIoU"], "TC": scores(strict_counts)["mIoU"]}
 
 
 def summarise(tables: Counts, clips: list[Clip], views: list[View], settings: Settings) -> ClipScores:

@@ -11,13 +11,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from etc import distributed
-from etc.config import UserError, dump_settings
+from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.frame_names import frame_number
 from etc.data.images import read_image, write_png
 from etc.data.labels import CITYSCAPES_LABEL_IDS, label_table, read_train_ids
 from etc.data.lists import Frame, check_files, read_frames
-from etc.data.training_list import labelled_frames, prepare
+from etc.data.sources import labelled_frames
+from etc.data.synthetic import prepare
+from etc.errors import UserError
 from etc.evaluate.results import FrameScores
 from etc.metrics import confusion
 from etc.predict.predictor import Predictor, predictor_from

@@ -7,16 +7,16 @@ import logging
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from etc.config import UserError
 from etc.config.schema import Settings
 from etc.data.frame_names import images_in
+from etc.data.images import StoredPng, image_size, read_stored
 from etc.data.labels import CITYSCAPES_LABEL_IDS, IGNORE, INVALID, label_table, read_colors
 from etc.data.lists import Clip, Frame, prediction_names
+from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Predictions:
         Raises:
             UserError: the file cannot be read or holds what its kind does not allow.
         """
-        stored = _read(path)
+        stored = read_stored(path)
         if self._colors is not None:
             return _ids_of_colors(stored.colors(), self._colors, self._classes, path)
         ids = stored.ids()
@@ -204,76 +204,9 @@ def _check_sizes(clips: list[Clip], files: Files, root: Path) -> None:
     images = (frame.image for clip in clips for frame in clip)
     every = (file for row in files for file in row)
     for image, file in {image: file for image, file in zip(images, every, strict=True) if file is not None}.items():
-        size, wanted = _size(file), _size(root / image)
+        size, wanted = image_size(file), image_size(root / image)
         if size != wanted:
             raise UserError(f"{file} is {size[0]}x{size[1]}, its frame {root / image} is {wanted[0]}x{wanted[1]}")
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height."""
-    with _opened(path) as image:
-        width, height = image.size
-        # A frame is turned as its camera says when it is read; a label map has no such note.
-        turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
-    return (height, width) if turned else (width, height)
-
-
-class _Stored(NamedTuple):
-    """A PNG as it is stored: its pixels, and its palette where it has one."""
-
-    path: Path
-    pixels: np.ndarray
-    palette: np.ndarray | None
-
-    def ids(self) -> np.ndarray:
-        """Gray values or palette indices, uint8 or uint16 ``[H, W]``."""
-        if self.pixels.ndim == 2:
-            return self.pixels
-        red = self.pixels[:, :, 0]
-        if (self.pixels[:, :, 1:3] != red[:, :, None]).any():
-            raise UserError(
-                f"{self.path} is a picture in colours, ids have one channel: TEST.prediction_ids color reads the "
-                "colours of DATA.colors_path"
-            )
-        return red
-
-    def colors(self) -> np.ndarray:
-        """RGB, uint8 ``[H, W, 3]``."""
-        if self.palette is not None:
-            return self.palette[self.pixels]
-        if self.pixels.ndim == 2:
-            raise UserError(f"{self.path} is gray: TEST.prediction_ids color wants colours (train or label: ids)")
-        return self.pixels[:, :, :3]
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except OSError as error:
-        reason = error.strerror or "not an image that can be decoded"
-        raise UserError(f"cannot read {path}: {reason}") from None
-
-
-def _read(path: Path) -> _Stored:
-    with _opened(path) as image:
-        palette = None
-        try:
-            if image.mode == "P":
-                palette = np.zeros((256, 3), np.uint8)
-                colors = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-                palette[: len(colors)] = colors
-            pixels = np.array(image)
-        except (OSError, SyntaxError):
-            raise UserError(f"{path} is truncated or damaged") from None
-    if image.mode == "LA":
-        pixels = pixels[:, :, 0]
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8)
-    elif pixels.dtype != np.uint8:
-        if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
-            raise UserError(f"{path}: expected whole numbers of 8 or 16 bits, this file has {pixels.dtype}")
-        pixels = pixels.astype(np.uint16)
-    return _Stored(path, pixels, palette)
 
 
 def _codes(colors: np.ndarray) -> np.ndarray:
@@ -299,7 +232,7 @@ def _detected_kind(settings: Settings, files: Files) -> str:
     """What the PNGs hold, told by the values of some of them; said in one line."""
     every = sorted({file for row in files for file in row if file is not None})
     chosen = every[:: max(1, len(every) // _LOOKED_AT)]
-    kind, reason = _kind(settings, [_read(file) for file in chosen])
+    kind, reason = _kind(settings, [read_stored(file) for file in chosen])
     logger.info(
         "predictions: %s (%s in %d of %d files; TEST.prediction_ids says otherwise)",
         _KINDS[kind],
@@ -310,7 +243,7 @@ def _detected_kind(settings: Settings, files: Files) -> str:
     return kind
 
 
-def _kind(settings: Settings, stored: list[_Stored]) -> tuple[str, str]:
+def _kind(settings: Settings, stored: list[StoredPng]) -> tuple[str, str]:
     data = settings.DATA
     with_colors = [one for one in stored if one.palette is not None or one.pixels.ndim == 3]
     if len(with_colors) == len(stored):

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from etc.config import UserError, dump_settings
+from etc.config import dump_settings
 from etc.config.schema import Settings
-from etc.data.labels import read_names
+from etc.data.labels import class_names
+from etc.errors import UserError
 from etc.metrics import class_totals, scores
-from etc.weights import sha256_of
-from utils.files import write_text
+from utils.files import sha256_of, write_text
 
 TC_FILE, MIOU_FILE = "tc.json", "miou.json"
 
@@ -105,11 +105,6 @@ class FrameScores:
         rows = zip(names, figures["iou"], figures["accuracy"], strict=True)
         write_csv(folder / "miou.csv", [["class", "iou", "accuracy"], *rows])
         write_text(folder / "miou_settings.yaml", dump_settings(self.settings))
-
-
-def class_names(settings: Settings) -> list[str]:
-    """Names of the classes of the settings."""
-    return read_names(settings.DATA.names_path, settings.DATA.classes)
 
 
 def read_result(path: Path) -> dict[str, Any]:

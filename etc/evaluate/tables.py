@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.utils import flow_to_image
-
-from etc.config.schema import Train
-from etc.evaluate.results import ClipScores, FrameScores, class_names
-from etc.motion import MotionLoss
-from etc.train.step import to_rgb255
-from flownet import resample2d
+from etc.data.labels import class_names
+from etc.display.tables import percent, table
+from etc.evaluate.results import ClipScores, FrameScores
 
 SHOWN_CLIPS = 5  # of the least consistent ones; the files hold all
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """A share in percent; ``-`` where there is none."""
-    return "-" if math.isnan(share) else f"{100 * share:.{digits}f}"
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows of cells as text: the first column to the left, the others to the right, a rule below the head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *others = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def clip_table(result: ClipScores) -> str:
@@ -115,52 +90,3 @@ def frame_table(result: FrameScores) -> str:
 
 def _pair(figures: dict, definition: str) -> str:
     return " / ".join(percent(figures[f"vc{window}_{definition}"]) for window in (8, 16))
-
-
-def training_pictures(
-    batch: dict[str, Tensor], result: dict[str, Tensor], train: Train, palette: np.ndarray
-) -> dict[str, Tensor]:
-    """What the first sample of a step looks like, uint8 ``[3, h, w]`` each, for TensorBoard.
-
-    Args:
-        batch: the step's batch.
-        result: what :class:`etc.train.step.MotionTask` returned for it.
-        train: how the motion loss weighs pixels.
-        palette: uint8 ``[256, 3]``.
-
-    Returns:
-        ``frame``, ``label``, ``prediction`` and, for a pair, ``neighbour``, ``flow``, ``visibility``, ``warped``.
-    """
-    palette = torch.from_numpy(palette)
-    image = batch["image"][:1]
-    pictures = {
-        "frame": _rgb(image),
-        "label": _colored(batch["label"][0], palette),
-        "prediction": _colored(_ids(result["logits"][:1], image), palette),
-    }
-    if "flow" not in result or not batch["paired"].any():
-        return pictures
-    # The pairs of the step stand in the order of the batch: the first pair need not be the first sample.
-    image, neighbour = (batch[name][batch["paired"]][:1] for name in ("image", "neighbour"))
-    flow, logits_k = result["flow"][:1], result["logits_k"][:1].float()
-    loss = MotionLoss(weight=1.0, visibility=train.visibility, mask_padding=train.mask_padding)
-    logits_k = F.interpolate(logits_k, size=image.shape[-2:], mode="bilinear", align_corners=True)
-    return pictures | {
-        "neighbour": _rgb(neighbour),
-        "flow": flow_to_image(flow)[0].cpu(),
-        "visibility": (loss.mask(image, neighbour, flow)[0] * 255).to(torch.uint8).expand(3, -1, -1).cpu(),
-        "warped": _colored(_ids(resample2d(logits_k, flow), image), palette),
-    }
-
-
-def _ids(logits: Tensor, image: Tensor) -> Tensor:
-    size = image.shape[-2:]
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=True)[0].argmax(0)
-
-
-def _rgb(image: Tensor) -> Tensor:
-    return to_rgb255(image)[0].clamp(0, 255).to(torch.uint8).cpu()
-
-
-def _colored(ids: Tensor, palette: Tensor) -> Tensor:
-    return palette[ids.cpu().long()].permute(2, 0, 1)

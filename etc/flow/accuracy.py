@@ -13,11 +13,11 @@ import torch
 from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
-from etc.config import UserError
 from etc.data.frame_names import IMAGE_SUFFIXES
 from etc.data.images import read_image, write_png
 from etc.display.drawing import side_by_side
-from etc.evaluate.tables import percent, table
+from etc.display.tables import percent, table
+from etc.errors import UserError
 from etc.flow.estimators import FlowEstimator
 from etc.flow.files import frames_of_flow, read_flow
 from utils.files import write_text

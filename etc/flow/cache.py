@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from etc.config import UserError
 from etc.data.frame_names import folder_key
 from etc.data.images import read_image
+from etc.errors import UserError
 from etc.flow.estimators import FlowEstimator
 from etc.flow.files import data_set_flow, read_flow, write_kitti
 

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from etc.config import UserError
 from etc.data.transform import MEAN, STD
-from etc.weights import how_to_get, sha256_of
+from etc.errors import UserError
+from etc.weights import how_to_get
 from flownet import VARIANTS, load_flownet2
+from utils.files import sha256_of
 
 RAFT_NAMES = ("raft_small", "raft_large")
 

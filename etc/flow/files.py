@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from etc.config import UserError
 from etc.data.frame_names import IMAGE_SUFFIXES
 from etc.data.images import read_png16, write_png
+from etc.errors import UserError
 from utils.files import write_bytes
 
 _FLO_MAGIC = np.float32(202021.25)

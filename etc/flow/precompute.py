@@ -17,7 +17,9 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.images import read_image
-from etc.data.training_list import clips_to_score, flow_of_pairs, training_pairs
+from etc.data.sources import clips_to_score
+from etc.data.training_list import training_pairs
+from etc.flow.build import flow_of_pairs
 from etc.flow.cache import FlowOfPairs
 from etc.flow.files import write_kitti
 from utils.threads import TaskQueue, ordered_map

@@ -7,17 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etc.metrics.warping import (
-    IGNORE,
-    Labels,
-    as_flow,
-    as_ids,
-    as_mask,
-    labels_along,
-    require_choice,
-    require_classes,
-    require_same,
-)
+from etc.metrics.checks import IGNORE, Labels, as_flow, as_ids, as_mask, require_choice, require_classes, require_same
+from etc.metrics.warping import labels_along
 
 
 class VideoConsistency:

@@ -12,103 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Labels = Tensor | np.ndarray
-IGNORE = 255
+from etc.metrics.checks import as_flow
 
 _BLOCK = 1 << 16  # pixels: the temporaries of a block stay in the second-level cache
-
-
-def as_integers(labels: Labels, name: str) -> Tensor:
-    """uint8 stays, every other integer type becomes int64; ValueError for anything else."""
-    if isinstance(labels, np.ndarray):
-        if labels.dtype.kind not in "iu":
-            raise ValueError(f"{name} must hold integers, got {labels.dtype}")
-        return _tensor(labels, np.uint8 if labels.dtype == np.uint8 else np.int64)
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"{name} must hold integers, got {labels.dtype}")
-    return labels if labels.dtype == torch.uint8 else labels.to(torch.int64)
-
-
-def as_ids(labels: Labels, name: str, num_classes: int, like: Tensor | None = None) -> Tensor:
-    """Checked ids as uint8 ``[B, H, W]`` on the device of ``like``; leading dimensions are flattened to B.
-
-    Legal are 0..num_classes-1 and 255. Raises ValueError naming the illegal id, or both sizes where they
-    differ from those of ``like``.
-    """
-    ids = as_integers(labels, name)
-    if ids.ndim < 2 or 0 in ids.shape[-2:]:
-        raise ValueError(f"{name} must be [..., H, W], got {list(ids.shape)}")
-    ids = ids.reshape(-1, *ids.shape[-2:])
-    if like is not None:
-        if ids.shape != like.shape:
-            raise ValueError(f"{name} is {list(ids.shape)}, the label map beside it {list(like.shape)}")
-        ids = ids.to(like.device)
-    if not len(ids):
-        return ids.to(torch.uint8)
-    if ids.dtype != torch.uint8:
-        low, high = ids.min(), ids.max()
-        if low < 0 or high > 255:
-            value = int(low if low < 0 else high)
-            raise ValueError(f"{name} holds id {value}: expected 0..{num_classes - 1}, or 255 for no label")
-        ids = ids.to(torch.uint8)
-    if int((ids + 1).max()) > num_classes:  # 255 + 1 is 0 in uint8
-        value = int(ids[(ids >= num_classes) & (ids != IGNORE)][0])
-        raise ValueError(f"{name} holds id {value}: expected 0..{num_classes - 1}, or 255 for no label")
-    return ids
-
-
-def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor | list[None]:
-    """Checked flow as float32 ``[B, 2, H, W]`` beside label maps ``[B, H, W]``; None gives B times None.
-
-    Raises ValueError for a wrong dtype, for a wrong size (naming both) and for values that are not finite.
-    """
-    if flow is None:
-        return [None] * len(like)
-    is_array = isinstance(flow, np.ndarray)
-    if not (flow.dtype.kind == "f" if is_array else flow.is_floating_point()):
-        raise ValueError(f"{name} must hold floats, got {flow.dtype}")
-    flow = _tensor(flow, np.float32) if is_array else flow
-    batch, height, width = like.shape
-    if flow.shape[-3:] != (2, height, width) or flow.numel() != 2 * like.numel():
-        raise ValueError(f"{name} is {list(flow.shape)}: expected {[batch, 2, height, width]} as the label maps")
-    flow = flow.to(like.device, torch.float32).reshape(batch, 2, height, width)
-    if not flow.sum().isfinite():  # one reduction; isfinite of every element takes 30 times as long
-        raise ValueError(f"{name} holds NaN or infinite values")
-    return flow
-
-
-def as_mask(mask: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor | list[None]:
-    """Checked mask as bool ``[B, H, W]`` beside label maps ``[B, H, W]``; None gives B times None."""
-    if mask is None:
-        return [None] * len(like)
-    if mask.dtype not in (torch.bool, np.bool_):
-        raise ValueError(f"{name} must be bool, got {mask.dtype}")
-    mask = _tensor(mask, np.bool_) if isinstance(mask, np.ndarray) else mask
-    if mask.shape[-2:] != like.shape[-2:] or mask.numel() != like.numel():
-        raise ValueError(f"{name} is {list(mask.shape)}: expected {list(like.shape)} as the label maps")
-    return mask.reshape(like.shape).to(like.device)
-
-
-def _tensor(array: np.ndarray, dtype: type[np.generic]) -> Tensor:
-    """Shares memory where torch can: no negative strides, no foreign byte order, not read-only."""
-    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
-
-
-def require_classes(num_classes: int, limit: int) -> None:
-    if not 1 <= num_classes <= limit:
-        raise ValueError(f"num_classes must be 1..{limit}, got {num_classes}")
-
-
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def require_same(one: object, other: object, names: tuple[str, ...]) -> None:
-    for name in names:
-        mine, theirs = getattr(one, name), getattr(other, name)
-        if mine != theirs:
-            raise ValueError(f"cannot merge: {name} is {mine!r} here and {theirs!r} there")
 
 
 def joint_counts(rows: Tensor, columns: Tensor, num_classes: int) -> Tensor:
@@ -144,8 +50,8 @@ def labels_along(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor
     """
     framed = [F.pad(ids.clamp(max=uncounted), (1, 1, 1, 1), value=uncounted) for ids in maps]
     met = torch.empty(len(maps), *maps[0].shape, dtype=torch.uint8, device=maps[0].device)
-    for rows in _row_blocks(maps[0]):
-        x, y = _pixel_positions(maps[0], rows)
+    for rows in row_blocks(maps[0]):
+        x, y = pixel_positions(maps[0], rows)
         step = flows[0][:, rows]
         for i, backward in enumerate(backwards):
             if i:
@@ -156,66 +62,6 @@ def labels_along(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor
                 labels = uncount(labels, _occluded(step, _read_flow(backward, x, y)), uncounted)
             met[i, rows] = labels
     return met
-
-
-def warp_published(ids: Tensor, flow: Tensor) -> Tensor:
-    """Warps ids as the published CUDA kernel does: bilinear, corners clamped, truncated to uint8.
-
-    With a and b the float32 fractions, the products ``(1-a)(1-b) TL``, ``a (1-b) TR`` and ``(1-a) b BL`` are
-    formed in float64 and summed in float32; the last one is a float32 ``fma(a * b, BR, sum)``. The last bits
-    decide what a pixel is cut to.
-
-    Args:
-        ids: uint8 ``[H, W]``.
-        flow: float32 ``[2, H, W]``.
-
-    Returns:
-        uint8 ``[H, W]``.
-    """
-    height, width = ids.shape
-    # with a border of copies, the four corners are one index into four shifted views
-    padded, stride = F.pad(ids[None], (1, 1, 1, 1), mode="replicate").flatten(), width + 2
-    views = [padded[shift:] for shift in (0, 1, stride, stride + 1)]
-    small_ids = bool(ids.max() < 128)
-    warped = torch.empty_like(ids)
-    for rows in _row_blocks(ids):
-        x, y = _pixel_positions(ids, rows)
-        x, y = (x + flow[0, rows]).flatten(), (y + flow[1, rows]).flatten()
-        left, top = x.floor(), y.floor()
-        a, b = x.sub_(left), y.sub_(top)
-        # From position 1 on, fractions are multiples of 2^-23 and the terms of 2^-46; up to id 127 their sum
-        # then fits the 53 bits of a float64. Elsewhere the fma has to look closer.
-        inexact = torch.minimum(left, top).le_(0).bool() if small_ids else torch.ones_like(a).bool()
-        row, column = top.clamp_(-1, height - 1).to(torch.int32), left.clamp_(-1, width - 1).to(torch.int32)
-        index = row.mul_(stride).add_(column).add_(stride + 1)
-        tl, tr, bl, br = (view.index_select(0, index).to(torch.float64) for view in views)
-        a64, b64 = a.to(torch.float64), b.to(torch.float64)
-        rest_a, rest_b = 1 - a64, 1 - b64
-        total = tl.mul_(rest_a * rest_b).to(torch.float32)
-        total += a64.mul_(rest_b).mul_(tr).to(torch.float32)
-        total += b64.mul_(rest_a).mul_(bl).to(torch.float32)
-        warped[rows] = _fma32(a.mul_(b), br, total, inexact).view(-1, width)  # to uint8: truncates
-    return warped
-
-
-def _fma32(x: Tensor, y: Tensor, z: Tensor, inexact: Tensor) -> Tensor:
-    """``x * y + z`` rounded once to float32; 1-D, x and z float32 >= 0, y float64 with integers 0..255.
-
-    x * y has at most 24 + 8 bits and is exact in float64. Where the sum is not (``inexact``, bool), rounding
-    it again to float32 can go wrong beside a tie. There it is rounded to odd: an even last bit moves one step
-    towards what was lost, which Knuth's TwoSum tells exactly; then the second rounding is right (Boldo and
-    Melquiond, Emulation of a FMA and correctly rounded sums, IEEE Transactions on Computers 2008).
-    """
-    product, z = y.mul_(x), z.to(torch.float64)
-    total = product + z
-    where = inexact.nonzero().squeeze(1)
-    product, z, odd = product[where], z[where], total[where]
-    shadow = odd - z
-    lost = (product - shadow) + (z - (odd - shadow))
-    bits = odd.view(torch.int64)  # doubles >= 0 are ordered as their bits
-    bits += lost.sign().to(torch.int64) * (1 - (bits & 1))
-    total[where] = odd
-    return total.to(torch.float32)
 
 
 def boundary_band(ids: Tensor, reach: int, uncounted: int) -> Tensor:
@@ -242,14 +88,14 @@ def _square_max(values: Tensor, reach: int) -> Tensor:
     return values
 
 
-def _row_blocks(ids: Tensor) -> Iterator[slice]:
+def row_blocks(ids: Tensor) -> Iterator[slice]:
     height, width = ids.shape
     block = max(1, _BLOCK // width) if ids.device.type == "cpu" else height
     for first in range(0, height, block):
         yield slice(first, min(first + block, height))
 
 
-def _pixel_positions(ids: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+def pixel_positions(ids: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
     """Coordinates of the pixels of some rows, float32: x ``[W]`` and y ``[rows, 1]``."""
     x = torch.arange(ids.shape[1], device=ids.device, dtype=torch.float32)
     return x, torch.arange(rows.start, rows.stop, device=ids.device, dtype=torch.float32)[:, None]
@@ -297,8 +143,8 @@ def visible_pixels(flow: Tensor | np.ndarray, backward_flow: Tensor | np.ndarray
     like = torch.zeros(1, *flow.shape[-2:], dtype=torch.uint8, device=getattr(flow, "device", None))
     forward, backward = (as_flow(f, n, like)[0] for f, n in ((flow, "flow"), (backward_flow, "backward_flow")))
     visible = torch.empty(like.shape[1:], dtype=torch.bool, device=forward.device)
-    for rows in _row_blocks(like[0]):
-        x, y = _pixel_positions(like[0], rows)
+    for rows in row_blocks(like[0]):
+        x, y = pixel_positions(like[0], rows)
         step = forward[:, rows]
         visible[rows] = ~_occluded(step, _read_flow(backward, x + step[0], y + step[1]))
     return visible

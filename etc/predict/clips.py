@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from etc import distributed
-from etc.config import UserError, dump_settings, find_file
 from etc.config.schema import Settings
 from etc.data.images import PNG_END, read_image, read_label, write_png
 from etc.data.labels import read_colors
 from etc.data.lists import prediction_names
-from etc.data.training_list import clips_to_score
-from etc.data.video import AHEAD, DECODERS, Mp4Writer
-from etc.display.drawing import colorize, overlay
+from etc.data.sources import clips_to_score
+from etc.data.video import AHEAD, DECODERS
+from etc.display.drawing import colorize
+from etc.display.mp4 import Mp4Writer, encode_overlay
+from etc.errors import UserError
 from etc.predict.predictor import Predictor, predictor_from
-from etc.weights import sha256_of
-from utils.files import write_text
+from etc.predict.provenance import claim, source_note
 from utils.threads import TaskQueue, ordered_map
 
 PARTS = ("gray", "color", "mp4")
@@ -110,25 +108,6 @@ def generate(settings: Settings, *, overwrite: bool = False) -> Generated:
     return Generated(predicted, kept + reread, predictor.network_seconds, seconds)
 
 
-def source_note(settings: Settings) -> dict[str, Any]:
-    """What predictions depend on: checkpoint, palette, data and the settings of the predictor."""
-    data, test = settings.DATA, settings.TEST
-    note = {
-        "checkpoint_sha256": sha256_of(test.ckpt_path),
-        "colors_sha256": sha256_of(find_file(data.colors_path)),
-        "data_root": data.data_root,
-        "network": settings.TRAIN.network,
-        "classes": data.classes,
-        "mode": test.mode,
-        "scales": test.scales,
-        "flip": test.flip,
-        "base_size": test.base_size,
-    }
-    if test.mode == "slide":
-        note |= {"window": [test.test_h, test.test_w], "overlap": test.overlap}
-    return note
-
-
 def _plan(clips, data_root: Path, folder: Path) -> list[ClipFiles]:
     names = iter(prediction_names([frame for clip in clips for frame in clip]))
     plan = []
@@ -140,51 +119,6 @@ def _plan(clips, data_root: Path, folder: Path) -> list[ClipFiles]:
         ]
         plan.append(ClipFiles(frames, folder / "mp4" / f"{own[0]}.mp4"))
     return plan
-
-
-def claim(
-    folder: Path, note: dict[str, Any], settings: Settings, *, parts: tuple[str, ...], overwrite: bool = False
-) -> None:
-    """Make sure that what a folder of predictions holds was made with the same things, and write down which.
-
-    Writes ``source.json``, the note, and ``settings.yaml``.
-
-    Args:
-        folder: the folder.
-        note: what its predictions depend on.
-        settings: the effective settings.
-        parts: its sub-folders with predictions.
-        overwrite: empty these, instead of refusing what does not belong here.
-
-    Raises:
-        UserError: predictions of another or an unknown origin.
-    """
-    note_file, filled = folder / "source.json", [folder / part for part in parts]
-    if not overwrite and any(part.is_dir() and any(part.iterdir()) for part in filled):
-        old = _read_note(note_file)
-        differing = [key for key in note | old if note.get(key) != old.get(key)]
-        if differing:
-            what = f"with another {', '.join(differing)}" if old else "by something that left no source.json"
-            raise UserError(
-                f"{folder} holds predictions made {what}: use --overwrite to replace them, or another folder"
-            )
-    # All processes have looked before the first one changes anything, and none starts before that is done.
-    distributed.barrier()
-    if distributed.rank() == 0:
-        if overwrite:
-            for part in filled:
-                shutil.rmtree(part, ignore_errors=True)
-        write_text(folder / "settings.yaml", dump_settings(settings))
-        write_text(note_file, json.dumps(note, indent=1) + "\n")
-    distributed.barrier()
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
 
 
 def _predict_clips(
@@ -248,11 +182,6 @@ def _load(files: Files) -> Loaded:
 def _write_pictures(frame: Loaded, palette: np.ndarray) -> None:
     write_png(frame.files.gray, frame.ids)
     write_png(frame.files.color, colorize(frame.ids, palette))
-
-
-def encode_overlay(video: Mp4Writer, rgb: np.ndarray, ids: np.ndarray, palette: np.ndarray) -> None:
-    """Add a frame with the colours of its classes to a video; arguments as :func:`etc.display.drawing.overlay`."""
-    video.write(overlay(rgb, ids, palette))
 
 
 def _older(file: Path, image: Path) -> bool:

@@ -14,10 +14,11 @@ from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.images import write_png
 from etc.data.labels import read_colors
-from etc.data.training_list import clips_to_score
-from etc.data.video import Mp4Writer, NamedFrame, Source, image_source, open_source
+from etc.data.sources import clips_to_score
+from etc.data.video import NamedFrame, Source, image_source, open_source
 from etc.display.drawing import colorize, overlay
-from etc.predict.clips import WRITERS, Generated, encode_overlay
+from etc.display.mp4 import Mp4Writer, encode_overlay
+from etc.predict.clips import WRITERS, Generated
 from etc.predict.predictor import predictor_from
 from utils.files import write_text
 from utils.threads import TaskQueue

@@ -12,13 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from etc.config import UserError
 from etc.config.schema import Settings
+from etc.data.labels import class_names
 from etc.data.transform import MEAN, STD
-from etc.evaluate.results import class_names
+from etc.errors import UserError
 from etc.networks import trained_network
-from etc.weights import sha256_of
-from utils.files import replacing
+from utils.files import replacing, sha256_of
 
 OPSET = 18  # the oldest that torch writes without converting: read by most runtimes
 SIZES = ((128, 256), (97, 161))  # the second is divisible by nothing that networks stride by

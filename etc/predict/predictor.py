@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from etc.config import UserError
 from etc.config.schema import Settings
 from etc.data.transform import MEAN, STD
-from etc.networks import device_of, trained_network
+from etc.distributed import device_of
+from etc.errors import UserError
+from etc.networks import trained_network
 
 
 def predictor_from(
@@ -35,7 +36,7 @@ def predictor_from(
     return Predictor(
         trained_network(settings) if network is None else network,
         classes=settings.DATA.classes,
-        device=device_of(settings) if device is None else device,
+        device=device_of(settings.TEST.device) if device is None else device,
         mode=test.mode,
         window=(test.test_h, test.test_w),
         overlap=test.overlap,

@@ -19,19 +19,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from etc import distributed
-from etc.config import UserError
 from etc.config.schema import Settings
 from etc.data.frame_names import images_in, neighbour
 from etc.data.images import read_image, read_png16, write_png
 from etc.data.labels import CITYSCAPES_LABEL_IDS, IGNORE, label_table, read_train_ids
 from etc.data.lists import Frame, check_files, format_frames, prediction_names, read_frames
-from etc.data.training_list import flow_of_pairs, prepare
+from etc.data.synthetic import prepare
 from etc.data.video import AHEAD, DECODERS
+from etc.distributed import device_of
+from etc.errors import UserError
+from etc.flow.build import flow_of_pairs
 from etc.flow.cache import FlowOfPairs
 from etc.metrics import confusion
-from etc.networks import device_of
-from etc.predict.clips import WRITERS, claim, source_note
+from etc.predict.clips import WRITERS
 from etc.predict.predictor import Predictor, predictor_from
+from etc.predict.provenance import claim, source_note
 from etc.pseudo_labels.selection import LEVELS, STEPS, Choice, Neighbour, confidence_levels, confirmed, least_levels
 from utils.threads import TaskQueue, ordered_map
 
@@ -85,7 +87,7 @@ def make_pseudo_labels(
     """
     choice.check()
     out, plan = Path(out), _plan(settings, frames, Path(out), temporal=choice.temporal)
-    flow = flow_of_pairs(settings, device_of(settings)) if choice.temporal else None
+    flow = flow_of_pairs(settings, device_of(settings.TEST.device)) if choice.temporal else None
     if flow is not None:
         _check_flow(flow, plan)
     predictor = predictor_from(settings)

@@ -13,10 +13,10 @@ from torch import Tensor
 from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.images import read_image, write_png
-from etc.data.labels import label_table, read_colors, read_train_ids
+from etc.data.labels import class_names, label_table, read_colors, read_train_ids
 from etc.display.drawing import legend, overlay, side_by_side
-from etc.evaluate.results import class_names, write_json
-from etc.evaluate.tables import percent, table
+from etc.display.tables import percent, table
+from etc.evaluate.results import write_json
 from etc.metrics import scores
 from etc.pseudo_labels.generate import LIST_FILE, PseudoLabels, read_teacher, training_list
 from etc.pseudo_labels.selection import Choice

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from etc.config import UserError
+from etc.errors import UserError
 from etc.metrics.warping import labels_along
 
 # Confidence p is counted in steps of its doubt: networks are so sure of most pixels that p itself has no room.

@@ -14,20 +14,20 @@ import matplotlib
 import numpy as np
 import torch
 
-from etc.config import UserError
 from etc.config.schema import Settings
 from etc.data.images import read_image, write_png
 from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
 from etc.data.lists import Clip
-from etc.data.training_list import clips_to_score
-from etc.data.video import Mp4Writer
+from etc.data.sources import clips_to_score
 from etc.display.drawing import colorize, overlay, side_by_side
+from etc.display.mp4 import Mp4Writer
+from etc.display.tables import percent
+from etc.distributed import device_of
+from etc.errors import UserError
 from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
 from etc.evaluate.clips import views_of
 from etc.evaluate.prediction_files import Predictions
-from etc.evaluate.tables import percent
 from etc.metrics.warping import labels_along
-from etc.networks import device_of
 from etc.report.runs import Run
 
 PANEL_WIDTH = 512  # pixels: smaller frames are enlarged by a whole factor, larger ones reduced
@@ -125,7 +125,7 @@ class ClipViewer:
         scored = len(runs[0].tc["clips"])
         if scored != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {scored} clips, DATA.clip_list has {len(self.clips)}")
-        view = views_of(settings, device_of(settings))[0]
+        view = views_of(settings, device_of(settings.TEST.device))[0]
         self.flow, self.stride = view.flow, view.stride
         for what, own, scored in (
             ("flow", self.flow.estimator.key, runs[0].tc["flow"]),

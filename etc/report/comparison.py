@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from etc.display.tables import percent, table
 from etc.evaluate.results import clip_counts, write_csv, write_json
-from etc.evaluate.tables import percent, table
 from etc.metrics import bootstrap_difference, mean_iou
 from etc.report.cost import Cost, machine
 from etc.report.runs import Run, figures

@@ -17,7 +17,7 @@ import numpy as np
 from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.labels import read_colors
-from etc.evaluate.tables import percent
+from etc.display.tables import percent
 from etc.report.clip_views import HEAT_FULL, ClipView, ClipViewer, clips_to_show, heat
 from etc.report.comparison import Row, cells, notes
 from etc.report.runs import Run, checkpoint_of

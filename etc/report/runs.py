@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.config.schema import SECTIONS, Settings
 from etc.data.images import read_image
-from etc.data.training_list import clips_to_score
+from etc.data.sources import clips_to_score
+from etc.distributed import device_of
+from etc.errors import UserError
 from etc.evaluate.clips import score_clips
 from etc.evaluate.frames import score_frames
 from etc.evaluate.results import MIOU_FILE, TC_FILE, clip_counts, read_result
-from etc.networks import device_of, network_for_cost
+from etc.networks import network_for_cost
 from etc.predict.clips import generate
 from etc.predict.predictor import predictor_from
 from etc.report.cost import Cost, costs
@@ -153,7 +155,7 @@ def check_comparable(runs: list[Run]) -> None:
 
 def measure_costs(runs: list[Run], settings: Settings, *, speed: bool) -> dict[str, Cost]:
     """What each run's network costs for a frame of the clips, on ``TEST.device`` of the settings."""
-    device = device_of(settings)
+    device = device_of(settings.TEST.device)
     frame = read_image(Path(settings.DATA.data_root) / clips_to_score(settings)[0][0].image)
     predictors = {}
     for run in runs:

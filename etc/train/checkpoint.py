@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from etc.config import UserError
 from etc.config.schema import SECTIONS, Settings
+from etc.errors import UserError
 from utils.files import write_bytes
 
 VERSION = 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from etc.config import UserError
 from etc.config.schema import Train
-from etc.data.labels import IGNORE
-from etc.data.transform import MEAN, STD
+from etc.data.transform import denormalise
+from etc.errors import UserError
 from etc.flow.estimators import FlowEstimator
 from etc.motion import MotionLoss
 from etc.train.distillation import Distillation
+from etc.train.self_training import Labeller
 from utils import crit
 
 
@@ -114,36 +114,7 @@ class MotionTask(nn.Module):
         if not len(image):
             return image.new_zeros(0, 2, *image.shape[-2:])
         with torch.no_grad():
-            return self.flow.estimate(to_rgb255(image), to_rgb255(neighbour)).float()
-
-
-class Labeller:
-    """The prediction of a frozen network as labels, where it is sure (self-training).
-
-    Args:
-        network: the network; it is frozen and put into evaluation mode.
-        threshold: pixels whose highest class probability is not above it get no label.
-
-    Source: Lee, "Pseudo-Label", ICML workshop 2013.
-    """
-
-    def __init__(self, network: nn.Module, threshold: float) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.threshold = threshold
-
-    @torch.no_grad()
-    def __call__(self, image: Tensor) -> Tensor:
-        """Labels int64 ``[N, H, W]`` of crops float ``[N, 3, H, W]``; padding is ignored."""
-        logits = self.network(image.contiguous(memory_format=torch.channels_last)).float()
-        confidence, label = logits.softmax(1).max(1)
-        # Padding is 0 in all channels, which no real pixel is (etc.data.transform.crop_image).
-        return label.masked_fill((confidence <= self.threshold) | (image == 0).all(1), IGNORE)
-
-
-def to_rgb255(image: Tensor) -> Tensor:
-    """Undo :func:`etc.data.transform.normalise`: float ``[N, 3, H, W]`` -> RGB 0..255."""
-    mean, std = (torch.from_numpy(x).to(image.device).view(1, 3, 1, 1) for x in (MEAN, STD))
-    return image * std + mean
+            return self.flow.estimate(denormalise(image), denormalise(neighbour)).float()
 
 
 def segmentation_loss(train: Train, classes: int) -> nn.Module:

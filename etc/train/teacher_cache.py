@@ -12,10 +12,10 @@ from torch import nn
 from tqdm import tqdm
 
 from etc import distributed
-from etc.config import UserError
 from etc.data.frame_names import folder_key
 from etc.data.images import read_image
 from etc.data.transform import normalise
+from etc.errors import UserError
 from utils.files import replacing
 
 

@@ -18,18 +18,21 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from etc import distributed
-from etc.config import UserError, dump_settings
+from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset, EpochSampler
 from etc.data.labels import read_colors
-from etc.data.training_list import flow_estimator, training_set
-from etc.evaluate.clips import validate
-from etc.evaluate.tables import training_pictures
+from etc.errors import UserError
+from etc.evaluate.validation import validate
+from etc.flow.build import flow_estimator
 from etc.motion import MotionLoss
 from etc.networks import compile_in_place, new_network, teacher_network
 from etc.train.checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from etc.train.data import training_set
 from etc.train.distillation import Distillation
-from etc.train.step import Labeller, MotionTask, segmentation_loss
+from etc.train.pictures import training_pictures
+from etc.train.self_training import Labeller
+from etc.train.step import MotionTask, segmentation_loss
 from model import parameter_groups
 from utils.files import write_text
 
@@ -138,7 +141,7 @@ class Trainer:
             yield from self.loader
         except UserError as error:
             lines = str(error).strip().splitlines()
-            # A loading process sends its traceback along; the last line is "etc.config.UserError: what was wrong".
+            # A loading process sends its traceback along; the last line is "etc.errors.UserError: what was wrong".
             raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from None
 
     def _train_step(self, task: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

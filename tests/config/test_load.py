@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from etc.config import DEFAULT_CONFIG, ConfigError, UserError, dump_settings, load_settings
+from etc.config import DEFAULT_CONFIG, dump_settings, load_settings
 from etc.config.schema import SECTIONS, Settings
+from etc.errors import ConfigError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from etc.config import UserError
 from etc.data.clip_dataset import ClipDataset, EpochSampler
 from etc.data.images import write_png
 from etc.data.labels import label_table
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform, normalise
+from etc.errors import UserError
 
 HEIGHT, WIDTH = 20, 32
 IDENTITY = {"size": (HEIGHT, WIDTH), "scale": (1.0, 1.0), "rotate": (0.0, 0.0), "blur": 0.0, "flip": 0.0}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from etc.config import UserError
 from etc.data.frame_names import follows, frame_number, images_in, neighbour
+from etc.errors import UserError
 
 
 @pytest.mark.parametrize(

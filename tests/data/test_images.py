@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from etc.config import UserError
 from etc.data.images import read_image, read_label, read_png16, write_png
+from etc.errors import UserError
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etc.config import UserError
 from etc.data.images import write_png
 from etc.data.labels import label_table, read_colors, read_names, read_train_ids
+from etc.errors import UserError
 
 PALETTES = Path(__file__).resolve().parents[2] / "data" / "palettes"
 

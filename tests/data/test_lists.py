@@ -2,7 +2,6 @@
 
 import pytest
 
-from etc.config import UserError
 from etc.data.lists import (
     Frame,
     check_files,
@@ -14,6 +13,7 @@ from etc.data.lists import (
     read_clips,
     read_frames,
 )
+from etc.errors import UserError
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from etc.config import UserError
 from etc.data.lists import check_files, prediction_names, read_clips, read_frames
 from etc.data.make_lists import camvid_lists, cityscapes_lists, folder_lists, write_lists
+from etc.errors import UserError
 
 LISTS = Path(__file__).resolve().parents[2] / "data" / "lists"
 

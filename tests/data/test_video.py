@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from etc.config import UserError
 from etc.data import video
 from etc.data.images import write_png
-from etc.data.video import Mp4Writer, open_source
+from etc.data.video import open_source
+from etc.display.mp4 import Mp4Writer
+from etc.errors import UserError
 
 
 def frames_of(where, data_root="."):

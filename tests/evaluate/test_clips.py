@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.data.images import read_image, write_png
 from etc.data.labels import label_table, read_train_ids
 from etc.data.lists import prediction_names
-from etc.data.training_list import clips_to_score
+from etc.data.sources import clips_to_score
+from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipScorer, PairScorer, ScoredFrame, _Windows, unrounded
 from etc.evaluate.clips import score_clips
 from etc.metrics import TemporalConsistency, VideoConsistency

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.data.images import write_png
 from etc.data.labels import CITYSCAPES_LABEL_IDS, read_colors
 from etc.data.lists import Frame
+from etc.errors import UserError
 from etc.evaluate.prediction_files import Predictions, prediction_files
 
 SIZE = (12, 20)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from etc.config import UserError
 from etc.data.images import read_image, write_png
+from etc.errors import UserError
 from etc.flow.accuracy import (
     FlowErrors,
     accuracy_table,

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
-from etc.config import UserError
 from etc.data.images import read_image, write_png
 from etc.data.transform import MEAN, STD
+from etc.errors import UserError
 from etc.flow.cache import FlowOfPairs
 from etc.flow.estimators import DisFlow, build_flow
 from etc.flow.files import read_flow, write_flo, write_kitti

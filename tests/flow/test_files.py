@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from etc.config import UserError
+from etc.errors import UserError
 from etc.flow.files import KITTI_REACH, data_set_flow, read_flow, write_flo, write_kitti
 
 HEIGHT, WIDTH = 3, 5

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from etc import distributed
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.data.images import read_image
 from etc.data.lists import read_clips
-from etc.data.training_list import flow_of_pairs
+from etc.errors import UserError
+from etc.flow.build import flow_of_pairs
 from etc.flow.files import read_flow
 from etc.flow.precompute import frame_pairs, precompute
 

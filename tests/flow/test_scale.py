@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from etc.config import ConfigError, UserError, load_settings
-from etc.data.training_list import flow_estimator, flow_of_pairs
+from etc.config import load_settings
+from etc.errors import ConfigError, UserError
+from etc.flow.build import flow_estimator, flow_of_pairs
 from etc.flow.estimators import DisFlow, ScaledFlow, build_flow
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from etc.metrics import TemporalConsistency, scores
-from etc.metrics.warping import _fma32, visible_pixels, warp_published
+from etc.metrics.published import _fma32, warp_published
+from etc.metrics.warping import visible_pixels
 
 F32 = np.float32
 

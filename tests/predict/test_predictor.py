@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.data.transform import MEAN, STD
+from etc.errors import UserError
 from etc.predict.predictor import Predictor, predictor_from, window_starts
 from model import build_model
 

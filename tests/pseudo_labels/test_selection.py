@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from etc.config import UserError
+from etc.errors import UserError
 from etc.pseudo_labels.selection import LEVELS, Choice, Neighbour, confidence_levels, confirmed, least_levels
 
 

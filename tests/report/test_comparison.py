@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
+from etc.errors import UserError
 from etc.report.comparison import WIDTH, cells, compare, comparison_table, notes, save_comparison
 from etc.report.cost import Cost
 from etc.report.runs import Run, check_comparable, named_runs, read_run, settings_of

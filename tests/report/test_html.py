@@ -19,7 +19,7 @@ from etc.config import load_settings
 from etc.data.images import write_png
 from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.lists import prediction_names
-from etc.data.training_list import clips_to_score
+from etc.data.sources import clips_to_score
 from tests.conftest import tiny_overrides
 from tests.scripts import run
 

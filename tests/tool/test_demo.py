@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from etc.data.video import Mp4Writer
+from etc.display.mp4 import Mp4Writer
 from model import build_model
 from tests.scripts import run
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from etc.config import TOOLKIT, UserError, load_settings
+from etc.config import TOOLKIT, load_settings
 from etc.data.images import read_image, read_label, write_png
 from etc.data.sources import cityscapes_clips
-from etc.data.video import Mp4Writer
+from etc.display.mp4 import Mp4Writer
+from etc.errors import UserError
 from etc.flow.cache import FlowOfPairs
 from etc.flow.estimators import DisFlow
 from etc.metrics import FlickerRate, TemporalConsistency

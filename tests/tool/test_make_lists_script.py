@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from etc.config import UserError
+from etc.errors import UserError
 from tests.scripts import door
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
+from etc.errors import UserError
 from etc.train.checkpoint import check_same_run
 
 PATH = Path("run/last.pth")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
+from etc.errors import UserError
 from etc.networks import compile_in_place, new_network
 from etc.train.trainer import Trainer
 from model.pspnet import BLOCKS

@@ -7,8 +7,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.config.schema import Distill
+from etc.errors import UserError
 from etc.train.distillation import Distillation
 from etc.train.trainer import Trainer
 from model import build_model

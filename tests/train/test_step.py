@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.config.schema import Distill
+from etc.errors import UserError
 from etc.motion import MotionLoss
 from etc.train.distillation import Distillation
-from etc.train.step import Labeller, MotionTask, segmentation_loss
+from etc.train.self_training import Labeller
+from etc.train.step import MotionTask, segmentation_loss
 from etc.train.trainer import Trainer
 from model import build_model
 from utils.crit import CriterionCrossEntropy

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from etc.config import UserError, load_settings
+from etc.config import load_settings
 from etc.config.schema import Distill
 from etc.data.images import write_png
 from etc.data.transform import ClipTransform, CropMap, crop_image, crop_logits, normalise, padding_of
+from etc.errors import UserError
 from etc.train.distillation import Distillation
 from etc.train.teacher_cache import TeacherLogits
 from etc.train.trainer import Trainer

@@ -13,8 +13,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from etc.config import UserError, load_settings
-from etc.evaluate.clips import validate
+from etc.config import load_settings
+from etc.errors import UserError
+from etc.evaluate.validation import validate
 from etc.networks import trained_network
 from etc.train.trainer import NonFiniteLoss, Trainer
 

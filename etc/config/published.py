@@ -1,0 +1,85 @@
+"""The published YAML format -> our sections and keys."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from typing import Any
+
+from etc.config.schema import SECTIONS, known_keys, nearest_key
+from etc.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# Obsolete keys of the published files and what takes their place; None: torchrun or torch itself does it now.
+_OBSOLETE = {
+    "use_apex": None,
+    "keep_batchnorm_fp32": None,
+    "loss_scale": None,
+    "multiprocessing_distributed": None,
+    "dist_url": None,
+    "dist_backend": None,
+    "world_size": None,
+    "rank": None,
+    "train_gpu": None,
+    "test_gpu": None,
+    "start_epoch": None,
+    "save_freq": None,  # a checkpoint is written after every epoch
+    "batch_size_val": None,  # validation predicts frame by frame, as scoring does
+    "evaluate": None,
+    "has_prediction": None,
+    "index_start": None,
+    "index_step": None,
+    "split": None,
+    "model_path": "ckpt_path",
+}
+
+
+_OPT_LEVEL = {"O0": "off", "O1": "float16", "O2": "float16"}
+
+
+def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
+    """Translate the published file format into our sections and keys.
+
+    Raises:
+        ConfigError: an unknown section or key, or two different values for one key.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    with_apex = all(keys.get("use_apex") is not False for keys in tree.values())
+    for written_section, keys in tree.items():
+        section = written_section.upper()
+        if section not in SECTIONS:
+            near = difflib.get_close_matches(section, SECTIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
+            raise ConfigError(f"{source}: unknown section {written_section}{hint}")
+        for key, value in keys.items():
+            if key == "opt_level" and not with_apex:
+                value = "O0"  # published: opt_level counts only where apex is used
+            home, name, value = _home(section, key, value, source)
+            if (home, name) != (section, key):
+                now = f"is now {home}.{name}: {'' if value is None else value}" if home else "is obsolete"
+                logger.info("%s: %s.%s %s", source, written_section, key, now)
+            if home is None:
+                continue
+            before = result.setdefault(home, {}).get(name)
+            if None not in (before, value) and before != value:
+                raise ConfigError(f"{source}: {home}.{name} is given twice, as {before!r} and {value!r}")
+            result[home][name] = before if value is None else value
+    return result
+
+
+def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, str, Any]:
+    """Section, key and value that a written key stands for; without section: nothing does it any more."""
+    known = known_keys()
+    if key in SECTIONS[section].model_fields:
+        return section, key, value
+    if key == "opt_level":
+        if value is not None and value not in _OPT_LEVEL:
+            raise ConfigError(f"{source}: opt_level {value!r} is none of {', '.join(_OPT_LEVEL)}")
+        return "TRAIN", "amp", _OPT_LEVEL.get(value)
+    if key in _OBSOLETE:
+        new = _OBSOLETE[key]
+        return (known[new][0], new, value) if new else (None, key, value)
+    if key in known:
+        return known[key][0], key, value
+    raise ConfigError(f"{source}: unknown key {section}.{key}{nearest_key(section, key)}")

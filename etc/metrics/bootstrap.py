@@ -1,0 +1,83 @@
+"""Confidence intervals over clips drawn with replacement."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch import Tensor
+
+
+def bootstrap_interval(
+    per_clip_counts: Tensor | np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of a statistic of pooled counts, over clips drawn with replacement.
+
+    Args:
+        per_clip_counts: integers ``[n, ...]``, the ``counts`` of each of n clips.
+        statistic: pooled counts (int64 ``[...]``) to a figure, e.g. ``mean_iou`` of ``class_totals``.
+        samples: how many times n clips are drawn.
+        level: share of the drawn figures that the interval holds.
+        seed: the same seed gives the same interval.
+
+    Returns:
+        (low, high). Draws whose figure is NaN are left out. (NaN, NaN) for fewer than two clips, which tell
+        nothing about the spread.
+
+    Raises:
+        ValueError: ``samples`` or ``level`` is out of range.
+
+    Source: Efron, Annals of Statistics 1979.
+    """
+    figures = [statistic(counts) for counts in _resampled(per_clip_counts, samples, seed)]
+    return _percentiles(figures, level)
+
+
+def bootstrap_difference(
+    per_clip_a: Tensor | np.ndarray,
+    per_clip_b: Tensor | np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of ``statistic(b) - statistic(a)`` for two systems on the same clips.
+
+    Each draw takes the same clips of both, so what the clips have in common cancels. Arguments and result as
+    for ``bootstrap_interval``; ValueError also when the two differ in shape.
+    """
+    if per_clip_a.shape != per_clip_b.shape:
+        shapes = f"{list(per_clip_a.shape)} and per_clip_b {list(per_clip_b.shape)}"
+        raise ValueError(f"per_clip_a {shapes} differ in shape")
+    pairs = zip(
+        _resampled(per_clip_a, samples, seed), _resampled(per_clip_b, samples, seed), strict=True
+    )  # one seed: the same draws
+    return _percentiles([statistic(b) - statistic(a) for a, b in pairs], level)
+
+
+def _resampled(per_clip: Tensor | np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Pooled counts of n clips drawn from n, ``samples`` times; none at all for fewer than two clips."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    counts = per_clip.cpu().numpy() if isinstance(per_clip, Tensor) else per_clip
+    clips = len(counts)
+    if clips < 2:
+        return
+    flat = counts.reshape(clips, -1).astype(np.int64)
+    for drawn in np.random.default_rng(seed).integers(0, clips, (samples, clips)):
+        yield (np.bincount(drawn, minlength=clips) @ flat).reshape(counts.shape[1:])
+
+
+def _percentiles(figures: list[float], level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    known = [figure for figure in figures if not math.isnan(figure)]
+    if not known:
+        return math.nan, math.nan
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

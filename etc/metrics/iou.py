@@ -1,0 +1,113 @@
+"""mIoU, mAcc and allAcc from confusion counts."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etc.metrics.checks import (
+    IGNORE,
+    Labels,
+    as_integers,
+    require_choice,
+    require_classes,
+)
+from etc.metrics.warping import joint_counts
+
+
+def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int = IGNORE) -> Tensor:
+    """Counts pixels by (target, prediction).
+
+    Args:
+        pred: predicted ids, any integer dtype, any shape (leading batch dimensions allowed).
+        target: true ids, same shape. Pixels of ``ignore_label`` are dropped, whatever was predicted there.
+        num_classes: K.
+        ignore_label: may lie outside 0..K-1 or be one of the classes.
+
+    Returns:
+        int64 ``[K, K]`` on the device of ``pred``; rows are the target, columns the prediction.
+
+    Raises:
+        ValueError: the shapes differ, a dtype holds no integers, or a pixel that is not dropped has an id
+            outside 0..K-1.
+    """
+    require_classes(num_classes, limit=32767)
+    k, pred, target = num_classes, as_integers(pred, "pred"), as_integers(target, "target")
+    if pred.shape != target.shape:
+        raise ValueError(f"pred {list(pred.shape)} and target {list(target.shape)} differ in shape")
+    target = target.to(pred.device)
+    if not 0 <= ignore_label <= 255:
+        target = target.to(torch.int64)  # uint8 would wrap the label it is compared with
+    counts = joint_counts(_foreign_to_k(target, k), _foreign_to_k(pred, k), k)
+    foreign = int(counts[k].sum())
+    if 0 <= ignore_label < k:
+        counts[ignore_label] = 0
+    elif foreign:
+        foreign -= int((target == ignore_label).sum())
+    if foreign or counts[:k, k].any():
+        name, ids = ("target", target) if foreign else ("pred", pred)
+        ids = ids[target != ignore_label].to(torch.int64)
+        value = int(ids[(ids < 0) | (ids >= k)][0])
+        raise ValueError(f"{name} holds id {value}: expected 0..{k - 1} (ignore_label is {ignore_label})")
+    return counts[:k, :k].contiguous()
+
+
+def scores(
+    counts: Tensor | np.ndarray, convention: Literal["present", "published"] = "present"
+) -> dict[str, float | int | list[float]]:
+    """Turns confusion counts into figures.
+
+    Args:
+        counts: ``[K, K]``, rows are the target.
+        convention: ``"present"`` averages IoU over the classes that occur in target or prediction, and
+            accuracy over those that occur in the target. ``"published"`` averages both over all K classes,
+            an absent one counting as 0.
+
+    Returns:
+        ``mIoU``, ``mAcc`` and ``allAcc`` in [0, 1]; ``iou``, one value a class (an absent one is NaN under
+        "present", 0 under "published"); ``pixels``, how many were counted. Without any pixel all shares are
+        NaN: nothing was measured.
+
+    Raises:
+        ValueError: ``counts`` is not square, or the convention is unknown.
+    """
+    table = counts.detach().cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
+    if table.ndim != 2 or table.shape[0] != table.shape[1]:
+        raise ValueError(f"counts must be [K, K], got {list(table.shape)}")
+    require_choice("convention", convention, ("present", "published"))
+    hits, truth, pixels = table.diagonal(), table.sum(1), int(table.sum())
+    union = truth + table.sum(0) - hits
+    absent = 0.0 if convention == "published" and pixels else math.nan
+    iou = np.divide(hits, union, out=np.full(len(hits), absent), where=union > 0)
+    accuracy = np.divide(hits, truth, out=np.full(len(hits), absent), where=truth > 0)
+    return {
+        "mIoU": float(np.nanmean(iou)) if pixels else math.nan,
+        "mAcc": float(np.nanmean(accuracy)) if pixels else math.nan,
+        "allAcc": float(hits.sum() / pixels) if pixels else math.nan,
+        "iou": iou.tolist(),
+        "pixels": pixels,
+    }
+
+
+def class_totals(counts: Tensor) -> Tensor:
+    """What IoU needs of confusion counts ``[..., K, K]``: int64 ``[..., 3, K]``, a class's hits, row and column sum."""
+    return torch.stack([counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)], dim=-2)
+
+
+def mean_iou(totals: np.ndarray, convention: Literal["present", "published"] = "present") -> float:
+    """mIoU from :func:`class_totals` ``[3, K]``, as :func:`scores` gives it for the counts themselves."""
+    hits, rows, columns = totals
+    union = rows + columns - hits
+    if not union.any():
+        return math.nan
+    iou = hits[union > 0] / union[union > 0]
+    return float(iou.mean() if convention == "present" else iou.sum() / len(union))
+
+
+def _foreign_to_k(ids: Tensor, num_classes: int) -> Tensor:
+    if ids.dtype == torch.uint8 and num_classes <= 255:
+        return ids.clamp(max=num_classes)
+    ids = ids.to(torch.int64)
+    return ids.masked_fill((ids < 0) | (ids >= num_classes), num_classes)

@@ -1,0 +1,78 @@
+"""What the predictions of a folder were made with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from etc import distributed
+from etc.config import dump_settings, find_file
+from etc.config.schema import Settings
+from etc.errors import UserError
+from utils.files import sha256_of, write_text
+
+
+def source_note(settings: Settings) -> dict[str, Any]:
+    """What predictions depend on: checkpoint, palette, data and the settings of the predictor."""
+    data, test = settings.DATA, settings.TEST
+    note = {
+        "checkpoint_sha256": sha256_of(test.ckpt_path),
+        "colors_sha256": sha256_of(find_file(data.colors_path)),
+        "data_root": data.data_root,
+        "network": settings.TRAIN.network,
+        "classes": data.classes,
+        "mode": test.mode,
+        "scales": test.scales,
+        "flip": test.flip,
+        "base_size": test.base_size,
+    }
+    if test.mode == "slide":
+        note |= {"window": [test.test_h, test.test_w], "overlap": test.overlap}
+    return note
+
+
+def claim(
+    folder: Path, note: dict[str, Any], settings: Settings, *, parts: tuple[str, ...], overwrite: bool = False
+) -> None:
+    """Make sure that what a folder of predictions holds was made with the same things, and write down which.
+
+    Writes ``source.json``, the note, and ``settings.yaml``.
+
+    Args:
+        folder: the folder.
+        note: what its predictions depend on.
+        settings: the effective settings.
+        parts: its sub-folders with predictions.
+        overwrite: empty these, instead of refusing what does not belong here.
+
+    Raises:
+        UserError: predictions of another or an unknown origin.
+    """
+    note_file, filled = folder / "source.json", [folder / part for part in parts]
+    if not overwrite and any(part.is_dir() and any(part.iterdir()) for part in filled):
+        old = _read_note(note_file)
+        differing = [key for key in note | old if note.get(key) != old.get(key)]
+        if differing:
+            what = f"with another {', '.join(differing)}" if old else "by something that left no source.json"
+            raise UserError(
+                f"{folder} holds predictions made {what}: use --overwrite to replace them, or another folder"
+            )
+    # All processes have looked before the first one changes anything, and none starts before that is done.
+    distributed.barrier()
+    if distributed.rank() == 0:
+        if overwrite:
+            for part in filled:
+                shutil.rmtree(part, ignore_errors=True)
+        write_text(folder / "settings.yaml", dump_settings(settings))
+        write_text(note_file, json.dumps(note, indent=1) + "\n")
+    distributed.barrier()
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
