@@ -20,12 +20,12 @@ from etc.data.labels import IGNORE, class_names, label_table, read_colors, read_
 from etc.data.sources import clips_to_score
 from etc.display.drawing import colorize, side_by_side
 from etc.display.tables import percent
-from etc.evaluate.clip_metrics import flow_of_pair, unrounded
+from etc.evaluate.clip_metrics import dequantise_flow, flow_of_pair
 from etc.evaluate.clips import score_clips
 from etc.flow.build import flow_of_pairs
 from etc.metrics import TemporalConsistency
 from etc.metrics.published import warp_published
-from etc.metrics.warping import labels_along
+from etc.metrics.warping import warp_labels
 
 JUDGES = ("dis@medium", "dis@fast", "dis@ultrafast")
 PICTURE_PAIR, PICTURE_CROP = 30, (slice(60, 260), slice(150, 450))
@@ -90,7 +90,7 @@ def print_renamings(settings: Settings, labels: dict[str, np.ndarray]) -> None:
         for table, both in zip(tables, meters, strict=True):
             strict, published = both
             strict.update(table[ids[t]], table[ids[t + 1]], *pair)
-            published.update(table[ids[t]], table[ids[t + 1]], unrounded(pair.forward))
+            published.update(table[ids[t]], table[ids[t + 1]], dequantise_flow(pair.forward))
     for order, both in zip(orders, meters, strict=True):
         print(f"| {' '.join(map(str, order))} | {' | '.join(percent(m.compute()['mIoU']) for m in both)} |")
 
@@ -128,10 +128,10 @@ def warped_maps(ids: np.ndarray, pair, classes: int) -> dict[str, np.ndarray]:
     """The next frame's labels as the protocols see them at this frame; 255 is not counted."""
     next_ids, forward = torch.from_numpy(ids), torch.from_numpy(pair.forward)
     backward = None if pair.backward is None else torch.from_numpy(pair.backward)
-    (strict,) = labels_along([next_ids], [forward], [backward], uncounted=classes)
+    (strict,) = warp_labels([next_ids], [forward], [backward], ignore=classes)
     strict = np.where(strict.numpy() == classes, IGNORE, strict.numpy())
     return {
-        "published": warp_published(next_ids, torch.from_numpy(unrounded(pair.forward))).numpy(),
+        "published": warp_published(next_ids, torch.from_numpy(dequantise_flow(pair.forward))).numpy(),
         "strict": strict.astype(np.uint8),
     }
 
@@ -141,7 +141,7 @@ def nowhere_near(warped: np.ndarray, ids: np.ndarray, pair, classes: int) -> np.
     forward, found = torch.from_numpy(pair.forward), (warped >= classes)
     for shift in np.ndindex(3, 3):
         near = torch.from_numpy(np.roll(ids, np.subtract(shift, 1), (0, 1)))
-        (met,) = labels_along([near], [forward], [None], uncounted=classes)
+        (met,) = warp_labels([near], [forward], [None], ignore=classes)
         found |= (met.numpy() == warped) | (met.numpy() == classes)
     return ~found
 

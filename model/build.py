@@ -10,7 +10,7 @@ from torchvision.models import ResNet18_Weights
 
 from model.base import SegmentationNetwork
 from model.checkpoint import read_weights
-from model.outside import DEEPLABS, deeplabv3, imported, lraspp
+from model.external import DEEPLABS, deeplabv3, imported, lraspp
 from model.pspnet import PSPNet
 from model.pyramid import from_timm, mobile
 from model.weights import fetch

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-WRAPPERS = ("module.", "student.", "_orig_mod.")  # left by data parallelism, the training task, torch.compile
-STRANGERS = ("flownet.", "teacher.", "criterion.")  # what published checkpoints carry beside the student
-HOLDERS = ("student", "state_dict", "model")
+STRIPPED_PREFIXES = ("module.", "student.", "_orig_mod.")  # left by data parallelism, the training task, torch.compile
+SKIPPED_PREFIXES = ("flownet.", "teacher.", "criterion.")  # what published checkpoints carry beside the student
+STATE_DICT_KEYS = ("student", "state_dict", "model")
 
 
 class LoadReport(NamedTuple):
@@ -92,14 +92,14 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
         ) from error
     state = content
     if isinstance(content, dict):
-        state = next((content[name] for name in HOLDERS if isinstance(content.get(name), dict)), content)
+        state = next((content[name] for name in STATE_DICT_KEYS if isinstance(content.get(name), dict)), content)
     tensors = {}
     if isinstance(state, dict):
         tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         kind = type(content).__name__
         held = f"{kind} of {first(list(map(str, content)))}" if isinstance(content, dict) else kind
-        raise ValueError(f"{path} holds no weights, bare or under {', '.join(HOLDERS)}: it is a {held}")
+        raise ValueError(f"{path} holds no weights, bare or under {', '.join(STATE_DICT_KEYS)}: it is a {held}")
     return tensors
 
 
@@ -108,9 +108,9 @@ def strip(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]
     stripped = {}
     for key, value in state.items():
         name = key
-        while name not in own and name.startswith(WRAPPERS):
+        while name not in own and name.startswith(STRIPPED_PREFIXES):
             name = name.partition(".")[2]
-        if name in own or not name.startswith(STRANGERS):
+        if name in own or not name.startswith(SKIPPED_PREFIXES):
             stripped[name] = value
     return stripped
 

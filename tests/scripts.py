@@ -9,7 +9,7 @@ from etc import cli
 TOOLS = Path(__file__).resolve().parents[1] / "tool"
 
 
-def door(name: str) -> ModuleType:
+def load_script(name: str) -> ModuleType:
     """A script as a module of its own."""
     spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -19,4 +19,4 @@ def door(name: str) -> ModuleType:
 
 def run(name: str, *words: object) -> int:
     """Run a script as the command line does; gives its exit code."""
-    return cli.run(lambda: door(name).main([str(word) for word in words]))
+    return cli.run(lambda: load_script(name).main([str(word) for word in words]))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from etc import cli
 from etc.config.schema import SECTIONS
 from etc.errors import ConfigError, UserError
-from tests.scripts import door
+from tests.scripts import load_script
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOOLS = sorted((REPOSITORY / "tool").glob("*.py"))
@@ -79,7 +79,7 @@ def test_help_is_limited_to_the_sections_that_a_script_uses(capsys):
 @pytest.mark.parametrize("path", TOOLS, ids=lambda p: p.stem)
 def test_every_script_explains_itself(path, capsys):
     try:
-        code = door(path.stem).main(["--help"])
+        code = load_script(path.stem).main(["--help"])
     except SystemExit as leaving:
         code = leaving.code
     text = capsys.readouterr().out

@@ -27,17 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round; the figures mean nothing")
     parser.add_argument("--data", metavar="ROOT", help="work on frames of this folder instead of rendered ones")
     parser.add_argument("--out", metavar="FILE", help="write the results there: Markdown, or JSON (.json)")
-    words = parser.parse_args(argv)
-    measured = run_benchmarks(words.names, quick=words.quick, data=words.data)
+    args = parser.parse_args(argv)
+    measured = run_benchmarks(args.names, quick=args.quick, data=args.data)
     arguments = sys.argv[1:] if argv is None else argv
-    frames = "Frames are rendered." if words.data is None else "Frames are real (`--data`)."
-    if words.quick:
+    frames = "Frames are rendered." if args.data is None else "Frames are real (`--data`)."
+    if args.quick:
         frames += " Tiny sizes (`--quick`): the figures mean nothing."
     origin = Origin(f"python tool/benchmark.py {shlex.join(arguments)}".strip(), machine(), frames)
     print(f"{text_table(measured)}\n\n{origin.machine}. {frames}")
-    if words.out:
-        save(measured, origin, Path(words.out))
-        print(words.out)
+    if args.out:
+        save(measured, origin, Path(args.out))
+        print(args.out)
     return 0
 
 

@@ -25,9 +25,9 @@ def frame_count(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
     parser.add_argument("--max-frames", type=frame_count, metavar="N", help="stop after N frames")
-    words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
-    print(f"{settings.TEST.demo_folder}: {demonstrate(settings, max_frames=words.max_frames)}")
+    args = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(args)
+    print(f"{settings.TEST.demo_folder}: {demonstrate(settings, max_frames=args.max_frames)}")
     return 0
 
 

@@ -29,18 +29,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-pairs", type=int, metavar="N", help="score the first N pairs only")
     parser.add_argument("--pictures", metavar="FOLDER", help="write a picture of every pair there")
     parser.add_argument("--out", metavar="FOLDER", default="exp/flow_accuracy", help="folder of the JSON file")
-    words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
-    if words.max_pairs is not None and words.max_pairs < 1:
-        raise UserError(f"--max-pairs {words.max_pairs}: 1 or more are needed")
-    if words.pairs is None:
+    args = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(args)
+    if args.max_pairs is not None and args.max_pairs < 1:
+        raise UserError(f"--max-pairs {args.max_pairs}: 1 or more are needed")
+    if args.pairs is None:
         prepare(settings)
-    folder = Path(words.pairs or Path(settings.DATA.data_root) / "flow/val")
-    pairs = find_pairs(folder)[: words.max_pairs]
+    folder = Path(args.pairs or Path(settings.DATA.data_root) / "flow/val")
+    pairs = find_pairs(folder)[: args.max_pairs]
     stored = settings.FLOW.name == "stored"
     estimator = build_flow("dis") if stored else flow_estimator(settings, device_of(settings.TEST.device))
-    result = score_flow(estimator, pairs, pictures=words.pictures)
-    path = Path(words.out) / f"{folder.resolve().name}_{estimator.key}.json"
+    result = score_flow(estimator, pairs, pictures=args.pictures)
+    path = Path(args.out) / f"{folder.resolve().name}_{estimator.key}.json"
     save_accuracy(result, path)
     print(f"{accuracy_table(result)}\n\n{path}")
     return 0

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Short words for the settings that say what to score."""
+    """Short options for the settings that say what to score."""
     parser.add_argument("--frames", metavar="FOLDER|VIDEO", help="frames to score, without list files (TEST.frames)")
     parser.add_argument("--predictions", metavar="FOLDER", help="PNGs of anybody's method (TEST.predictions)")
     parser.add_argument("--allow-gaps", action="store_true", help="frames may lack a prediction (TEST.allow_gaps)")
@@ -48,24 +48,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def overrides_of(words: argparse.Namespace) -> tuple[str | None, list[str]]:
+def overrides_of(args: argparse.Namespace) -> tuple[str | None, list[str]]:
     """Settings file and overrides that the options stand for; what the user sets by name comes after them."""
-    config, overrides = words.config, []
-    if config is None and words.cityscapes:
+    config, overrides = args.config, []
+    if config is None and args.cityscapes:
         config = str(TOOLKIT / "configs/cityscapes/pspnet18_flow.yaml")
-    elif config is None and words.frames:
+    elif config is None and args.frames:
         # The embedded default is the synthetic world, which keeps flow of its own.
         overrides += ["DATA.synthetic=false", "FLOW.name=dis"]
-    if config is None or words.cityscapes:
-        place = Path(words.predictions).resolve() if words.predictions else None
+    if config is None or args.cityscapes:
+        place = Path(args.predictions).resolve() if args.predictions else None
         if place is not None:
             overrides.append(f"TEST.save_folder=exp/eval_tc/{place.parent.name}_{place.name}")
     for key in ("frames", "predictions", "cityscapes"):
-        if getattr(words, key):
-            overrides.append(f"TEST.{key}={getattr(words, key)}")
-    if words.allow_gaps:
+        if getattr(args, key):
+            overrides.append(f"TEST.{key}={getattr(args, key)}")
+    if args.allow_gaps:
         overrides.append("TEST.allow_gaps=true")
-    return config, [*overrides, *words.overrides]
+    return config, [*overrides, *args.overrides]
 
 
 if __name__ == "__main__":

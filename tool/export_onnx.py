@@ -25,11 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--opset", type=int, default=OPSET, help=f"operator set of the file (default: {OPSET})")
     parser.add_argument("--labels", action="store_true", help="output the class of each pixel instead of the logits")
     parser.add_argument("--check", action="append", metavar="HxW", help="a size to compare at (default: two)")
-    words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
-    sizes = [_size(word) for word in words.check] if words.check else SIZES
-    path, checks = export_onnx(settings, words.out, opset=words.opset, labels=words.labels, sizes=sizes)
-    print(f"{path}: opset {words.opset}, compared with torch:")
+    args = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(args)
+    sizes = [_size(word) for word in args.check] if args.check else SIZES
+    path, checks = export_onnx(settings, args.out, opset=args.opset, labels=args.labels, sizes=sizes)
+    print(f"{path}: opset {args.opset}, compared with torch:")
     for check in checks:
         print(f"  {described(check)}")
     return 0

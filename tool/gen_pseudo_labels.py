@@ -36,15 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--temporal", action="store_true", help="keep only what a neighbour confirms along the flow")
     parser.add_argument("--out", default="exp/pseudo_labels", metavar="FOLDER", help="default: exp/pseudo_labels")
     parser.add_argument("--overwrite", action="store_true", help="throw away another teacher's predictions in --out")
-    words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
-    threshold = 0.9 if words.threshold is None and words.keep_share is None else words.threshold
-    choice, out = Choice(threshold, words.keep_share, words.temporal), Path(words.out)
+    args = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(args)
+    threshold = 0.9 if args.threshold is None and args.keep_share is None else args.threshold
+    choice, out = Choice(threshold, args.keep_share, args.temporal), Path(args.out)
     with distributed.process_group(device_of(settings.TEST.device)):
-        frames = video_frames(settings, words.frames)
-        made = make_pseudo_labels(settings, choice, frames, out, overwrite=words.overwrite)
+        frames = video_frames(settings, args.frames)
+        made = make_pseudo_labels(settings, choice, frames, out, overwrite=args.overwrite)
         if distributed.rank() == 0:
-            training_list = save(made, settings, choice, out, keep_listed=words.frames is None)
+            training_list = save(made, settings, choice, out, keep_listed=args.frames is None)
             print(pseudo_table(made, settings))
             print(f"\nto train on them: DATA.train_list {training_list}")
     return 0

@@ -18,10 +18,10 @@ from etc.predict.clips import generate
 def main(argv: list[str] | None = None) -> int:
     parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
     parser.add_argument("--overwrite", action="store_true", help="remove the predictions that are there first")
-    words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
+    args = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(args)
     with distributed.process_group(device_of(settings.TEST.device)):
-        done = generate(settings, overwrite=words.overwrite)
+        done = generate(settings, overwrite=args.overwrite)
         process = f" (process {distributed.rank() + 1})" if distributed.world_size() > 1 else ""
         print(f"{settings.TEST.save_folder}/video{process}: {done}")
     return 0

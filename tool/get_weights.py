@@ -20,16 +20,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="files to download, or all")
     parser.add_argument("--folder", help="look and download there instead")
-    words = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     files = weight_files()
-    unknown = [name for name in words.names if name not in (*files, "all")]
+    unknown = [name for name in args.names if name not in (*files, "all")]
     if unknown:
         raise UserError(f"unknown weights {' '.join(unknown)}: all, {', '.join(files)}")
-    wanted = words.names
+    wanted = args.names
     if "all" in wanted:
         wanted = [name for name, file in files.items() if file.direct]
     for name in wanted or files:
-        path = Path(words.folder) / files[name].file if words.folder else None
+        path = Path(args.folder) / files[name].file if args.folder else None
         if wanted:
             download(files[name], path)
         print(description(files[name], path))

@@ -23,11 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("layout", choices=LAYOUTS, help="naming and folders of the data set")
     parser.add_argument("root", help="folder of the data set")
     parser.add_argument("--out", help="folder of the lists (default: data/lists/<layout>)")
-    words = parser.parse_args(argv)
-    if not Path(words.root).is_dir():
-        raise UserError(f"{words.root} is not a folder")
-    lists = LAYOUTS[words.layout](words.root)
-    out = Path(words.out or f"data/lists/{words.layout}")
+    args = parser.parse_args(argv)
+    if not Path(args.root).is_dir():
+        raise UserError(f"{args.root} is not a folder")
+    lists = LAYOUTS[args.layout](args.root)
+    out = Path(args.out or f"data/lists/{args.layout}")
     write_lists(lists, out)
     for name, text in lists.items():
         lines = text.splitlines()

@@ -20,12 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--for", dest="purpose", choices=("train", "clips"), help="what the flow is for (default: both)"
     )
-    words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
+    args = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(args)
     if settings.FLOW.name == "stored":
         print("FLOW.name stored is read from the data set's own files: there is nothing to compute")
         return 0
-    purposes = [words.purpose] if words.purpose else ["train", "clips"]
+    purposes = [args.purpose] if args.purpose else ["train", "clips"]
     with distributed.process_group(device_of(settings.TEST.device)) as device:
         computed, kept = precompute(settings, purposes, device)
         if distributed.rank() == 0:

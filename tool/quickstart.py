@@ -40,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run(tool: str, *words: str) -> None:
+def run(tool: str, *args: str) -> None:
     """Run one script; its failure ends this one with the same exit code."""
-    print(f"\n$ python tool/{tool}.py {shlex.join(words)}", flush=True)
-    code = subprocess.run([sys.executable, str(TOOLS / f"{tool}.py"), *words], check=False).returncode
+    print(f"\n$ python tool/{tool}.py {shlex.join(args)}", flush=True)
+    code = subprocess.run([sys.executable, str(TOOLS / f"{tool}.py"), *args], check=False).returncode
     if code:
         raise SystemExit(code)
 

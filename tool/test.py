@@ -24,15 +24,15 @@ from etc.report.confusion_matrix import write_confusion
 def main(argv: list[str] | None = None) -> int:
     parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
     parser.add_argument("--export", metavar="FOLDER", help="write predictions for the Cityscapes test server there")
-    words = parser.parse_intermixed_args(argv)
-    settings = cli.settings_from(words)
+    args = parser.parse_intermixed_args(argv)
+    settings = cli.settings_from(args)
     names = class_names(settings)
     with distributed.process_group(device_of(settings.TEST.device)):
-        result = score_frames(settings, words.export)
+        result = score_frames(settings, args.export)
         if distributed.rank() > 0:
             return 0
-        if words.export is not None:
-            print(f"{words.export}: predictions of all frames, as Cityscapes label ids")
+        if args.export is not None:
+            print(f"{args.export}: predictions of all frames, as Cityscapes label ids")
         if not result.frames:
             print("no frame of the list has a label: there is no mIoU")
             return 0

@@ -136,9 +136,9 @@ def crop_flow(flow: np.ndarray, crop: CropMap) -> np.ndarray:
     Returns:
         float32 ``[2, h, w]`` in crop pixels.
     """
-    planes = _warp(np.ascontiguousarray(flow.transpose(1, 2, 0)), crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0)
+    tensors = _warp(np.ascontiguousarray(flow.transpose(1, 2, 0)), crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0)
     linear = crop.matrix[:, :2].astype(np.float32)
-    return np.einsum("ij,hwj->ihw", linear, planes, optimize=False)
+    return np.einsum("ij,hwj->ihw", linear, tensors, optimize=False)
 
 
 def crop_logits(logits: np.ndarray, shape: tuple[int, int], crop: CropMap) -> np.ndarray:
@@ -156,9 +156,9 @@ def crop_logits(logits: np.ndarray, shape: tuple[int, int], crop: CropMap) -> np
     from_grid, to_grid = (_grid_to_pixels(*pair) for pair in ((logits.shape[1:], shape), (size, crop.size)))
     matrix = np.linalg.inv(to_grid) @ np.vstack([crop.matrix, [0, 0, 1]]) @ from_grid
     coarse = CropMap(matrix[:2], size, False)
-    planes = logits.astype(np.float32)
+    tensors = logits.astype(np.float32)
     # OpenCV moves four channels at a time.
-    parts = [np.ascontiguousarray(planes[i : i + 4].transpose(1, 2, 0)) for i in range(0, len(planes), 4)]
+    parts = [np.ascontiguousarray(tensors[i : i + 4].transpose(1, 2, 0)) for i in range(0, len(tensors), 4)]
     moved = [_warp(part, coarse, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0).reshape(*size, -1) for part in parts]
     return np.ascontiguousarray(np.concatenate(moved, axis=2).transpose(2, 0, 1))
 
@@ -171,10 +171,10 @@ def _grid_to_pixels(grid: tuple[int, int], pixels: tuple[int, int]) -> np.ndarra
 
 def normalise(image: np.ndarray) -> np.ndarray:
     """RGB uint8 ``[H, W, 3]`` -> float32 ``[3, H, W]``, ``(rgb - MEAN) / STD``."""
-    planes = image.transpose(2, 0, 1).astype(np.float32, order="C")
-    planes -= MEAN[:, None, None]
-    planes /= STD[:, None, None]
-    return planes
+    tensors = image.transpose(2, 0, 1).astype(np.float32, order="C")
+    tensors -= MEAN[:, None, None]
+    tensors /= STD[:, None, None]
+    return tensors
 
 
 def _warp(image: np.ndarray, crop: CropMap, interpolation: int, border: int, value: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from etc.data.labels import IGNORE
 from etc.errors import UserError
 from etc.flow.cache import FlowOfPairs
-from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion, scores
+from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion, iou_scores
 from etc.metrics.warping import visible_pixels
 
 BOUNDARY_BAND = 0.005  # of the image diagonal
@@ -151,8 +151,8 @@ class PairScorer:
             visible = visible_pixels(flow.forward, flow.backward)
         for name in ("strict", "boundary"):
             self.metrics[name].update(last.prediction, frame.prediction, flow.forward, valid=visible)
-        self.metrics["published"].update(last.prediction, frame.prediction, unrounded(flow.forward))
-        self.figures.append(scores(self.metrics["strict"].counts - before)["mIoU"])
+        self.metrics["published"].update(last.prediction, frame.prediction, dequantise_flow(flow.forward))
+        self.figures.append(iou_scores(self.metrics["strict"].counts - before)["mIoU"])
         if last.label is not None and frame.label is not None:
             self.metrics["truth"].update(last.label, frame.label, flow.forward, valid=visible)
         pair_before = self.pairs[0] if len(self.pairs) == self.stride else None
@@ -168,7 +168,7 @@ class PairScorer:
         self.metrics["flicker"].update(a, b, c, *forward, *backward, flow_ab.valid)
 
 
-def unrounded(flow: np.ndarray) -> np.ndarray:
+def dequantise_flow(flow: np.ndarray) -> np.ndarray:
     """Flow with the last bits that a store of 1/64 pixel steps took from it, drawn anew, always the same ones.
 
     The published warp loses pixels to the class below by the rounding of its products. At positions of whole 64ths

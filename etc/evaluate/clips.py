@@ -28,12 +28,12 @@ from etc.evaluate.prediction_files import Predictions
 from etc.evaluate.results import ClipScores
 from etc.flow.build import flow_of_pairs
 from etc.flow.cache import FlowOfPairs
-from etc.metrics import bootstrap_interval, class_totals, mean_iou, scores
+from etc.metrics import bootstrap_interval, iou_counts, iou_scores, mean_iou
 from etc.weights import weight_files
 from flownet import VARIANTS
 
 
-class View(NamedTuple):
+class FlowSetting(NamedTuple):
     """One way to look at the clips: whose flow, and how far apart the frames of a pair are."""
 
     judge: str
@@ -53,7 +53,7 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     """
     clips = clips_to_score(settings)
     predictions = Predictions(settings, clips)
-    views = views_of(settings, device or device_of(settings.TEST.device))
+    views = flow_settings(settings, device or device_of(settings.TEST.device))
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
@@ -66,7 +66,7 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     return result
 
 
-def views_of(settings: Settings, device: torch.device) -> list[View]:
+def flow_settings(settings: Settings, device: torch.device) -> list[FlowSetting]:
     """Every judge with every stride, the headline first.
 
     A judge is an estimator's name; ``dis@PRESET`` and ``NAME@WEIGHTS`` say more than ``FLOW.preset`` and
@@ -87,7 +87,7 @@ def views_of(settings: Settings, device: torch.device) -> list[View]:
         elif change["weights"] is None and name in VARIANTS and weight_files()[name].path.is_file():
             change["weights"] = str(weight_files()[name].path)
         flow = flow_of_pairs(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
-        views += [View(judge, stride, flow) for stride in settings.TEST.strides]
+        views += [FlowSetting(judge, stride, flow) for stride in settings.TEST.strides]
     return views
 
 
@@ -96,7 +96,7 @@ def _counts_of(
     clip: Clip,
     files: list[Path | None],
     predictions: Predictions,
-    views: list[View],
+    views: list[FlowSetting],
     longest: int,
 ) -> Counts:
     """All counts of one clip; those of a view begin with its number."""
@@ -111,7 +111,7 @@ def _counts_of(
     return counts
 
 
-def summarise(tables: Counts, clips: list[Clip], views: list[View], settings: Settings) -> ClipScores:
+def summarise(tables: Counts, clips: list[Clip], views: list[FlowSetting], settings: Settings) -> ClipScores:
     """Turn pooled tables, one row a clip, into every figure of the report."""
     classes = settings.DATA.classes
     names = prediction_names([clip[0] for clip in clips])
@@ -119,7 +119,7 @@ def summarise(tables: Counts, clips: list[Clip], views: list[View], settings: Se
     total = {name: table.sum(0) for name, table in tables.items()}
     first = {key: value for key, value in seen[0].items() if key != "clips"}
     figures = first | _computed(metrics_of_windows(classes), total)
-    figures["segmentation"] = scores(total["segmentation"])
+    figures["segmentation"] = iou_scores(total["segmentation"])
     figures["constant"] = _constant(total["segmentation"])
     clip_rows = [{"clip": name, **row} for name, row in zip(names, seen[0]["clips"], strict=True)]
     if len(views) > 1:
@@ -134,7 +134,7 @@ def _of_view(tables: Counts, number: int) -> Counts:
     return {name.removeprefix(head): table for name, table in tables.items() if name.startswith(head)}
 
 
-def _figures_of(view: View, tables: Counts, clips: list[Clip], classes: int) -> dict[str, Any]:
+def _figures_of(view: FlowSetting, tables: Counts, clips: list[Clip], classes: int) -> dict[str, Any]:
     """What one flow at one stride says, of all clips and of each."""
     total = {name: table.sum(0) for name, table in tables.items()}
     figures: dict[str, Any] = {"judge": view.judge, "stride": view.stride, "flow": view.flow.estimator.key}
@@ -142,7 +142,7 @@ def _figures_of(view: View, tables: Counts, clips: list[Clip], classes: int) -> 
     figures["ceiling"] = figures.pop("truth")["mIoU"]
     for name in ("strict", "published"):
         statistic = partial(mean_iou, convention="present" if name == "strict" else "published")
-        figures[f"{name}_interval"] = list(bootstrap_interval(class_totals(tables[name]), statistic))
+        figures[f"{name}_interval"] = list(bootstrap_interval(iou_counts(tables[name]), statistic))
     pixels = total["pixels"].item()
     figures["coverage"] = figures["strict"]["pixels"] / pixels if pixels else math.nan
     figures["pairs"] = {name: total[name].item() for name in ("scored", "skipped")}
@@ -169,7 +169,7 @@ def _constant(segmentation: Tensor) -> dict[str, float]:
     labels = segmentation.sum(1)
     control = torch.zeros_like(segmentation)
     control[:, labels.argmax()] = labels
-    return {"class": int(labels.argmax()), "mIoU": scores(control)["mIoU"]}
+    return {"class": int(labels.argmax()), "mIoU": iou_scores(control)["mIoU"]}
 
 
 def _pooled(tables: list[Counts | None]) -> Counts:

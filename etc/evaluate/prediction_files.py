@@ -20,7 +20,7 @@ from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Files = list[list[Path | None]]
+PredictionPaths = list[list[Path | None]]
 
 _LOOKED_AT = 24  # files that tell what kind they all are
 _KINDS = {"train": "train ids", "label": "Cityscapes label ids", "color": "class colours"}
@@ -95,7 +95,7 @@ class Predictions:
         )
 
 
-def prediction_files(clips: list[Clip], folder: Path, *, allow_gaps: bool = False) -> Files:
+def prediction_files(clips: list[Clip], folder: Path, *, allow_gaps: bool = False) -> PredictionPaths:
     """The prediction of every frame below a folder.
 
     A file belongs to the frame of the same stem, in the same folder where stems repeat. Where no stem is that of a
@@ -199,7 +199,7 @@ def _in_order(clip: Clip, folder: Path) -> list[Path] | None:
     return files
 
 
-def _check_sizes(clips: list[Clip], files: Files, root: Path) -> None:
+def _check_sizes(clips: list[Clip], files: PredictionPaths, root: Path) -> None:
     """From the heads of the files, so that nobody waits for the flow to hear of it."""
     images = (frame.image for clip in clips for frame in clip)
     every = (file for row in files for file in row)
@@ -228,7 +228,7 @@ def _ids_of_colors(colors: np.ndarray, palette: np.ndarray, classes: int, path: 
     return ids[place]
 
 
-def _detected_kind(settings: Settings, files: Files) -> str:
+def _detected_kind(settings: Settings, files: PredictionPaths) -> str:
     """What the PNGs hold, told by the values of some of them; said in one line."""
     every = sorted({file for row in files for file in row if file is not None})
     chosen = every[:: max(1, len(every) // _LOOKED_AT)]

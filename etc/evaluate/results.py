@@ -19,7 +19,7 @@ from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.labels import class_names
 from etc.errors import UserError
-from etc.metrics import class_totals, scores
+from etc.metrics import iou_counts, iou_scores
 from utils.files import sha256_of, write_text
 
 TC_FILE, MIOU_FILE = "tc.json", "miou.json"
@@ -34,8 +34,8 @@ class ClipScores:
 
     Attributes:
         figures: ``judge``, ``stride``, ``flow`` (whose flow it was), ``strict``, ``boundary``, ``published``,
-            ``segmentation`` (each as :func:`etc.metrics.scores`), ``strict_interval`` and ``published_interval`` (95%
-            over clips), ``ceiling``, ``flicker``, ``coverage``, ``pairs`` (``scored``, ``skipped``),
+            ``segmentation`` (each as :func:`etc.metrics.iou_scores`), ``strict_interval`` and ``published_interval``
+            (95% over clips), ``ceiling``, ``flicker``, ``coverage``, ``pairs`` (``scored``, ``skipped``),
             ``vc{8,16}_{vspw,correct}``, ``constant`` (the control), ``predictions`` (what was scored), and where there
             are several judges or strides ``views``: the figures of each, with its ``clips``.
         clips: one row a clip; ``pairs`` is strict TC of each of its pairs of frames.
@@ -53,7 +53,7 @@ class ClipScores:
         folder = Path(folder)
         names = class_names(self.settings)
         content = {"classes": names, **self.figures, "clips": self.clips}
-        content["clip_counts"] = {name: class_totals(table).tolist() for name, table in self.counts.items()}
+        content["clip_counts"] = {name: iou_counts(table).tolist() for name, table in self.counts.items()}
         write_json(folder / TC_FILE, content)
         write_csv(folder / "tc.csv", self._rows(names))
         write_text(folder / "tc_settings.yaml", dump_settings(self.settings))
@@ -89,10 +89,10 @@ class FrameScores:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """As :func:`etc.metrics.scores`, the mean over the classes that occur; and the ``accuracy`` of each class."""
+        """As :func:`etc.metrics.iou_scores`, averaged over the classes that occur, and the ``accuracy`` per class."""
         hits, labelled = self.counts.diagonal().tolist(), self.counts.sum(1).tolist()
         accuracy = [hit / pixels if pixels else math.nan for hit, pixels in zip(hits, labelled, strict=True)]
-        return scores(self.counts) | {"accuracy": accuracy}
+        return iou_scores(self.counts) | {"accuracy": accuracy}
 
     def save(self, folder: str | Path) -> None:
         """Write ``miou.json``, ``miou.csv`` and ``miou_settings.yaml``."""
@@ -125,7 +125,7 @@ def clip_counts(tc: dict[str, Any], protocol: Literal["strict", "published", "se
     """The counts of each clip in a read ``tc.json``, for a comparison of two runs over the same clips.
 
     Returns:
-        int64 ``[clips, 3, K]``, rows as of :func:`etc.metrics.class_totals`; the statistic over it is
+        int64 ``[clips, 3, K]``, rows as of :func:`etc.metrics.iou_counts`; the statistic over it is
         :func:`etc.metrics.mean_iou`.
     """
     return np.asarray(tc["clip_counts"][protocol], dtype=np.int64)

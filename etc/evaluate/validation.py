@@ -15,7 +15,7 @@ from etc.data.images import read_image
 from etc.data.sources import clips_to_score, labelled_frames
 from etc.evaluate.frames import confusion_of
 from etc.flow.build import flow_of_pairs
-from etc.metrics import TemporalConsistency, scores
+from etc.metrics import TemporalConsistency, iou_scores
 from etc.predict.predictor import predictor_from
 
 
@@ -43,4 +43,4 @@ def validate(
                 strict.update(last[1], prediction, forward, valid=valid)
             last = (path, prediction)
     strict_counts = distributed.sum_counts(strict.counts)
-    return {"mIoU": scores(counts)["mIoU"], "TC": scores(strict_counts)["mIoU"]}
+    return {"mIoU": iou_scores(counts)["mIoU"], "TC": iou_scores(strict_counts)["mIoU"]}

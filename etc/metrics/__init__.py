@@ -1,7 +1,7 @@
 """The metrics."""
 
 from etc.metrics.bootstrap import bootstrap_difference, bootstrap_interval
-from etc.metrics.iou import class_totals, confusion, mean_iou, scores
+from etc.metrics.iou import confusion, iou_counts, iou_scores, mean_iou
 from etc.metrics.temporal import FlickerRate, TemporalConsistency, VideoConsistency
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "VideoConsistency",
     "bootstrap_difference",
     "bootstrap_interval",
-    "class_totals",
     "confusion",
+    "iou_counts",
+    "iou_scores",
     "mean_iou",
-    "scores",
 ]

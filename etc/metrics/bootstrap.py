@@ -19,7 +19,7 @@ def bootstrap_interval(
 
     Args:
         per_clip_counts: integers ``[n, ...]``, the ``counts`` of each of n clips.
-        statistic: pooled counts (int64 ``[...]``) to a figure, e.g. ``mean_iou`` of ``class_totals``.
+        statistic: pooled counts (int64 ``[...]``) to a figure, e.g. ``mean_iou`` of ``iou_counts``.
         samples: how many times n clips are drawn.
         level: share of the drawn figures that the interval holds.
         seed: the same seed gives the same interval.

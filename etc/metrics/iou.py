@@ -14,7 +14,7 @@ from etc.metrics.checks import (
     require_choice,
     require_classes,
 )
-from etc.metrics.warping import joint_counts
+from etc.metrics.warping import joint_histogram
 
 
 def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int = IGNORE) -> Tensor:
@@ -40,7 +40,7 @@ def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int 
     target = target.to(pred.device)
     if not 0 <= ignore_label <= 255:
         target = target.to(torch.int64)  # uint8 would wrap the label it is compared with
-    counts = joint_counts(_foreign_to_k(target, k), _foreign_to_k(pred, k), k)
+    counts = joint_histogram(_foreign_to_k(target, k), _foreign_to_k(pred, k), k)
     foreign = int(counts[k].sum())
     if 0 <= ignore_label < k:
         counts[ignore_label] = 0
@@ -54,7 +54,7 @@ def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int 
     return counts[:k, :k].contiguous()
 
 
-def scores(
+def iou_scores(
     counts: Tensor | np.ndarray, convention: Literal["present", "published"] = "present"
 ) -> dict[str, float | int | list[float]]:
     """Turns confusion counts into figures.
@@ -91,13 +91,13 @@ def scores(
     }
 
 
-def class_totals(counts: Tensor) -> Tensor:
+def iou_counts(counts: Tensor) -> Tensor:
     """What IoU needs of confusion counts ``[..., K, K]``: int64 ``[..., 3, K]``, a class's hits, row and column sum."""
     return torch.stack([counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)], dim=-2)
 
 
 def mean_iou(totals: np.ndarray, convention: Literal["present", "published"] = "present") -> float:
-    """mIoU from :func:`class_totals` ``[3, K]``, as :func:`scores` gives it for the counts themselves."""
+    """mIoU from :func:`iou_counts` ``[3, K]``, as :func:`iou_scores` gives it for the counts themselves."""
     hits, rows, columns = totals
     union = rows + columns - hits
     if not union.any():

@@ -1,6 +1,6 @@
 """Accuracy and consistency over time, kept as integer counts that add up over frames, clips and processes.
 
-``confusion`` and ``scores`` give mIoU. ``TemporalConsistency``, ``VideoConsistency`` and ``FlickerRate``
+``confusion`` and ``iou_scores`` give mIoU. ``TemporalConsistency``, ``VideoConsistency`` and ``FlickerRate``
 are accumulators: ``update`` adds pairs, clips or triples of frames, ``merge`` adds another accumulator, and
 ``counts`` (int64, on the CPU) is all that an all-reduce has to sum for a sharded run to end with the very
 same figures.
@@ -25,10 +25,10 @@ from etc.metrics.checks import (
     require_classes,
     require_same,
 )
-from etc.metrics.iou import class_totals, confusion, mean_iou, scores
+from etc.metrics.iou import confusion, iou_counts, iou_scores, mean_iou
 from etc.metrics.published import warp_published
 from etc.metrics.video import FlickerRate, VideoConsistency
-from etc.metrics.warping import boundary_band, joint_counts, labels_along, uncount
+from etc.metrics.warping import boundary_band, ignore_where, joint_histogram, warp_labels
 
 __all__ = [
     "FlickerRate",
@@ -36,10 +36,10 @@ __all__ = [
     "VideoConsistency",
     "bootstrap_difference",
     "bootstrap_interval",
-    "class_totals",
     "confusion",
+    "iou_counts",
+    "iou_scores",
     "mean_iou",
-    "scores",
 ]
 
 
@@ -112,8 +112,8 @@ class TemporalConsistency:
         backward = as_flow(backward_flow, "backward_flow", like=first)
         visible = as_mask(valid, "valid", like=first)
         for ids, following, forward, back, seen in zip(first, second, flow, backward, visible, strict=True):
-            (warped,) = labels_along([following], [forward], [back], uncounted=k)
-            self.counts += self._compare(warped if seen is None else uncount(warped, ~seen, k), ids)
+            (warped,) = warp_labels([following], [forward], [back], ignore=k)
+            self.counts += self._compare(warped if seen is None else ignore_where(warped, ~seen, k), ids)
 
     def _compare(self, warped: Tensor, ids: Tensor) -> Tensor:
         k = self.num_classes
@@ -121,8 +121,8 @@ class TemporalConsistency:
         if self.boundary_band is not None:
             reach = max(1, round(self.boundary_band * math.hypot(*ids.shape)))
             band = boundary_band(ids, reach, k) | boundary_band(warped, reach, k)
-            warped = uncount(warped, ~band, k)
-        return joint_counts(warped, ids, k)[:k, :k].cpu()
+            warped = ignore_where(warped, ~band, k)
+        return joint_histogram(warped, ids, k)[:k, :k].cpu()
 
     def merge(self, other: "TemporalConsistency") -> "TemporalConsistency":
         """Adds the counts of ``other``; returns self. ValueError when the two measure different things."""
@@ -131,5 +131,5 @@ class TemporalConsistency:
         return self
 
     def compute(self) -> dict[str, float | int | list[float]]:
-        """The ``scores`` of the pooled counts, in the convention of the protocol."""
-        return scores(self.counts, "present" if self.protocol == "strict" else "published")
+        """The ``iou_scores`` of the pooled counts, in the convention of the protocol."""
+        return iou_scores(self.counts, "present" if self.protocol == "strict" else "published")

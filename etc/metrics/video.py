@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from etc.metrics.checks import IGNORE, Labels, as_flow, as_ids, as_mask, require_choice, require_classes, require_same
-from etc.metrics.warping import labels_along
+from etc.metrics.warping import warp_labels
 
 
 class VideoConsistency:
@@ -120,7 +120,7 @@ class FlickerRate:
         checks = as_flow(backward_ab, "backward_ab", first), as_flow(backward_bc, "backward_bc", first)
         visible = as_mask(valid, "valid", first)
         for i, a in enumerate(first):
-            b, c = labels_along([second[i], third[i]], [f[i] for f in flows], [f[i] for f in checks], uncounted=IGNORE)
+            b, c = warp_labels([second[i], third[i]], [f[i] for f in flows], [f[i] for f in checks], ignore=IGNORE)
             counted = (a != IGNORE) & (b != IGNORE) & (c != IGNORE)
             if visible[i] is not None:
                 counted &= visible[i]

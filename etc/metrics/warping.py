@@ -1,6 +1,6 @@
 """What the metrics stand on: checked label maps and flows, labels carried along a flow, joint counts.
 
-A label map in here is uint8 ``[H, W]`` with ids 0..K-1; K (``uncounted``) marks a pixel that takes no part.
+A label map in here is uint8 ``[H, W]`` with ids 0..K-1; K (``ignore``) marks a pixel that takes no part.
 On the CPU the work goes over blocks of rows that fit its cache; the order of operations favours those that
 torch vectorises (a comparison of floats to bool, say, takes five times as long as one in place).
 """
@@ -17,7 +17,7 @@ from etc.metrics.checks import as_flow
 _BLOCK = 1 << 16  # pixels: the temporaries of a block stay in the second-level cache
 
 
-def joint_counts(rows: Tensor, columns: Tensor, num_classes: int) -> Tensor:
+def joint_histogram(rows: Tensor, columns: Tensor, num_classes: int) -> Tensor:
     """int64 ``[K+1, K+1]`` of two equally shaped maps of integers 0..K."""
     side = num_classes + 1
     counts = torch.zeros(side * side, dtype=torch.int64, device=rows.device)
@@ -27,12 +27,12 @@ def joint_counts(rows: Tensor, columns: Tensor, num_classes: int) -> Tensor:
     return counts.view(side, side)
 
 
-def uncount(labels: Tensor, mask: Tensor, uncounted: int) -> Tensor:
-    """The labels with ``uncounted``, the largest id, where the bool mask is set."""
-    return torch.maximum(labels, mask.view(torch.uint8) * uncounted)  # masked_fill takes 10 times as long
+def ignore_where(labels: Tensor, mask: Tensor, ignore: int) -> Tensor:
+    """The labels with ``ignore``, the largest id, where the bool mask is set."""
+    return torch.maximum(labels, mask.view(torch.uint8) * ignore)  # masked_fill takes 10 times as long
 
 
-def labels_along(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor | None], uncounted: int) -> Tensor:
+def warp_labels(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor | None], ignore: int) -> Tensor:
     """The labels that the pixels of frame 0 meet as they move through the n frames after it.
 
     A position starts at its pixel and moves by flow 0; from frame i it moves on by flow i, sampled
@@ -40,15 +40,15 @@ def labels_along(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor
     against the backward flow, sampled bilinearly where the step ends.
 
     Args:
-        maps: label maps of frames 1..n, uint8 ``[H, W]``; ids beyond ``uncounted`` count as it.
+        maps: label maps of frames 1..n, uint8 ``[H, W]``; ids beyond ``ignore`` count as it.
         flows: from frame i to i+1 for i = 0..n-1, float32 ``[2, H, W]``.
         backwards: from frame i+1 to i, or None for a step that is not checked.
-        uncounted: the id K.
+        ignore: the id K.
 
     Returns:
         uint8 ``[n, H, W]``: K where the position lies outside the frame or the step to it is occluded.
     """
-    framed = [F.pad(ids.clamp(max=uncounted), (1, 1, 1, 1), value=uncounted) for ids in maps]
+    framed = [F.pad(ids.clamp(max=ignore), (1, 1, 1, 1), value=ignore) for ids in maps]
     met = torch.empty(len(maps), *maps[0].shape, dtype=torch.uint8, device=maps[0].device)
     for rows in row_blocks(maps[0]):
         x, y = pixel_positions(maps[0], rows)
@@ -59,20 +59,20 @@ def labels_along(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor
             x, y = x + step[0], y + step[1]
             labels = _read_nearest(framed[i], x, y)
             if backward is not None:
-                labels = uncount(labels, _occluded(step, _read_flow(backward, x, y)), uncounted)
+                labels = ignore_where(labels, _occluded(step, _read_flow(backward, x, y)), ignore)
             met[i, rows] = labels
     return met
 
 
-def boundary_band(ids: Tensor, reach: int, uncounted: int) -> Tensor:
+def boundary_band(ids: Tensor, reach: int, ignore: int) -> Tensor:
     """bool ``[H, W]``: pixels whose square of side 2 reach + 1, cut at the frame, holds two classes.
 
-    ``ids`` is uint8 with ``uncounted`` as its largest value, which is no class.
+    ``ids`` is uint8 with ``ignore`` as its largest value, which is no class.
     """
-    rising = (ids + 1) * (ids < uncounted)  # class c as c + 1, uncounted as 0
-    falling = uncounted - ids  # class c as K - c, uncounted as 0
+    rising = (ids + 1) * (ids < ignore)  # class c as c + 1, ignored pixels as 0
+    falling = ignore - ids  # class c as K - c, ignored pixels as 0
     highest, lowest = (_square_max(values, reach).to(torch.int16) for values in (rising, falling))
-    return highest + lowest > uncounted + 1  # one class alone gives K + 1
+    return highest + lowest > ignore + 1  # one class alone gives K + 1
 
 
 def _square_max(values: Tensor, reach: int) -> Tensor:
@@ -102,7 +102,7 @@ def pixel_positions(ids: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
 
 
 def _read_nearest(framed: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Labels at ``floor(x + 0.5)``; the border of one uncounted pixel stands for all that lies outside."""
+    """Labels at ``floor(x + 0.5)``; the border of one ignored pixel stands for all that lies outside."""
     height, width = framed.shape[0] - 2, framed.shape[1] - 2
     column = (x + 0.5).floor_().clamp_(-1, width).to(torch.int32)
     row = (y + 0.5).floor_().clamp_(-1, height).to(torch.int32)

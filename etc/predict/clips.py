@@ -23,14 +23,14 @@ from etc.display.drawing import colorize
 from etc.display.mp4 import Mp4Writer, encode_overlay
 from etc.errors import UserError
 from etc.predict.predictor import Predictor, predictor_from
-from etc.predict.provenance import claim, source_note
+from etc.predict.provenance import claim_output_folder, provenance_of
 from utils.threads import TaskQueue, ordered_map
 
 PARTS = ("gray", "color", "mp4")
 WRITERS = min(4, os.cpu_count() or 1)
 
 
-class Files(NamedTuple):
+class FramePaths(NamedTuple):
     """The frame and its predictions."""
 
     image: Path
@@ -42,25 +42,25 @@ class Files(NamedTuple):
         return all(_ends_as_png(file) and not _older(file, self.image) for file in (self.gray, self.color))
 
 
-class ClipFiles(NamedTuple):
+class ClipPaths(NamedTuple):
     """A clip and its video."""
 
-    frames: list[Files]
+    frames: list[FramePaths]
     video: Path
 
     def done(self) -> bool:
         return self.video.is_file() and all(files.done() for files in self.frames)
 
 
-class Loaded(NamedTuple):
+class LoadedFrame(NamedTuple):
     """A frame, RGB uint8 ``[H, W, 3]``, and its prediction, uint8 ``[H, W]``, where it was there already."""
 
-    files: Files
+    files: FramePaths
     rgb: np.ndarray
     ids: np.ndarray | None
 
 
-class Generated(NamedTuple):
+class PredictionStats(NamedTuple):
     """What a run did: frames predicted and kept, seconds inside the network and in all."""
 
     predicted: int
@@ -78,7 +78,7 @@ class Generated(NamedTuple):
         return text
 
 
-def generate(settings: Settings, *, overwrite: bool = False) -> Generated:
+def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     """Predict every frame of ``DATA.clip_list`` into ``<TEST.save_folder>/video``.
 
     Writes ``gray/<name>.png`` (train ids), ``color/<name>.png``, ``mp4/<first frame>.mp4`` (colours over the frames),
@@ -98,31 +98,31 @@ def generate(settings: Settings, *, overwrite: bool = False) -> Generated:
     folder = Path(settings.TEST.save_folder) / "video"
     plan = _plan(clips, Path(settings.DATA.data_root), folder)
     predictor = predictor_from(settings)
-    claim(folder, source_note(settings), settings, parts=PARTS, overwrite=overwrite)
+    claim_output_folder(folder, provenance_of(settings), settings, parts=PARTS, overwrite=overwrite)
     own = plan[distributed.rank() :: distributed.world_size()]
     rest = [clip for clip in own if not clip.done()]
     kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
     start = time.perf_counter()
     predicted, reread = _predict_clips(rest, predictor, palette, settings)
     seconds = time.perf_counter() - start
-    return Generated(predicted, kept + reread, predictor.network_seconds, seconds)
+    return PredictionStats(predicted, kept + reread, predictor.network_seconds, seconds)
 
 
-def _plan(clips, data_root: Path, folder: Path) -> list[ClipFiles]:
+def _plan(clips, data_root: Path, folder: Path) -> list[ClipPaths]:
     names = iter(prediction_names([frame for clip in clips for frame in clip]))
     plan = []
     for clip in clips:
         own = [next(names) for _ in clip]
         frames = [
-            Files(data_root / frame.image, folder / "gray" / f"{name}.png", folder / "color" / f"{name}.png")
+            FramePaths(data_root / frame.image, folder / "gray" / f"{name}.png", folder / "color" / f"{name}.png")
             for frame, name in zip(clip, own, strict=True)
         ]
-        plan.append(ClipFiles(frames, folder / "mp4" / f"{own[0]}.mp4"))
+        plan.append(ClipPaths(frames, folder / "mp4" / f"{own[0]}.mp4"))
     return plan
 
 
 def _predict_clips(
-    clips: list[ClipFiles], predictor: Predictor, palette: np.ndarray, settings: Settings
+    clips: list[ClipPaths], predictor: Predictor, palette: np.ndarray, settings: Settings
 ) -> tuple[int, int]:
     """Decode ahead, predict, write behind; returns how many frames were predicted and how many read again."""
     predicted = reread = 0
@@ -151,7 +151,7 @@ def _predict_clips(
     return predicted, reread
 
 
-def _batches(loaded: Iterator[Loaded], count: int, size: int) -> Iterator[list[Loaded]]:
+def _batches(loaded: Iterator[LoadedFrame], count: int, size: int) -> Iterator[list[LoadedFrame]]:
     """The next ``count`` frames, a clip, in groups of ``size``.
 
     Raises:
@@ -168,18 +168,18 @@ def _batches(loaded: Iterator[Loaded], count: int, size: int) -> Iterator[list[L
         yield frames
 
 
-def _load(files: Files) -> Loaded:
+def _load(files: FramePaths) -> LoadedFrame:
     rgb = read_image(files.image)
     if not files.done():
-        return Loaded(files, rgb, None)
+        return LoadedFrame(files, rgb, None)
     try:
         ids = read_label(files.gray)
     except UserError:  # not ours, or damaged: predicted again
-        return Loaded(files, rgb, None)
-    return Loaded(files, rgb, ids if ids.shape == rgb.shape[:2] else None)
+        return LoadedFrame(files, rgb, None)
+    return LoadedFrame(files, rgb, ids if ids.shape == rgb.shape[:2] else None)
 
 
-def _write_pictures(frame: Loaded, palette: np.ndarray) -> None:
+def _write_pictures(frame: LoadedFrame, palette: np.ndarray) -> None:
     write_png(frame.files.gray, frame.ids)
     write_png(frame.files.color, colorize(frame.ids, palette))
 

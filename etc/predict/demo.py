@@ -18,13 +18,13 @@ from etc.data.sources import clips_to_score
 from etc.data.video import NamedFrame, Source, image_source, open_source
 from etc.display.drawing import colorize, overlay
 from etc.display.mp4 import Mp4Writer, encode_overlay
-from etc.predict.clips import WRITERS, Generated
+from etc.predict.clips import WRITERS, PredictionStats
 from etc.predict.predictor import predictor_from
 from utils.files import write_text
 from utils.threads import TaskQueue
 
 
-def demonstrate(settings: Settings, *, max_frames: int | None = None) -> Generated:
+def demonstrate(settings: Settings, *, max_frames: int | None = None) -> PredictionStats:
     """Predict the frames of ``TEST.demo_dir`` (empty: the first clip of ``DATA.clip_list``).
 
     Writes ``<name>_color.png`` and ``<name>_overlay.png`` into ``TEST.demo_folder``, ``settings.yaml``, and
@@ -52,7 +52,7 @@ def _source(settings: Settings) -> Source:
     return open_source(str(where), data_root=settings.DATA.data_root)
 
 
-def _demonstrate(settings: Settings, source: Source, palette: np.ndarray, max_frames: int | None) -> Generated:
+def _demonstrate(settings: Settings, source: Source, palette: np.ndarray, max_frames: int | None) -> PredictionStats:
     predictor = predictor_from(settings)
     folder = Path(settings.TEST.demo_folder)
     write_text(folder / "settings.yaml", dump_settings(settings))
@@ -78,7 +78,7 @@ def _demonstrate(settings: Settings, source: Source, palette: np.ndarray, max_fr
                 raise
         if count > 1 and len(shapes) == 1:
             encoder.put(video.close)
-    return Generated(count, 0, predictor.network_seconds, time.perf_counter() - start)
+    return PredictionStats(count, 0, predictor.network_seconds, time.perf_counter() - start)
 
 
 def _write_pictures(folder: Path, frame: NamedFrame, ids: np.ndarray, palette: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from etc.errors import UserError
 from utils.files import sha256_of, write_text
 
 
-def source_note(settings: Settings) -> dict[str, Any]:
+def provenance_of(settings: Settings) -> dict[str, Any]:
     """What predictions depend on: checkpoint, palette, data and the settings of the predictor."""
     data, test = settings.DATA, settings.TEST
     note = {
@@ -33,7 +33,7 @@ def source_note(settings: Settings) -> dict[str, Any]:
     return note
 
 
-def claim(
+def claim_output_folder(
     folder: Path, note: dict[str, Any], settings: Settings, *, parts: tuple[str, ...], overwrite: bool = False
 ) -> None:
     """Make sure that what a folder of predictions holds was made with the same things, and write down which.

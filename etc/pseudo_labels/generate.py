@@ -33,8 +33,16 @@ from etc.flow.cache import FlowOfPairs
 from etc.metrics import confusion
 from etc.predict.clips import WRITERS
 from etc.predict.predictor import Predictor, predictor_from
-from etc.predict.provenance import claim, source_note
-from etc.pseudo_labels.selection import LEVELS, STEPS, Choice, Neighbour, confidence_levels, confirmed, least_levels
+from etc.predict.provenance import claim_output_folder, provenance_of
+from etc.pseudo_labels.selection import (
+    LEVELS,
+    STEPS,
+    Choice,
+    Neighbour,
+    confidence_levels,
+    confidence_thresholds,
+    temporally_consistent,
+)
 from utils.threads import TaskQueue, ordered_map
 
 LIST_FILE = "train.lst"
@@ -91,8 +99,8 @@ def make_pseudo_labels(
     if flow is not None:
         _check_flow(flow, plan)
     predictor = predictor_from(settings)
-    note = {key: value for key, value in source_note(settings).items() if not key.startswith("colors")}
-    claim(out / "teacher", note, settings, parts=("raw",), overwrite=overwrite)
+    note = {key: value for key, value in provenance_of(settings).items() if not key.startswith("colors")}
+    claim_output_folder(out / "teacher", note, settings, parts=("raw",), overwrite=overwrite)
     if distributed.rank() == 0:
         # It comes back when all labels are there: a run that is cut off leaves no list of labels of two kinds.
         (out / LIST_FILE).unlink(missing_ok=True)
@@ -100,7 +108,7 @@ def make_pseudo_labels(
     start, stop = (len(frames) * (distributed.rank() + i) // distributed.world_size() for i in (0, 1))
     # All predictions are there when the sum is: the neighbours of a frame may be another process's.
     histogram = distributed.sum_counts(_teach(predictor, plan, range(start, stop)))
-    least = least_levels(histogram, choice)
+    least = confidence_thresholds(histogram, choice)
     result = _filter(settings, plan, least, flow, range(start, stop))
     filled, kept, before, after = (distributed.sum_counts(counts) for counts in result)
     confidences = 1 - torch.exp2(-least.double() / STEPS)
@@ -263,7 +271,7 @@ def _filter(
             ids, levels = read_teacher(plan.raw[index], classes)
             keep = levels >= least[ids.long()]
             if flow is not None:
-                keep &= confirmed(ids, _beside(plan, index, ids.shape, flow, settings), classes)
+                keep &= temporally_consistent(ids, _beside(plan, index, ids.shape, flow, settings), classes)
             writers.put(write_png, plan.labels[index], encoded[torch.where(keep, ids, ignored).numpy()])
             kept += torch.bincount(ids[keep], minlength=classes)
             filled[index] = keep.any()

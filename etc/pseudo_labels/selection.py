@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from etc.errors import UserError
-from etc.metrics.warping import labels_along
+from etc.metrics.warping import warp_labels
 
-# Confidence p is counted in steps of its doubt: networks are so sure of most pixels that p itself has no room.
+# Confidence p is counted in steps of its uncertainty: most p are so close to 1 that steps of p itself could not
+# separate them.
 STEPS = 256  # for each halving of 1 - p
-LEVELS = 24 * STEPS + 1  # float32 knows no smaller doubt than 2**-24
+LEVELS = 24 * STEPS + 1  # float32 knows no smaller uncertainty than 2**-24
 
 
 class Choice(NamedTuple):
@@ -55,13 +56,13 @@ class Neighbour(NamedTuple):
     visible: Tensor | None = None
 
 
-def confidence_levels(doubt: Tensor) -> Tensor:
+def confidence_levels(uncertainty: Tensor) -> Tensor:
     """Levels of confidence, int64 0..``LEVELS`` - 1, of doubts 1 - p in [0, 1], any shape; more is surer."""
-    halvings = -torch.log2(doubt.clamp(min=2.0**-24))
+    halvings = -torch.log2(uncertainty.clamp(min=2.0**-24))
     return (halvings * STEPS).to(torch.int64).clamp_(0, LEVELS - 1)
 
 
-def least_levels(histogram: Tensor, choice: Choice) -> Tensor:
+def confidence_thresholds(histogram: Tensor, choice: Choice) -> Tensor:
     """The lowest level that is kept of each class, int64 ``[K]``.
 
     With ``keep_share`` it is the highest level at or above which at least that share of the class's pixels lies, as in
@@ -81,7 +82,7 @@ def least_levels(histogram: Tensor, choice: Choice) -> Tensor:
     return (at_least >= wanted.clamp(min=1)).sum(1).sub_(1).clamp_(min=0)
 
 
-def confirmed(
+def temporally_consistent(
     ids: Tensor, neighbours: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], classes: int
 ) -> Tensor:
     """Where at least one neighbouring frame shows the same class along the flow, and none another one.
@@ -96,7 +97,7 @@ def confirmed(
     """
     agreed, denied = (torch.zeros_like(ids, dtype=torch.bool) for _ in range(2))
     for other in neighbours:
-        warped = labels_along([other.ids], [other.forward], [other.backward], uncounted=classes)[0]
+        warped = warp_labels([other.ids], [other.forward], [other.backward], ignore=classes)[0]
         seen = warped != classes
         if other.visible is not None:
             seen &= other.visible

@@ -25,9 +25,9 @@ from etc.display.tables import percent
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
-from etc.evaluate.clips import views_of
+from etc.evaluate.clips import flow_settings
 from etc.evaluate.prediction_files import Predictions
-from etc.metrics.warping import labels_along
+from etc.metrics.warping import warp_labels
 from etc.report.runs import Run
 
 PANEL_WIDTH = 512  # pixels: smaller frames are enlarged by a whole factor, larger ones reduced
@@ -36,7 +36,7 @@ HEAT_FULL = 0.5  # share of changes that is drawn brightest
 _CHANGED = (255, 45, 85)
 
 
-class Moment(NamedTuple):
+class WorstPair(NamedTuple):
     """A pair of frames that is the worst of some runs, and how each run looks there.
 
     Attributes:
@@ -69,7 +69,7 @@ class ClipView:
         pairs: strict TC of every pair of the clip, one list a run.
         videos: caption and mp4 file: the frames, the labels where all have one, the runs.
         frame: first frame shown, RGB uint8.
-        heat: for each run the picture of its changes, and the share of changed pixels.
+        heatmap: for each run the picture of its changes, and the share of changed pixels.
         moments: the worst moments, in the order of time.
     """
 
@@ -81,8 +81,8 @@ class ClipView:
     pairs: list[list[float]]
     videos: list[tuple[str, bytes]]
     frame: np.ndarray
-    heat: list[tuple[np.ndarray, float]]
-    moments: list[Moment]
+    heatmap: list[tuple[np.ndarray, float]]
+    moments: list[WorstPair]
 
 
 def clips_to_show(runs: list[Run], limit: int) -> list[int]:
@@ -92,7 +92,7 @@ def clips_to_show(runs: list[Run], limit: int) -> list[int]:
     return sorted(np.argsort(np.nan_to_num(mean, nan=math.inf), kind="stable")[:limit].tolist())
 
 
-def worst_moments(pairs: list[list[float]], names: list[str]) -> dict[int, list[str]]:
+def worst_pairs(pairs: list[list[float]], names: list[str]) -> dict[int, list[str]]:
     """The least consistent pair of each run: index of its first frame -> the runs whose worst it is."""
     found: dict[int, list[str]] = {}
     for name, own in zip(names, pairs, strict=True):
@@ -125,7 +125,7 @@ class ClipViewer:
         scored = len(runs[0].tc["clips"])
         if scored != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {scored} clips, DATA.clip_list has {len(self.clips)}")
-        view = views_of(settings, device_of(settings.TEST.device))[0]
+        view = flow_settings(settings, device_of(settings.TEST.device))[0]
         self.flow, self.stride = view.flow, view.stride
         for what, own, scored in (
             ("flow", self.flow.estimator.key, runs[0].tc["flow"]),
@@ -144,7 +144,7 @@ class ClipViewer:
         """
         clip, runs = self.clips[index], self.runs
         pairs = [run.tc["clips"][index]["pairs"] for run in runs]
-        moments = worst_moments(pairs, [run.name for run in runs])
+        moments = worst_pairs(pairs, [run.name for run in runs])
         part = part_to_show(len(clip), moments, frames)
         return ClipView(
             name=runs[0].tc["clips"][index]["clip"],
@@ -154,8 +154,8 @@ class ClipViewer:
             stride=self.stride,
             pairs=pairs,
             videos=self._videos(index, part),
-            frame=fitted(self.image(index, part.start)),
-            heat=[self._heat(run, index, part) for run in runs],
+            frame=fit_to_panel(self.image(index, part.start)),
+            heatmap=[self._heat(run, index, part) for run in runs],
             moments=[self._moment(index, t, names) for t, names in moments.items()],
         )
 
@@ -190,7 +190,7 @@ class ClipViewer:
 
     def _heat(self, run: Run, index: int, part: range) -> tuple[np.ndarray, float]:
         share, overall = self.flicker(run, index, part)
-        return fitted(heat(share)), overall
+        return fit_to_panel(heatmap(share)), overall
 
     def _videos(self, index: int, part: range) -> list[tuple[str, bytes]]:
         clip = self.clips[index]
@@ -209,7 +209,7 @@ class ClipViewer:
                     maps += [self.prediction(run, index, t) for run in self.runs]
                     pictures = [rgb, *(overlay(rgb, ids, self.palette, STRENGTH) for ids in maps)]
                     for writer, picture in zip(writers, pictures, strict=True):
-                        writer.write(fitted(picture))
+                        writer.write(fit_to_panel(picture))
             return [(caption, file.read_bytes()) for caption, file in zip(captions, files, strict=True)]
 
     def _label(self, clip: Clip, t: int, shape: tuple[int, int]) -> np.ndarray:
@@ -217,7 +217,7 @@ class ClipViewer:
         table = label_table(data.label_map, data.classes, self.settings.TRAIN.ignore_label)
         return read_train_ids(Path(data.data_root) / clip[t].label, table, shape)
 
-    def _moment(self, index: int, t: int, worst_of: list[str]) -> Moment:
+    def _moment(self, index: int, t: int, worst_of: list[str]) -> WorstPair:
         ends = (t, t + self.stride)
         frames = [self.image(index, i) for i in ends]
         panels = []
@@ -225,9 +225,11 @@ class ClipViewer:
             maps = [self.prediction(run, index, i) for i in ends]
             both = [overlay(f, ids, self.palette, STRENGTH) for f, ids in zip(frames, maps, strict=True)]
             changed, _ = self.changes(run, index, t)
-            panels.append((fitted(both[0]), fitted(both[1]), fitted(marked(frames[0], changed))))
+            panels.append(
+                (fit_to_panel(both[0]), fit_to_panel(both[1]), fit_to_panel(highlight_changes(frames[0], changed)))
+            )
         consistency = [run.tc["clips"][index]["pairs"][t] for run in self.runs]
-        return Moment(*ends, worst_of, consistency, fitted(frames[0]), panels)
+        return WorstPair(*ends, worst_of, consistency, fit_to_panel(frames[0]), panels)
 
 
 def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predictions:
@@ -251,7 +253,7 @@ def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tupl
         Two bool ``[H, W]``: what changes, and what counts (visible in both frames, with a label in both).
     """
     backward = None if flow.backward is None else torch.from_numpy(flow.backward)
-    (warped,) = labels_along(
+    (warped,) = warp_labels(
         [torch.from_numpy(after)], [torch.from_numpy(flow.forward)], [backward], uncounted=IGNORE
     ).numpy()
     counted = (before != IGNORE) & (warped != IGNORE)
@@ -274,22 +276,22 @@ def write_pictures(viewer: ClipViewer, folder: Path) -> tuple[Path, Path]:
         for t in part:
             panels = [("frame", viewer.image(index, t))]
             panels += [(run.name, colorize(viewer.prediction(run, index, t), viewer.palette)) for run in runs]
-            writer.write(side_by_side([(caption, fitted(panel)) for caption, panel in panels]))
+            writer.write(side_by_side([(caption, fit_to_panel(panel)) for caption, panel in panels]))
     panels = [("frame", viewer.image(index, 0))]
     for run in runs:
         share, overall = viewer.flicker(run, index, part)
-        panels.append((f"{run.name}: labels that change along the flow, {percent(overall)}%", heat(share)))
-    write_png(picture, side_by_side([(caption, fitted(panel)) for caption, panel in panels]))
+        panels.append((f"{run.name}: labels that change along the flow, {percent(overall)}%", heatmap(share)))
+    write_png(picture, side_by_side([(caption, fit_to_panel(panel)) for caption, panel in panels]))
     return video, picture
 
 
-def heat(share: np.ndarray, full: float = HEAT_FULL) -> np.ndarray:
+def heatmap(share: np.ndarray, full: float = HEAT_FULL) -> np.ndarray:
     """Shares as RGB uint8 ``[H, W, 3]``, black (never) to bright (``full`` or more)."""
     colors = matplotlib.colormaps["inferno"](np.clip(share / full, 0, 1))
     return (colors[:, :, :3] * 255).astype(np.uint8)
 
 
-def marked(frame: np.ndarray, changed: np.ndarray) -> np.ndarray:
+def highlight_changes(frame: np.ndarray, changed: np.ndarray) -> np.ndarray:
     """A frame in pale gray, RGB uint8 ``[H, W, 3]``, with the pixels of a bool ``[H, W]`` in a loud colour."""
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) // 2 + 110
     picture = np.repeat(gray[:, :, None], 3, axis=2)
@@ -297,7 +299,7 @@ def marked(frame: np.ndarray, changed: np.ndarray) -> np.ndarray:
     return picture
 
 
-def fitted(picture: np.ndarray) -> np.ndarray:
+def fit_to_panel(picture: np.ndarray) -> np.ndarray:
     """Enlarged by a whole factor, pixel for pixel, or reduced to the panel's width."""
     height, width = picture.shape[:2]
     if width > PANEL_WIDTH:

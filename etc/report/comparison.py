@@ -25,10 +25,10 @@ _PAIRED = {
     "TC published": ("published", partial(mean_iou, convention="published")),
 }
 
-Row = dict[str, Any]
+ComparisonRow = dict[str, Any]
 
 
-def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> list[Row]:
+def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> list[ComparisonRow]:
     """Every figure of every run, one row a run; shares in [0, 1], NaN where there is no figure.
 
     ``<figure> difference`` is the run's figure minus that of the first run; ``low`` and ``high`` bound it (95%, clips
@@ -56,7 +56,7 @@ def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> lis
     return rows
 
 
-def cells(rows: list[Row]) -> list[tuple[str, list[str]]]:
+def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
     """The rows as people read them: a label, and a text a run; lines without any figure are left out."""
 
     def share(key: str, digits: int = 2) -> list[str]:
@@ -95,8 +95,8 @@ def cells(rows: list[Row]) -> list[tuple[str, list[str]]]:
     return [(label, texts) for label, texts in lines if any(text != "-" for text in texts)]
 
 
-def notes(rows: list[Row], clips: int) -> list[str]:
-    """What must be known to read :func:`cells`."""
+def footnotes(rows: list[ComparisonRow], clips: int) -> list[str]:
+    """What must be known to read :func:`format_rows`."""
     pairs = "of neighbouring frames" if rows[0]["stride"] == 1 else f"of frames {rows[0]['stride']} apart"
     found = [f"All scores in percent. TC over pairs {pairs}, with the flow {rows[0]['flow']}."]
     if len(rows) > 1 and clips > 1:
@@ -114,9 +114,9 @@ def notes(rows: list[Row], clips: int) -> list[str]:
     return found
 
 
-def comparison_table(rows: list[Row], clips: int) -> str:
+def comparison_table(rows: list[ComparisonRow], clips: int) -> str:
     """Figures as lines, runs as columns, in blocks of at most 100 columns."""
-    lines = cells(rows)
+    lines = format_rows(rows)
     label = max(len(text) for text, _ in lines)
     columns = [[row["run"], *(texts[i] for _, texts in lines)] for i, row in enumerate(rows)]
     blocks: list[list[list[str]]] = []
@@ -129,17 +129,17 @@ def comparison_table(rows: list[Row], clips: int) -> str:
         blocks[-1].append(column)
         room -= width
     texts = [table([list(cells) for cells in zip(*block, strict=True)]) for block in blocks]
-    wrapped = [textwrap.fill(note, WIDTH) for note in notes(rows, clips)]
+    wrapped = [textwrap.fill(note, WIDTH) for note in footnotes(rows, clips)]
     return "\n\n".join([*texts, "\n".join(wrapped)])
 
 
-def save_comparison(rows: list[Row], folder: Path) -> None:
+def save_comparison(rows: list[ComparisonRow], folder: Path) -> None:
     """Write ``comparison.json`` and ``comparison.csv``."""
     write_json(folder / "comparison.json", rows)
     write_csv(folder / "comparison.csv", [list(rows[0]), *(row.values() for row in rows)])
 
 
-def _difference(row: Row, key: str) -> str:
+def _difference(row: ComparisonRow, key: str) -> str:
     value, low, high = (row[f"{key} difference{end}"] for end in ("", " low", " high"))
     if math.isnan(value):
         return "-"

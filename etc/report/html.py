@@ -18,8 +18,8 @@ from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.labels import read_colors
 from etc.display.tables import percent
-from etc.report.clip_views import HEAT_FULL, ClipView, ClipViewer, clips_to_show, heat
-from etc.report.comparison import Row, cells, notes
+from etc.report.clip_views import HEAT_FULL, ClipView, ClipViewer, clips_to_show, heatmap
+from etc.report.comparison import ComparisonRow, footnotes, format_rows
 from etc.report.runs import Run, checkpoint_of
 from utils.files import write_text
 
@@ -32,7 +32,7 @@ _STILL_QUALITY = 82  # of WebP
 
 
 def write_report(
-    viewer: ClipViewer, rows: list[Row], folder: Path, *, clips: int = CLIPS, frames: int = FRAMES
+    viewer: ClipViewer, rows: list[ComparisonRow], folder: Path, *, clips: int = CLIPS, frames: int = FRAMES
 ) -> Path:
     """Write ``report.html``, which needs no network and no other file.
 
@@ -58,8 +58,8 @@ def write_report(
         .render(
             title="Temporal consistency: " + ", ".join(run.name for run in runs),
             runs=[run.name for run in runs],
-            summary=cells(rows),
-            notes=notes(rows, total),
+            summary=format_rows(rows),
+            notes=footnotes(rows, total),
             classes=_classes(runs, settings),
             iou_source="frames of the test list" if all(run.miou for run in runs) else "labelled frames of the clips",
             clips=_clips(views),
@@ -67,7 +67,7 @@ def write_report(
             total=total,
             all_clips=_all_clips(runs),
             players=[_player(view, settings.TEST.fps) for view in views],
-            heat_colors=["rgb({}, {}, {})".format(*color) for color in heat(np.linspace(0, HEAT_FULL, 8)[None])[0]],
+            heat_colors=["rgb({}, {}, {})".format(*color) for color in heatmap(np.linspace(0, HEAT_FULL, 8)[None])[0]],
             heat_full=percent(HEAT_FULL, 0),
             details=[_details(run) for run in runs],
             versions=_versions(),

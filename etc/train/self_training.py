@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from etc.data.labels import IGNORE
 
 
-class Labeller:
+class PseudoLabeler:
     """The prediction of a frozen network as labels, where it is sure (self-training).
 
     Args:

@@ -11,14 +11,14 @@ from etc.errors import UserError
 from etc.flow.estimators import FlowEstimator
 from etc.motion import MotionLoss
 from etc.train.distillation import Distillation
-from etc.train.self_training import Labeller
+from etc.train.self_training import PseudoLabeler
 from utils import crit
 
 
 class MotionTask(nn.Module):
     """One training step on clips of one to three frames: segmentation loss, motion loss, distillation.
 
-    Flow estimator, teacher and labeller are no sub-modules on purpose: they stay out of DDP, of the optimizer
+    Flow estimator, teacher and pseudo_labeler are no sub-modules on purpose: they stay out of DDP, of the optimizer
     and of the student's checkpoint.
 
     Args:
@@ -27,7 +27,7 @@ class MotionTask(nn.Module):
         motion_loss: ``None`` for the baseline.
         flow: estimates the flow of the crops, where the batch does not bring it.
         distillation: ``None`` without a teacher.
-        labeller: labels the frames that have no label; ``None``: they have no segmentation loss.
+        pseudo_labeler: labels the frames that have no label; ``None``: they have no segmentation loss.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class MotionTask(nn.Module):
         motion_loss: MotionLoss | None,
         flow: FlowEstimator | None = None,
         distillation: Distillation | None = None,
-        labeller: Labeller | None = None,
+        pseudo_labeler: PseudoLabeler | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -46,7 +46,7 @@ class MotionTask(nn.Module):
         self.motion_loss = motion_loss
         self.flow = flow
         self.distillation = distillation
-        self.labeller = labeller
+        self.pseudo_labeler = pseudo_labeler
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute the losses.
@@ -94,10 +94,10 @@ class MotionTask(nn.Module):
 
     def _labels(self, batch: dict[str, Tensor]) -> Tensor:
         labels, labelled = batch["label"], batch["labelled"]
-        if self.labeller is None or labelled.all():
+        if self.pseudo_labeler is None or labelled.all():
             return labels
         labels = labels.clone()
-        labels[~labelled] = self.labeller(batch["image"][~labelled])
+        labels[~labelled] = self.pseudo_labeler(batch["image"][~labelled])
         return labels
 
     def _motion(self, batch: dict[str, Tensor], logits: Tensor, logits_k: Tensor, flow: Tensor) -> Tensor:

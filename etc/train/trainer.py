@@ -31,7 +31,7 @@ from etc.train.checkpoint import check_same_run, load_checkpoint, save_checkpoin
 from etc.train.data import training_set
 from etc.train.distillation import Distillation
 from etc.train.pictures import training_pictures
-from etc.train.self_training import Labeller
+from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask, segmentation_loss
 from model import parameter_groups
 from utils.files import write_text
@@ -121,7 +121,7 @@ class Trainer:
         task.train()
         self.sampler.epoch = self.epoch
         for batch in self._batches():
-            batch = {name: plane.to(self.device, non_blocking=True) for name, plane in batch.items()}
+            batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
             result = self._train_step(task, batch)
             self.step += 1
             bar.update()
@@ -268,7 +268,7 @@ class Trainer:
             motion_loss=motion,
             flow=online,
             distillation=self._distillation() if self.settings.DISTILL.used else None,
-            labeller=None if train.self_training is None else self._labeller(train.self_training),
+            pseudo_labeler=None if train.self_training is None else self._labeller(train.self_training),
         )
 
     def _distillation(self) -> Distillation:
@@ -290,10 +290,10 @@ class Trainer:
             self.data.soft.fill(distillation.teacher, self.data.image_files(), self.device)
         return distillation
 
-    def _labeller(self, threshold: float) -> Labeller:
+    def _labeller(self, threshold: float) -> PseudoLabeler:
         if self.settings.TRAIN.weight is None:
             raise UserError("TRAIN.self_training needs TRAIN.weight, a trained network: random weights label nothing")
-        return Labeller(copy.deepcopy(self.student), threshold)
+        return PseudoLabeler(copy.deepcopy(self.student), threshold)
 
     def _poly(self, step: int) -> float:
         """Learning rate factor; the last step still learns a little."""

@@ -25,8 +25,8 @@ HEIGHT, WIDTH = 30, 44
 def image():
     """Smooth, so that the interpolation's own precision does not matter, and different in every channel."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
-    planes = [128 + 100 * np.sin(x / a + y / b) for a, b in ((5, 9), (8, -6), (-7, 11))]
-    return np.stack(planes, axis=-1).astype(np.uint8)
+    tensors = [128 + 100 * np.sin(x / a + y / b) for a, b in ((5, 9), (8, -6), (-7, 11))]
+    return np.stack(tensors, axis=-1).astype(np.uint8)
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def sources(crop: CropMap) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def bilinear(plane: np.ndarray, x: float, y: float) -> float:
+def bilinear(tensor: np.ndarray, x: float, y: float) -> float:
     """A sample with clamped corners."""
     left, top = math.floor(x), math.floor(y)
     total = 0.0
     for row, row_weight in ((top, 1 - (y - top)), (top + 1, y - top)):
         for column, weight in ((left, 1 - (x - left)), (left + 1, x - left)):
-            total += row_weight * weight * float(plane[min(max(row, 0), HEIGHT - 1), min(max(column, 0), WIDTH - 1)])
+            total += row_weight * weight * float(tensor[min(max(row, 0), HEIGHT - 1), min(max(column, 0), WIDTH - 1)])
     return total
 
 

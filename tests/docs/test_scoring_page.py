@@ -9,7 +9,7 @@ import torch
 
 from etc.data.images import read_image
 from etc.data.labels import label_table, read_train_ids
-from etc.evaluate.clip_metrics import unrounded
+from etc.evaluate.clip_metrics import dequantise_flow
 from etc.flow.estimators import build_flow
 from etc.metrics import TemporalConsistency
 
@@ -37,7 +37,7 @@ def test_published_tc_under_stored_flow_is_near_that_of_flow_never_stored(real_d
     for t in range(len(names) - 1):
         forward = flow.estimate(images[t], images[t + 1])[0].numpy()
         stored = np.rint(forward * 64) / 64
-        for meter, own in ((exact, forward), (rounded, stored), (mended, unrounded(stored))):
+        for meter, own in ((exact, forward), (rounded, stored), (mended, dequantise_flow(stored))):
             meter.update(labels[t], labels[t + 1], own)
     wanted = exact.compute()["mIoU"]
     assert rounded.compute()["mIoU"] > wanted + 0.03

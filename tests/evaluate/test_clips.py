@@ -17,7 +17,7 @@ from etc.data.labels import label_table, read_train_ids
 from etc.data.lists import prediction_names
 from etc.data.sources import clips_to_score
 from etc.errors import UserError
-from etc.evaluate.clip_metrics import ClipScorer, PairScorer, ScoredFrame, _Windows, unrounded
+from etc.evaluate.clip_metrics import ClipScorer, PairScorer, ScoredFrame, _Windows, dequantise_flow
 from etc.evaluate.clips import score_clips
 from etc.metrics import TemporalConsistency, VideoConsistency
 
@@ -216,7 +216,7 @@ def test_rounded_flow_gets_its_last_bits_back_and_other_flow_stays():
 
     assert published(rounded) == 1  # every product is exact: nothing falls to the class below
     assert published(exact) < 0.985
-    assert published(unrounded(rounded)) == pytest.approx(published(exact), abs=0.004)
-    assert np.abs(unrounded(rounded) - rounded).max() <= 1 / 128
-    np.testing.assert_array_equal(unrounded(exact), exact)
-    np.testing.assert_array_equal(unrounded(np.zeros_like(exact)), np.zeros_like(exact))
+    assert published(dequantise_flow(rounded)) == pytest.approx(published(exact), abs=0.004)
+    assert np.abs(dequantise_flow(rounded) - rounded).max() <= 1 / 128
+    np.testing.assert_array_equal(dequantise_flow(exact), exact)
+    np.testing.assert_array_equal(dequantise_flow(np.zeros_like(exact)), np.zeros_like(exact))

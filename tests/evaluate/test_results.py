@@ -10,14 +10,14 @@ import torch
 
 from etc.config import load_settings
 from etc.evaluate.results import ClipScores, clip_counts, read_result, write_csv, write_json
-from etc.metrics import class_totals, mean_iou, scores
+from etc.metrics import iou_counts, iou_scores, mean_iou
 
 
 @pytest.mark.parametrize("convention", ["present", "published"])
 def test_totals_of_classes_give_the_miou_of_the_counts(convention):
     counts = torch.randint(0, 5, (6, 6), generator=torch.Generator().manual_seed(0))
     counts[2] = counts[:, 2] = 0  # a class that does not occur
-    assert mean_iou(class_totals(counts).numpy(), convention) == pytest.approx(scores(counts, convention)["mIoU"])
+    assert mean_iou(iou_counts(counts).numpy(), convention) == pytest.approx(iou_scores(counts, convention)["mIoU"])
 
 
 def test_totals_without_a_pixel_have_no_miou():
@@ -26,7 +26,7 @@ def test_totals_without_a_pixel_have_no_miou():
 
 def test_counts_of_the_clips_come_back_from_the_file_and_add_up_to_its_figure(tmp_path):
     tables = torch.randint(0, 9, (5, 19, 19), generator=torch.Generator().manual_seed(1))
-    whole = scores(tables.sum(0))
+    whole = iou_scores(tables.sum(0))
     figures = {"judge": "dis", "stride": 1, "strict": whole, "published": whole}
     result = ClipScores(figures=figures, clips=[], counts={"strict": tables}, settings=load_settings())
     result.save(tmp_path)

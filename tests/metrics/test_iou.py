@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from etc.metrics import bootstrap_difference, bootstrap_interval, confusion, scores
+from etc.metrics import bootstrap_difference, bootstrap_interval, confusion, iou_scores
 
 
 def random_maps(shape, classes, seed=0, ignored=0.1):
@@ -29,7 +29,7 @@ def loop_confusion(pred, target, classes, ignore=255):
 
 
 def mean_iou(counts):
-    return scores(counts)["mIoU"]
+    return iou_scores(counts)["mIoU"]
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 6), (2, 3, 4, 5), (300, 300)])
@@ -119,7 +119,7 @@ def test_scores_equal_torchmetrics_accumulated_over_batches_with_an_absent_class
         counts += confusion(pred, target, 6)
         for metric in (*jaccard.values(), *accuracy.values()):
             metric.update(pred, target)
-    got = scores(counts)
+    got = iou_scores(counts)
     assert got["mIoU"] == pytest.approx(jaccard["macro"].compute().item(), abs=1e-6)
     assert got["iou"][:5] == pytest.approx(jaccard["none"].compute().tolist()[:5], abs=1e-6)
     assert math.isnan(got["iou"][5])
@@ -129,46 +129,46 @@ def test_scores_equal_torchmetrics_accumulated_over_batches_with_an_absent_class
 
 def test_scores_of_a_table_worked_out_by_hand():
     counts = torch.tensor([[3, 1, 0], [0, 0, 0], [0, 2, 2]])  # class 1: predicted, never true
-    got = scores(counts)
+    got = iou_scores(counts)
     assert got["iou"] == [3 / 4, 0.0, 2 / 4]
     assert got["mIoU"] == pytest.approx((3 / 4 + 0 + 2 / 4) / 3)
     assert got["mAcc"] == pytest.approx((3 / 4 + 2 / 4) / 2)
     assert got["allAcc"] == 5 / 8
     assert got["pixels"] == 8
-    published = scores(counts, "published")
+    published = iou_scores(counts, "published")
     assert published["mIoU"] == pytest.approx((3 / 4 + 0 + 2 / 4) / 3)
     assert published["mAcc"] == pytest.approx((3 / 4 + 0 + 2 / 4) / 3)
 
 
 def test_the_published_convention_counts_an_absent_class_as_zero():
     counts = np.array([[4, 0, 0], [2, 2, 0], [0, 0, 0]])
-    assert scores(counts)["mIoU"] == pytest.approx((4 / 6 + 2 / 4) / 2)
-    assert scores(counts, "published")["mIoU"] == pytest.approx((4 / 6 + 2 / 4) / 3)
-    assert scores(counts, "published")["iou"] == [4 / 6, 2 / 4, 0.0]
+    assert iou_scores(counts)["mIoU"] == pytest.approx((4 / 6 + 2 / 4) / 2)
+    assert iou_scores(counts, "published")["mIoU"] == pytest.approx((4 / 6 + 2 / 4) / 3)
+    assert iou_scores(counts, "published")["iou"] == [4 / 6, 2 / 4, 0.0]
 
 
 @pytest.mark.parametrize("convention", ["present", "published"])
 def test_without_a_pixel_the_figures_are_nan(convention):
-    got = scores(torch.zeros(3, 3, dtype=torch.int64), convention)
+    got = iou_scores(torch.zeros(3, 3, dtype=torch.int64), convention)
     assert got["pixels"] == 0
     assert all(math.isnan(value) for value in (got["mIoU"], got["mAcc"], got["allAcc"], *got["iou"]))
 
 
 def test_counts_beyond_32_bits_stay_exact():
     counts = torch.tensor([[2**40 + 1, 1], [0, 1]])
-    assert scores(counts)["pixels"] == 2**40 + 3
-    assert scores(counts)["iou"][0] == (2**40 + 1) / (2**40 + 2)
+    assert iou_scores(counts)["pixels"] == 2**40 + 3
+    assert iou_scores(counts)["iou"][0] == (2**40 + 1) / (2**40 + 2)
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(2, 3), torch.zeros(2, 2, 2)])
 def test_counts_that_are_no_square_table_are_refused(wrong):
     with pytest.raises(ValueError, match="counts must be"):
-        scores(wrong)
+        iou_scores(wrong)
 
 
 def test_an_unknown_convention_is_refused():
     with pytest.raises(ValueError, match="present, published"):
-        scores(torch.zeros(2, 2), "macro")
+        iou_scores(torch.zeros(2, 2), "macro")
 
 
 def per_clip_tables(clips=12, classes=4, seed=3):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from etc.metrics import TemporalConsistency, scores
+from etc.metrics import TemporalConsistency, iou_scores
 from etc.metrics.published import _fma32, warp_published
 from etc.metrics.warping import visible_pixels
 
@@ -188,7 +188,7 @@ def test_published_counts_drop_only_ids_beyond_the_classes_and_average_over_all(
     valid = np.zeros(this.shape, bool)
     meter = fed(TemporalConsistency(7, "published"), this, following, flow, backward, valid)
     assert torch.equal(meter.counts, expected)
-    assert meter.compute() == scores(expected, "published")
+    assert meter.compute() == iou_scores(expected, "published")
 
 
 def test_the_fused_multiply_add_rounds_once_where_two_roundings_go_wrong():

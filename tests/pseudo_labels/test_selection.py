@@ -7,16 +7,23 @@ import pytest
 import torch
 
 from etc.errors import UserError
-from etc.pseudo_labels.selection import LEVELS, Choice, Neighbour, confidence_levels, confirmed, least_levels
+from etc.pseudo_labels.selection import (
+    LEVELS,
+    Choice,
+    Neighbour,
+    confidence_levels,
+    confidence_thresholds,
+    temporally_consistent,
+)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.9, 0.999])
 def test_a_threshold_keeps_nothing_below_it_and_next_to_nothing_above_it_is_lost(threshold):
-    doubt = torch.rand(100_000, generator=torch.Generator().manual_seed(0)).double() * min(1, 3 * (1 - threshold))
-    (least,) = least_levels(torch.zeros(1, LEVELS, dtype=torch.int64), Choice(threshold))
-    kept = confidence_levels(doubt) >= least
-    assert (1 - doubt[kept]).min() >= threshold - 1e-12
-    assert kept[doubt <= 0.997 * (1 - threshold)].all()
+    uncertainty = torch.rand(100_000, generator=torch.Generator().manual_seed(0)).double() * min(1, 3 * (1 - threshold))
+    (least,) = confidence_thresholds(torch.zeros(1, LEVELS, dtype=torch.int64), Choice(threshold))
+    kept = confidence_levels(uncertainty) >= least
+    assert (1 - uncertainty[kept]).min() >= threshold - 1e-12
+    assert kept[uncertainty <= 0.997 * (1 - threshold)].all()
     assert kept.any() and (threshold == 0) == bool(kept.all())
 
 
@@ -32,7 +39,7 @@ def test_the_surest_share_of_each_class_is_kept_as_sorting_finds_it(share):
     per_class = [rng.integers(0, LEVELS, n) for n in (100, 1, 7, 5000)]
     per_class.append(rng.integers(40, 43, 1000))  # many pixels on few levels
     histogram = torch.from_numpy(np.stack([np.bincount(levels, minlength=LEVELS) for levels in per_class]))
-    least = least_levels(histogram, Choice(keep_share=share))
+    least = confidence_thresholds(histogram, Choice(keep_share=share))
     for levels, found in zip(per_class, least.tolist(), strict=True):
         wanted = math.ceil(round(len(levels) * share, 6))
         assert found == np.sort(levels)[::-1][wanted - 1]
@@ -41,9 +48,9 @@ def test_the_surest_share_of_each_class_is_kept_as_sorting_finds_it(share):
 def test_a_class_without_pixels_and_counts_beyond_float32_do_no_harm():
     histogram = torch.zeros(2, LEVELS, dtype=torch.int64)
     histogram[1, 10], histogram[1, 20] = 2**25 + 1, 2**25 - 1  # half of 2**26 and one more lie below
-    assert least_levels(histogram, Choice(keep_share=0.5)).tolist() == [0, 10]
+    assert confidence_thresholds(histogram, Choice(keep_share=0.5)).tolist() == [0, 10]
     histogram[1, 10], histogram[1, 20] = 2**25, 2**25
-    assert least_levels(histogram, Choice(keep_share=0.5)).tolist() == [0, 20]
+    assert confidence_thresholds(histogram, Choice(keep_share=0.5)).tolist() == [0, 20]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_confirmation_equals_the_loop_over_pixels():
         for other, flow, seen in zip(others, flows, visible, strict=True)
     ]
     expected = loop_confirmed(ids, list(zip(others, flows, visible, strict=True)))
-    np.testing.assert_array_equal(confirmed(torch.from_numpy(ids), given, 2).numpy(), expected)
+    np.testing.assert_array_equal(temporally_consistent(torch.from_numpy(ids), given, 2).numpy(), expected)
     assert 0.1 < expected.mean() < 0.5
 
 
@@ -97,7 +104,7 @@ def test_a_pixel_that_is_occluded_in_one_neighbour_is_judged_by_the_other():
     still, back = torch.zeros(2, 4, 6), torch.zeros(2, 4, 6)
     back[0, :, 3:] = 5  # the right half of frame k came from somewhere else: it hides that of frame t
     wrong, right = Neighbour(ids + 1, still, back), Neighbour(ids, still)
-    judged = confirmed(ids, [wrong, right], 2)
+    judged = temporally_consistent(ids, [wrong, right], 2)
     assert not judged[:, :3].any() and judged[:, 3:].all()
-    assert not confirmed(ids, [Neighbour(ids, still, back)], 2)[:, 3:].any(), "nobody has confirmed these"
-    assert not confirmed(ids, [], 2).any()
+    assert not temporally_consistent(ids, [Neighbour(ids, still, back)], 2)[:, 3:].any(), "no neighbour confirms these"
+    assert not temporally_consistent(ids, [], 2).any()

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from etc.evaluate.clip_metrics import PairFlow
-from etc.report.clip_views import PANEL_WIDTH, fitted, heat, label_changes, marked, part_to_show, worst_moments
+from etc.report.clip_views import (
+    PANEL_WIDTH,
+    fit_to_panel,
+    heatmap,
+    highlight_changes,
+    label_changes,
+    part_to_show,
+    worst_pairs,
+)
 
 NAN = math.nan
 
@@ -58,7 +66,7 @@ def test_a_pixel_that_the_backward_flow_does_not_confirm_does_not_count():
     ],
 )
 def test_the_worst_moment_of_each_run(pairs, expected):
-    assert worst_moments(pairs, ["a", "b"]) == expected
+    assert worst_pairs(pairs, ["a", "b"]) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,7 +82,7 @@ def test_a_clip_without_any_figure_is_shown_from_its_start():
 
 
 def test_heat_is_black_where_nothing_changes_and_bright_where_all_does():
-    picture = heat(np.array([[0.0, 0.5, 1.0]]))
+    picture = heatmap(np.array([[0.0, 0.5, 1.0]]))
     assert picture.dtype == np.uint8 and picture.shape == (1, 3, 3)
     assert picture[0, 0].max() < 5 and picture[0, 1].min() > 100
     np.testing.assert_array_equal(picture[0, 1], picture[0, 2])
@@ -84,7 +92,7 @@ def test_marked_pixels_are_coloured_and_the_others_gray():
     frame = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     changed = np.zeros((4, 5), bool)
     changed[1, 2] = True
-    picture = marked(frame, changed)
+    picture = highlight_changes(frame, changed)
     spread = np.ptp(picture.astype(int), axis=2)
     assert spread[1, 2] > 100 and (spread[~changed] == 0).all()
 
@@ -94,5 +102,5 @@ def test_marked_pixels_are_coloured_and_the_others_gray():
     [((50, 100), (250, 500)), ((300, 512), (300, 512)), ((300, 400), (300, 400)), ((1024, 2048), (256, 512))],
 )
 def test_pictures_fit_their_panel(shape, expected):
-    assert fitted(np.zeros((*shape, 3), np.uint8)).shape == (*expected, 3)
+    assert fit_to_panel(np.zeros((*shape, 3), np.uint8)).shape == (*expected, 3)
     assert expected[1] <= PANEL_WIDTH

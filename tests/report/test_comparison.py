@@ -11,7 +11,7 @@ import torch
 
 from etc.config import load_settings
 from etc.errors import UserError
-from etc.report.comparison import WIDTH, cells, compare, comparison_table, notes, save_comparison
+from etc.report.comparison import WIDTH, compare, comparison_table, footnotes, format_rows, save_comparison
 from etc.report.cost import Cost
 from etc.report.runs import Run, check_comparable, named_runs, read_run, settings_of
 
@@ -84,7 +84,7 @@ def test_a_gain_on_half_of_the_clips_and_a_loss_on_the_others_is_no_difference(h
     mixed = hits + np.where(np.arange(CLIPS) % 2, 0.05, -0.05)
     _, row = compare([scored_run("a", hits, tmp_path), scored_run("b", mixed, tmp_path)], {}, CPU)
     assert row["TC difference low"] < 0 < row["TC difference high"]
-    assert not any("*" in text for _, texts in cells([row]) for text in texts)
+    assert not any("*" in text for _, texts in format_rows([row]) for text in texts)
 
 
 def test_the_first_run_differs_from_nothing(runs):
@@ -99,7 +99,7 @@ def test_a_copy_of_a_run_differs_by_zero(hits, tmp_path):
 
 def test_lines_of_the_table_name_figures_and_leave_out_absent_ones(runs):
     cost = {"baseline": Cost(13_800_000, 14.46, (0.1, 0.2, 0.3)), "etc": Cost(13_800_000, 14.46)}
-    found = dict(cells(compare(runs, cost, CPU)))
+    found = dict(format_rows(compare(runs, cost, CPU)))
     assert found["mIoU, test list"] == ["25.00", "25.00"]
     assert found["TC strict"] == ["42.86", "43.88"]
     assert found["parameters, million"] == ["13.80", "13.80"]
@@ -123,9 +123,9 @@ def test_the_table_fits_a_terminal_and_holds_every_run(hits, tmp_path, count):
 
 def test_notes_say_how_far_to_trust_the_figures(runs):
     rows = compare(runs, {"etc": Cost(1, 1.0, (0.1,))}, CPU)
-    few, many = " ".join(notes(rows, 4)), " ".join(notes(rows, 40))
+    few, many = " ".join(footnotes(rows, 4)), " ".join(footnotes(rows, 40))
     assert "4 clips are few" in few and "are few" not in many and "of this machine" in many
-    assert "One clip gives no interval" in " ".join(notes(rows, 1))
+    assert "One clip gives no interval" in " ".join(footnotes(rows, 1))
 
 
 def test_files_hold_the_figures(runs, tmp_path):

@@ -6,13 +6,13 @@ import pytest
 
 from etc import cli
 from etc.weights import WeightFile
-from tests.scripts import door
+from tests.scripts import load_script
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """The script on a list of one file with a link and one without."""
-    module = door("get_weights")
+    module = load_script("get_weights")
     source = tmp_path / "raft_small.pth"
     source.write_bytes(b"raft")
     files = {

@@ -6,7 +6,7 @@ import av
 import pytest
 import torch
 
-from tests.scripts import door, run
+from tests.scripts import load_script, run
 
 
 def test_train_predict_score_and_compare(tiny_training, tmp_path, capsys):
@@ -51,7 +51,7 @@ def test_the_wrong_checkpoint_is_one_line_and_exit_code_2(tiny_training, tmp_pat
 @pytest.mark.parametrize("name", ["train_with_flow", "test", "demo", "gen_video", "eval_tc", "compare"])
 def test_help_lists_sections_keys_types_and_defaults(name, capsys):
     with pytest.raises(SystemExit) as stop:
-        door(name).main(["--help"])
+        load_script(name).main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "DATA:" in text and "data_root (str) [data/cityscapes]" in text and "folder that the list files" in text

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from etc.errors import UserError
-from tests.scripts import door
+from tests.scripts import load_script
 
 
 @pytest.fixture
 def main():
-    return door("make_lists").main
+    return load_script("make_lists").main
 
 
 @pytest.fixture

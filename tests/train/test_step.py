@@ -9,7 +9,7 @@ from etc.config.schema import Distill
 from etc.errors import UserError
 from etc.motion import MotionLoss
 from etc.train.distillation import Distillation
-from etc.train.self_training import Labeller
+from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask, segmentation_loss
 from etc.train.trainer import Trainer
 from model import build_model
@@ -40,10 +40,10 @@ class Pixelwise(nn.Module):
 def batch() -> dict[str, torch.Tensor]:
     """Three clips: a pair, a lone frame, a clip of three frames whose frame t has no label."""
     generator = torch.Generator().manual_seed(2)
-    planes = {name: torch.randn(3, 3, 8, 10, generator=generator) for name in ("image", "neighbour", "third")}
+    tensors = {name: torch.randn(3, 3, 8, 10, generator=generator) for name in ("image", "neighbour", "third")}
     label = torch.randint(0, CLASSES, (3, 8, 10), generator=generator)
     label[2] = 255
-    return planes | {
+    return tensors | {
         "label": label,
         "labelled": torch.tensor([True, True, False]),
         "flow": torch.randn(3, 2, 8, 10, generator=generator),
@@ -60,7 +60,7 @@ def task(**parts) -> MotionTask:
 def test_the_frames_that_there_are_go_through_the_student_in_one_pass(batch):
     for names, count in ((set(), 3), ({"neighbour", "paired"}, 5), ({"neighbour", "paired", "third", "triple"}, 6)):
         step = task()
-        step({name: plane for name, plane in batch.items() if name in {"image", "label", "labelled"} | names})
+        step({name: tensor for name, tensor in batch.items() if name in {"image", "label", "labelled"} | names})
         assert step.student.seen == [count]
 
 
@@ -113,12 +113,12 @@ def test_labels_are_the_classes_that_are_surer_than_the_threshold_and_padding_ha
         logits[0, 1, 0, x] = torch.tensor(2 * p / (1 - p)).log()
     image = torch.ones(1, 3, 1, 4)
     image[..., 3] = 0
-    assert Labeller(Given(logits), 0.7001)(image).tolist() == [[[255, 255, 1, 255]]]
+    assert PseudoLabeler(Given(logits), 0.7001)(image).tolist() == [[[255, 255, 1, 255]]]
 
 
 def test_frames_without_label_are_labelled_and_the_others_keep_theirs(batch):
     teacher = Pixelwise(seed=5).eval()
-    step = task(labeller=Labeller(teacher, 0.0))
+    step = task(pseudo_labeler=PseudoLabeler(teacher, 0.0))
     labels = batch["label"].clone()
     labels[2] = teacher(batch["image"])[2].argmax(0)
     expected = nn.functional.cross_entropy(step.student.layer(batch["image"]), labels)
@@ -147,8 +147,8 @@ def test_a_network_trains_on_frames_without_labels_from_its_own_predictions(unla
     trainer = Trainer(load_settings(None, [*unlabelled, start, "TRAIN.self_training=0.0"]), CPU)
     trainer.run()
     before = torch.load(tmp_path / "start.pth", weights_only=True)["student"]
-    labeller = trainer.task.labeller.network.state_dict()
-    assert all(torch.equal(labeller[name], before[name]) for name in before)
+    pseudo_labeler = trainer.task.pseudo_labeler.network.state_dict()
+    assert all(torch.equal(pseudo_labeler[name], before[name]) for name in before)
     assert not torch.equal(trainer.student.state_dict()["cls.0.weight"], before["cls.0.weight"])
 
 

@@ -65,7 +65,7 @@ def test_another_teacher_has_a_folder_of_its_own(teacher_file, tmp_path):
 
 
 def test_the_logits_of_a_crop_are_those_of_its_place_in_the_frame():
-    # A plane that is linear in the frame's pixels stays linear in the crop's: the map is checked in closed form.
+    # A tensor that is linear in the frame's pixels stays linear in the crop's: the map is checked in closed form.
     height, width = 65, 97
     rows, columns = np.meshgrid(np.linspace(0, height - 1, 9), np.linspace(0, width - 1, 13), indexing="ij")
     logits = np.stack([rows, columns, rows + 2 * columns, np.ones_like(rows), rows - columns])

@@ -30,7 +30,7 @@ DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
 }
 
 
-class OutsideNetwork(SegmentationNetwork):
+class ExternalNetwork(SegmentationNetwork):
     """A network that returns logits, or a dict with ``logits`` or ``out``.
 
     Of a dict, ``dsn`` and ``fea`` are passed on. State dicts hold the network's own keys, without a prefix.
@@ -91,23 +91,23 @@ def add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: An
         state[f"{prefix}network.{key.removeprefix(prefix)}"] = state.pop(key)
 
 
-def deeplabv3(name: str, *, classes: int, pretrained: bool, aux: bool) -> OutsideNetwork:
+def deeplabv3(name: str, *, classes: int, pretrained: bool, aux: bool) -> ExternalNetwork:
     """torchvision's DeepLabv3; its logits have the size of the image."""
     check_size(classes=classes)
     make, weights = DEEPLABS[name]
     network = make(weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
     if pretrained:
         load_backbone(network.backbone, weights)
-    return OutsideNetwork(network, classes=classes, aux="aux", new_layers=("classifier", "aux_classifier"))
+    return ExternalNetwork(network, classes=classes, aux="aux", new_layers=("classifier", "aux_classifier"))
 
 
-def lraspp(*, classes: int, pretrained: bool) -> OutsideNetwork:
+def lraspp(*, classes: int, pretrained: bool) -> ExternalNetwork:
     """torchvision's Lite R-ASPP on MobileNetV3 large; its logits have the size of the image."""
     check_size(classes=classes)
     network = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
     if pretrained:
         load_backbone(network.backbone, MobileNet_V3_Large_Weights.IMAGENET1K_V1)
-    return OutsideNetwork(network, classes=classes, new_layers=("classifier",))
+    return ExternalNetwork(network, classes=classes, new_layers=("classifier",))
 
 
 def load_backbone(backbone: nn.Module, weights: WeightsEnum) -> None:
@@ -147,4 +147,4 @@ def imported(arch: str, *, classes: int) -> SegmentationNetwork:
         raise ValueError(f"arch {arch!r} made a {type(network).__name__}, expected a torch.nn.Module")
     if isinstance(network, SegmentationNetwork):
         return network
-    return OutsideNetwork(network, classes=classes, new_layers=tuple(getattr(network, "new_layers", ())))
+    return ExternalNetwork(network, classes=classes, new_layers=tuple(getattr(network, "new_layers", ())))
