@@ -22,7 +22,7 @@ from etc.display.drawing import colorize, side_by_side
 from etc.display.tables import percent
 from etc.evaluate.clip_metrics import dequantise_flow, flow_of_pair
 from etc.evaluate.clips import score_clips
-from etc.flow.build import flow_of_pairs
+from etc.flow.build import flow_source
 from etc.metrics import TemporalConsistency
 from etc.metrics.published import warp_published
 from etc.metrics.warping import warp_labels
@@ -40,8 +40,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*")
     words = parser.parse_args()
     work = Path(words.work)
-    judges = f"FLOW.judges=[{', '.join(JUDGES)}]"
-    overrides = [f"FLOW.store={work}/flow", judges, *words.overrides]
+    judges = f"FLOW.evaluate_with=[{', '.join(JUDGES)}]"
+    overrides = [f"FLOW.cache={work}/flow", judges, *words.overrides]
     settings = load_settings(TOOLKIT / "configs/camvid/pspnet18_flow.yaml", overrides)
     labels = hand_labels(settings)
     folders = {"hand labels": work / "labels", "constant (all road)": work / "constant"}
@@ -97,7 +97,7 @@ def print_renamings(settings: Settings, labels: dict[str, np.ndarray]) -> None:
 
 def pairs_of(settings: Settings):
     """Flow of each pair of the clip, as strict scoring sees it."""
-    flow, root = flow_of_pairs(settings), Path(settings.DATA.data_root)
+    flow, root = flow_source(settings), Path(settings.DATA.data_root)
     (clip,) = clips_to_score(settings)
     paths = [root / frame.image for frame in clip]
     shape = read_image(paths[0]).shape[:2]

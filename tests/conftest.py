@@ -51,7 +51,7 @@ def tiny_training(tiny_world, tmp_path) -> list[str]:
         f"TEST.ckpt_path={tmp_path}/run/best.pth",
         f"TEST.save_folder={tmp_path}/run/result",
         f"TEST.demo_folder={tmp_path}/run/demo",
-        f"FLOW.store={tmp_path}/flow_store",
+        f"FLOW.cache={tmp_path}/flow_store",
         "TRAIN.train_h=49",
         "TRAIN.train_w=65",
         "TRAIN.batch_size=2",

@@ -7,7 +7,8 @@
 
 --pairs: a folder, searched with all below it for FlyingChairs (00001_img1.ppm, 00001_img2.ppm, 00001_flow.flo),
 frame1.png frame2.png flow_gt.png, KITTI 2015 (image_2, flow_occ) or the Cityscapes layout (leftImg8bit, flow); without
-it the validation flow of DATA.data_root. FLOW.name stored is the truth itself there, so that DIS is scored instead.
+it the validation flow of DATA.data_root. FLOW.name dataset would be the truth
+itself: DIS is scored instead.
 Only valid pixels count. Writes <folder>_<estimator>.json, and with --pictures a picture a pair: frame, true flow,
 estimate and error.
 """
@@ -37,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         prepare(settings)
     folder = Path(args.pairs or Path(settings.DATA.data_root) / "flow/val")
     pairs = find_pairs(folder)[: args.max_pairs]
-    stored = settings.FLOW.name == "stored"
-    estimator = build_flow("dis") if stored else flow_estimator(settings, device_of(settings.TEST.device))
+    own_flow = settings.FLOW.name == "dataset"
+    estimator = build_flow("dis") if own_flow else flow_estimator(settings, device_of(settings.TEST.device))
     result = score_flow(estimator, pairs, pictures=args.pictures)
     path = Path(args.out) / f"{folder.resolve().name}_{estimator.key}.json"
     save_accuracy(result, path)

@@ -5,11 +5,11 @@
     python tool/eval_tc.py --frames my_video.mp4 --predictions my_masks          # no config, no list files
     python tool/eval_tc.py --frames frames --predictions masks DATA.classes 5 DATA.names_path names.txt
     python tool/eval_tc.py --cityscapes sampled --predictions their_results DATA.data_root /data/cityscapes
-    python tool/eval_tc.py --config FILE "FLOW.judges=[dis, raft_small]" "TEST.strides=[1, 2, 5]"
+    python tool/eval_tc.py --config FILE "FLOW.evaluate_with=[dis, raft_small]" "TEST.strides=[1, 2, 5]"
 
 Predictions are PNGs of train ids, Cityscapes label ids or class colours, 8 or 16 bits, with or without palette; which
 of them is told by their values, or by TEST.prediction_ids. They belong to the frames of the same name. The first run
-computes the optical flow and keeps it in FLOW.store; later runs read it. Writes tc.json and tc.csv into
+computes the optical flow and keeps it in FLOW.cache; later runs read it. Writes tc.json and tc.csv into
 TEST.save_folder. torchrun shares the clips between processes. docs/scoring.md says what the figures mean.
 """
 

@@ -1,4 +1,4 @@
-"""Compute optical flow ahead of time and keep it in FLOW.store.
+"""Compute optical flow ahead of time and keep it in FLOW.cache.
 
     python tool/precompute_flow.py FLOW.name dis                                # the quickstart world
     python tool/precompute_flow.py --config configs/cityscapes/pspnet18_flow.yaml --for train
@@ -22,14 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
-    if settings.FLOW.name == "stored":
-        print("FLOW.name stored is read from the data set's own files: there is nothing to compute")
+    if settings.FLOW.name == "dataset":
+        print("FLOW.name dataset is read from the data set's own files: there is nothing to compute")
         return 0
     purposes = [args.purpose] if args.purpose else ["train", "clips"]
     with distributed.process_group(device_of(settings.TEST.device)) as device:
         computed, kept = precompute(settings, purposes, device)
         if distributed.rank() == 0:
-            print(f"{settings.FLOW.store}: flow of {computed} pairs computed, of {kept} was there already")
+            print(f"{settings.FLOW.cache}: flow of {computed} pairs computed, of {kept} was there already")
     return 0
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from etc.benchmark.bench import Bench
 from etc.benchmark.measure import Figure, interleaved, ratios
 from etc.config.schema import Train
-from etc.flow.cache import FlowOfPairs
+from etc.flow.cache import CachedFlow
 from etc.flow.estimators import FlowEstimator, build_flow
 from etc.motion import MotionLoss
 from etc.train.step import MotionTask, segmentation_loss
@@ -47,7 +47,7 @@ def steps(bench: Bench) -> list[Figure]:
     flow (2048x1024, DIS) is read by the loading processes beside the step: the last line says what that costs.
     """
     crop = bench.size(513, 97)
-    store = FlowOfPairs(build_flow("dis"), bench.folder / "flow_store")
+    store = CachedFlow(build_flow("dis"), bench.folder / "flow_cache")
     data, bare = bench.samples(crop, store), bench.samples(crop, None)
     batch = default_collate([data[0, 0]] * BATCH)
     online = {key: value for key, value in batch.items() if key != "flow"}

@@ -1,4 +1,4 @@
-"""The published YAML format -> our sections and keys."""
+"""Files that others wrote: the published YAML format and version 1 of ours -> sections, keys and values of today."""
 
 from __future__ import annotations
 
@@ -34,12 +34,25 @@ _OBSOLETE = {
     "model_path": "ckpt_path",
 }
 
-
 _OPT_LEVEL = {"O0": "off", "O1": "float16", "O2": "float16"}
 
 
+# Keys and values of version 1 of this toolkit, and what they are called now.
+_RENAMED_KEYS = {
+    ("DATA", "allow_single"): "allow_missing_neighbours",
+    ("FLOW", "judges"): "evaluate_with",
+    ("FLOW", "store"): "cache",
+    ("DISTILL", "store"): "cache",
+}
+_RENAMED_VALUES = {
+    ("FLOW", "name", "stored"): "dataset",
+    ("FLOW", "source", "stored"): "cached",
+    ("DISTILL", "source", "stored"): "cached",
+}
+
+
 def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
-    """Translate the published file format into our sections and keys.
+    """Translate the published file format, and names of version 1, into the sections and keys of today.
 
     Raises:
         ConfigError: an unknown section or key, or two different values for one key.
@@ -59,6 +72,8 @@ def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[st
             if (home, name) != (section, key):
                 now = f"is now {home}.{name}: {'' if value is None else value}" if home else "is obsolete"
                 logger.info("%s: %s.%s %s", source, written_section, key, now)
+            elif value != keys[key]:
+                logger.info("%s: %s.%s: %s is now called %s", source, section, key, keys[key], value)
             if home is None:
                 continue
             before = result.setdefault(home, {}).get(name)
@@ -71,6 +86,9 @@ def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[st
 def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, str, Any]:
     """Section, key and value that a written key stands for; without section: nothing does it any more."""
     known = known_keys()
+    key = _RENAMED_KEYS.get((section, key), key)
+    if isinstance(value, str):
+        value = _RENAMED_VALUES.get((section, key, value), value)
     if key in SECTIONS[section].model_fields:
         return section, key, value
     if key == "opt_level":

@@ -36,7 +36,9 @@ class Data(_Section):
         "cityscapes", description="cityscapes: labelIds -> 19 train ids; none: labels are train ids already"
     )
     frame_step: Positive = Field(1, description="difference of the frame numbers of consecutive frames")
-    allow_single: bool = Field(False, description="samples without a neighbour train with their label alone")
+    allow_missing_neighbours: bool = Field(
+        False, description="train frames that have no neighbour on disk with the segmentation loss alone"
+    )
     names_path: str = Field("data/palettes/cityscapes_names.txt", description="class names, one a line")
     colors_path: str = Field("data/palettes/cityscapes_colors.txt", description="'R G B' a line and class")
     synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
@@ -52,16 +54,17 @@ class Flow(_Section):
 
     name: str = Field(
         "dis",
-        description="dis, raft_small, raft_large, flownet2, flownet2-{c,s,sd,cs,css}, stored (flow files of the "
-        "data set) or package.module:factory",
+        description="estimator: dis, raft_small, raft_large, flownet2, flownet2-{c,s,sd,cs,css} or "
+        "package.module:factory; dataset: the data set's own flow files",
     )
-    source: Literal["stored", "online"] = Field(
-        "stored",
-        description="training: flow computed once a frame pair and kept (stored) or in every step (online)",
+    source: Literal["cached", "online"] = Field(
+        "cached",
+        description="training flow; cached: computed once per pair of whole frames; online: estimated from the crops "
+        "in every step",
     )
     weights: str | None = Field(None, description="weight file of the estimator, where it needs one")
     preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="preset of dis")
-    store: str = Field("data/flow_store", description="folder in which computed flow is kept")
+    cache: str = Field("data/flow_cache", description="folder in which computed flow is kept")
     input: Literal["rgb255", "normalized"] = Field(
         "rgb255",
         description="what the estimator is fed; normalized reproduces the published mistakes (contrast; for FlowNet2 "
@@ -70,9 +73,10 @@ class Flow(_Section):
     scale: float = Field(
         1.0, description="images are reduced by this before the estimation: less memory, coarser flow", gt=0, le=1
     )
-    judges: list[str] = Field(
+    evaluate_with: list[str] = Field(
         [],
-        description="scoring: estimators, the first is the headline; NAME, dis@PRESET or NAME@WEIGHTS; empty: name",
+        description="flow for scoring, where it should differ from name; several give a table, the first is the "
+        "headline; dis@fast sets the preset, flownet2@FILE the weights",
     )
     occlusion: bool = Field(True, description="scoring, strict: ignore occluded pixels (needs backward flow)")
 
@@ -158,12 +162,12 @@ class Distill(_Section):
     kd_reduction: Literal["pixel", "mean"] = Field(
         "pixel", description="kd: mean over pixels, times the squared temperature; mean: over every element (published)"
     )
-    source: Literal["online", "stored"] = Field(
+    source: Literal["online", "cached"] = Field(
         "online",
-        description="online: the teacher sees the crops of every step; stored: its logits of the whole frames are "
-        "computed once (logits only)",
+        description="online: the teacher runs on the crops of every step; cached: its logits of the whole frames are "
+        "computed once, and training never runs the teacher (logits only)",
     )
-    store: str = Field("data/teacher_store", description="folder in which the teacher's logits are kept")
+    cache: str = Field("data/teacher_cache", description="folder in which the teacher's logits are kept")
     mf_pool: Positive = Field(16, description="mf: side of the average pooling before the self-similarity")
 
     @property
@@ -175,8 +179,8 @@ class Distill(_Section):
     def _stored_logits(self) -> Distill:
         losses = {"kd": self.kd_weight, "pf": self.pf_weight, "mf": self.mf_weight}
         for name, weight in losses.items():
-            if self.source == "stored" and weight > 0 and getattr(self, f"{name}_on") != "logits":
-                raise ValueError(f"source stored keeps logits alone: set {name}_on to logits, or source to online")
+            if self.source == "cached" and weight > 0 and getattr(self, f"{name}_on") != "logits":
+                raise ValueError(f"source cached keeps logits alone: set {name}_on to logits, or source to online")
         return self
 
 

@@ -50,15 +50,15 @@ def _wanted(train: Train) -> list[int]:
 
 
 def _existing(settings: Settings, frames: list[Frame], wanted: list[int]) -> list[list[int]]:
-    """Those of the wanted neighbours that are on disk; all must be, unless ``DATA.allow_single`` says otherwise."""
+    """Those of the wanted neighbours that are on disk; all must be, unless ``DATA.allow_missing_neighbours`` is set."""
     data = settings.DATA
     found = existing_neighbours(frames, data.data_root, wanted, layout=data.layout, frame_step=data.frame_step)
     lacking = [frame.image for frame, offsets in zip(frames, found, strict=True) if len(offsets) < len(wanted)]
-    if lacking and settings.frames_per_clip > 1 and not data.allow_single:
+    if lacking and settings.frames_per_clip > 1 and not data.allow_missing_neighbours:
         raise UserError(
             f"{data.train_list}: {len(lacking)} of {len(frames)} frames lack a neighbour within "
-            f"{settings.TRAIN.frame_gap} frames on disk, the first is {lacking[0]} (DATA.allow_single true trains such "
-            "frames with what there is)"
+            f"{settings.TRAIN.frame_gap} frames on disk, the first is {lacking[0]} "
+            "(DATA.allow_missing_neighbours true trains such frames with what there is)"
         )
     return found
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etc.data.labels import IGNORE
 from etc.errors import UserError
-from etc.flow.cache import FlowOfPairs
+from etc.flow.build import FlowSource
 from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion, iou_scores
 from etc.metrics.warping import visible_pixels
 
@@ -109,7 +109,7 @@ class PairScorer:
         stride: distance of the frames of a pair.
     """
 
-    def __init__(self, classes: int, flow: FlowOfPairs, *, occlusion: bool, stride: int = 1) -> None:
+    def __init__(self, classes: int, flow: FlowSource, *, occlusion: bool, stride: int = 1) -> None:
         self.flow, self.occlusion, self.stride = flow, occlusion, stride
         self.metrics = metrics_of_pairs(classes)
         self.pixels = self.skipped = 0
@@ -187,11 +187,11 @@ def dequantise_flow(flow: np.ndarray) -> np.ndarray:
     return np.where((flow == 0).all(0), flow, flow + noise)
 
 
-def flow_of_pair(flow: FlowOfPairs, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:
+def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:
     """What strict scoring knows of a pair; ``occlusion``: whether it drops occluded pixels.
 
     Raises:
-        UserError: as :meth:`etc.flow.cache.FlowOfPairs.with_validity`.
+        UserError: as :meth:`etc.flow.build.FlowSource.with_validity`.
     """
     forward, valid = flow.with_validity(path_t, path_k, shape)
     backward = None

@@ -26,8 +26,7 @@ from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipScorer, Counts, PairScorer, ScoredFrame, metrics_of_pairs, metrics_of_windows
 from etc.evaluate.prediction_files import Predictions
 from etc.evaluate.results import ClipScores
-from etc.flow.build import flow_of_pairs
-from etc.flow.cache import FlowOfPairs
+from etc.flow.build import FlowSource, flow_source
 from etc.metrics import bootstrap_interval, iou_counts, iou_scores, mean_iou
 from etc.weights import weight_files
 from flownet import VARIANTS
@@ -38,14 +37,14 @@ class FlowSetting(NamedTuple):
 
     judge: str
     stride: int
-    flow: FlowOfPairs
+    flow: FlowSource
 
 
 def score_clips(settings: Settings, device: torch.device | None = None) -> ClipScores:
     """Score the temporal consistency of predictions: ``TEST.predictions``, or those of ``tool/gen_video.py``.
 
-    Each frame is read once, for all of ``FLOW.judges`` and ``TEST.strides``. Flow is computed the first time, on
-    ``device`` (default: that of the settings), and kept in ``FLOW.store``.
+    Each frame is read once, for all of ``FLOW.evaluate_with`` and ``TEST.strides``. Flow is computed the first time, on
+    ``device`` (default: that of the settings), and kept in ``FLOW.cache``.
 
     Raises:
         UserError: as :class:`etc.evaluate.prediction_files.Predictions`; missing frames or lists; clips shorter than
@@ -76,7 +75,7 @@ def flow_settings(settings: Settings, device: torch.device) -> list[FlowSetting]
         UserError: an unknown estimator or preset, or weights that are missing.
     """
     views = []
-    for judge in settings.FLOW.judges or [settings.FLOW.name]:
+    for judge in settings.FLOW.evaluate_with or [settings.FLOW.name]:
         name, _, choice = judge.partition("@")
         change: dict[str, Any] = {
             "name": name,
@@ -86,7 +85,7 @@ def flow_settings(settings: Settings, device: torch.device) -> list[FlowSetting]
             change["preset" if name == "dis" else "weights"] = choice
         elif change["weights"] is None and name in VARIANTS and weight_files()[name].path.is_file():
             change["weights"] = str(weight_files()[name].path)
-        flow = flow_of_pairs(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
+        flow = flow_source(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
         views += [FlowSetting(judge, stride, flow) for stride in settings.TEST.strides]
     return views
 
@@ -137,7 +136,7 @@ def _of_view(tables: Counts, number: int) -> Counts:
 def _figures_of(view: FlowSetting, tables: Counts, clips: list[Clip], classes: int) -> dict[str, Any]:
     """What one flow at one stride says, of all clips and of each."""
     total = {name: table.sum(0) for name, table in tables.items()}
-    figures: dict[str, Any] = {"judge": view.judge, "stride": view.stride, "flow": view.flow.estimator.key}
+    figures: dict[str, Any] = {"judge": view.judge, "stride": view.stride, "flow": view.flow.key}
     figures |= _computed(metrics_of_pairs(classes), total)
     figures["ceiling"] = figures.pop("truth")["mIoU"]
     for name in ("strict", "published"):

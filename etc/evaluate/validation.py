@@ -14,7 +14,7 @@ from etc.config.schema import Settings
 from etc.data.images import read_image
 from etc.data.sources import clips_to_score, labelled_frames
 from etc.evaluate.frames import confusion_of
-from etc.flow.build import flow_of_pairs
+from etc.flow.build import flow_source
 from etc.metrics import TemporalConsistency, iou_scores
 from etc.predict.predictor import predictor_from
 
@@ -30,7 +30,7 @@ def validate(
     """
     predictor = predictor_from(settings, network=network, device=device)
     counts = confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
-    flow, root = flow_of_pairs(settings, device), Path(settings.DATA.data_root)
+    flow, root = flow_source(settings, device), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
     own = clips_to_score(settings)[:clips][distributed.rank() :: distributed.world_size()]
     for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):

@@ -1,21 +1,48 @@
-"""Flow estimators of the settings."""
+"""From settings to flow: the estimator that they name, and the flow between listed frames."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 import torch
 
 from etc.config.schema import Settings
-from etc.flow.cache import FlowOfPairs
+from etc.errors import UserError
+from etc.flow.cache import CachedFlow
+from etc.flow.dataset import DatasetFlow
 from etc.flow.estimators import FlowEstimator, build_flow
+
+
+class FlowSource(Protocol):
+    """Gives the flow between two frames by their files: :class:`CachedFlow` or :class:`DatasetFlow`.
+
+    Attributes:
+        key: what the flow was made with; equal keys mean equal flow.
+    """
+
+    key: str
+
+    def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
+        """Flow t -> k, float32 ``[2, H, W]``; ``shape`` is the frames' height and width."""
+
+    def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The flow, and where it is known to be valid, bool ``[H, W]``; ``None``: not known."""
+
+    def available(self, path_t: Path, path_k: Path) -> bool:
+        """Whether the flow of a pair can be had."""
 
 
 def flow_estimator(settings: Settings, device: str | torch.device = "cpu") -> FlowEstimator:
     """The flow estimator of the settings.
 
     Raises:
-        UserError: as :func:`etc.flow.estimators.build_flow`.
+        UserError: ``FLOW.name dataset``, which estimates nothing, and as :func:`etc.flow.build_flow`.
     """
     flow = settings.FLOW
+    if flow.name == "dataset":
+        raise UserError("FLOW.name dataset reads the data set's own flow files: name an estimator, dis for instance")
     return build_flow(
         flow.name,
         weights=flow.weights,
@@ -26,10 +53,23 @@ def flow_estimator(settings: Settings, device: str | torch.device = "cpu") -> Fl
     )
 
 
-def flow_of_pairs(settings: Settings, device: str | torch.device = "cpu") -> FlowOfPairs:
-    """Flow between listed frames, with the estimator and the store of the settings.
+def cached_flow(settings: Settings, device: str | torch.device = "cpu") -> CachedFlow:
+    """Flow of the settings' estimator, kept in their cache.
 
     Raises:
-        UserError: as :func:`etc.flow.estimators.build_flow`.
+        UserError: as :func:`flow_estimator`.
     """
-    return FlowOfPairs(flow_estimator(settings, device), settings.FLOW.store)
+    return CachedFlow(flow_estimator(settings, device), settings.FLOW.cache)
+
+
+def flow_source(settings: Settings, device: str | torch.device = "cpu") -> FlowSource:
+    """Flow between listed frames: the data set's own, or an estimator's with the cache of the settings.
+
+    Raises:
+        UserError: as :func:`etc.flow.build_flow`; ``FLOW.scale`` with the data set's own flow.
+    """
+    if settings.FLOW.name != "dataset":
+        return cached_flow(settings, device)
+    if settings.FLOW.scale != 1:
+        raise UserError(f"FLOW.scale {settings.FLOW.scale} is for estimators: FLOW.name dataset reads flow as it is")
+    return DatasetFlow()

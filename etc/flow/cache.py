@@ -1,4 +1,4 @@
-"""Flow between two frames that are known by their files: the data set's own, or computed once and kept."""
+"""Flow between two frames that are known by their files, computed once per pair and kept."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from etc.data.frame_names import folder_key
 from etc.data.images import read_image
 from etc.errors import UserError
 from etc.flow.estimators import FlowEstimator
-from etc.flow.files import data_set_flow, read_flow, write_kitti
+from etc.flow.files import read_flow, write_kitti
 
 
-class FlowOfPairs:
-    """Flow between two frames that are known by their files.
+class CachedFlow:
+    """Flow of an estimator, one KITTI PNG per pair of frames under ``<folder>/<estimator key>/<width>x<height>/``.
 
-    ``stored`` reads the data set's files; every other estimator computes a pair once and keeps it in the
-    store, one KITTI PNG a pair under ``<store>/<estimator key>/<width>x<height>/``. A file there that is damaged,
-    foreign, or older than its frames is computed again.
+    A file there that is damaged, foreign, or older than its frames is computed again.
 
     Args:
-        estimator: from :func:`build_flow`.
-        store: folder of computed flow.
+        estimator: from :func:`etc.flow.build_flow`.
+        folder: where computed flow is kept.
+
+    Attributes:
+        key: what the flow was made with; equal keys mean equal flow.
     """
 
-    def __init__(self, estimator: FlowEstimator, store: str | Path) -> None:
+    def __init__(self, estimator: FlowEstimator, folder: str | Path) -> None:
         self.estimator = estimator
-        self.store = Path(store)
+        self.folder = Path(folder)
+        self.key = estimator.key
 
     def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
         """Flow t -> k, float32 ``[2, H, W]``; ``shape`` is the frames' height and width."""
         return self.with_validity(path_t, path_k, shape)[0]
 
     def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """The flow, and where the data set says that it is valid (``None``: an estimator's flow).
+        """The flow, and ``None``: an estimator does not say where its flow is valid.
 
         Raises:
-            UserError: ``stored`` and no flow file, a flow of another size than the frames, or frames that cannot
-                be read, have another size than ``shape``, or are too small for the estimator.
+            UserError: frames that cannot be read, have another size than ``shape``, or are too small for the
+                estimator.
         """
-        if self.estimator.name == "stored":
-            return self._of_data_set(path_t, path_k, shape)
         path = self.path(path_t, path_k, shape)
         kept = self.kept(path_t, path_k, shape)
         if kept is None:
@@ -57,21 +57,17 @@ class FlowOfPairs:
         return kept, None
 
     def available(self, path_t: Path, path_k: Path) -> bool:
-        """Whether the flow of a pair can be had: an estimator gives any, a data set what it keeps."""
-        return self.estimator.name != "stored" or data_set_flow(path_t, path_k) is not None
+        """Whether the flow of a pair can be had: an estimator gives any."""
+        return True
 
     def path(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> Path:
         """Where the flow of a pair is kept."""
         return (
-            self.store
-            / self.estimator.key
-            / f"{shape[1]}x{shape[0]}"
-            / folder_key(path_t)
-            / f"{path_t.stem}__{path_k.stem}.png"
+            self.folder / self.key / f"{shape[1]}x{shape[0]}" / folder_key(path_t) / f"{path_t.stem}__{path_k.stem}.png"
         )
 
     def kept(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray | None:
-        """The flow of a pair from the store; ``None`` where it must be computed."""
+        """The flow of a pair from the cache; ``None`` where it must be computed."""
         path = self.path(path_t, path_k, shape)
         try:
             # Frames that were rendered or extracted anew under their old names have another flow.
@@ -99,16 +95,3 @@ class FlowOfPairs:
         if not flow.isfinite().all():
             raise UserError(f"FLOW.name {name} gave a flow that is not finite for {path_t} to {path_k.name}")
         return flow[0].float().cpu().numpy()
-
-    @staticmethod
-    def _of_data_set(path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-        path = data_set_flow(path_t, path_k)
-        if path is None:
-            raise UserError(f"FLOW.name stored: no flow file beside {path_t} for {path_k.name}")
-        flow, valid = read_flow(path)
-        if flow.shape[1:] != tuple(shape):
-            raise UserError(f"{path}: flow is {flow.shape[2]}x{flow.shape[1]}, its frames are {shape[1]}x{shape[0]}")
-        if not np.isfinite(flow).all():
-            raise UserError(f"{path}: the flow is not finite")
-        # A .flo marks what is unknown, not what is occluded: when it marks nothing, it says nothing.
-        return flow, None if path.suffix == ".flo" and valid.all() else valid

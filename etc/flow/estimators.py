@@ -1,6 +1,6 @@
 """Optical flow estimators behind one interface: ``estimate(rgb_t, rgb_k)`` takes RGB in 0..255, gives pixels t -> k.
 
-``etc/flow/cache.py`` stands on top: it knows frames by their files, and computes a pair once.
+``etc/flow/cache.py`` builds on this: it knows frames by their files, and computes each pair once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def build_flow(
 
     Args:
         name: ``dis``, ``raft_small``, ``raft_large``, ``flownet2`` and its variants ``flownet2-c``, ``-s``, ``-sd``,
-            ``-cs`` and ``-css``, ``stored``, or ``package.module:factory`` (a function without arguments that
+            ``-cs`` and ``-css``, or ``package.module:factory`` (a function without arguments that
             returns an object with ``estimate``).
         weights: weight file; RAFT without one downloads torchvision's (hash-checked), FlowNet2 needs one.
         preset: of ``dis``.
@@ -81,12 +81,10 @@ def build_flow(
     elif name in VARIANTS:
         resize_mode: Literal["scaled", "published"] = "published" if normalized else "scaled"
         estimator = FlowNet2Flow(name, weights=weights, device=device, resize_mode=resize_mode)
-    elif name == "stored":
-        estimator = StoredFlow()
     elif ":" in name:
         estimator = _imported(name)
     else:
-        known = ", ".join(("dis", *RAFT_NAMES, *VARIANTS, "stored", "package.module:factory"))
+        known = ", ".join(("dis", *RAFT_NAMES, *VARIANTS, "package.module:factory"))
         raise UserError(f"FLOW.name {name!r} is none of {known}")
     if scale != 1:
         estimator = ScaledFlow(estimator, scale=scale)
@@ -184,17 +182,6 @@ class FlowNet2Flow:
         return _run(self.network, rgb_t.float(), rgb_k.float()).to(rgb_t.device)
 
 
-class StoredFlow:
-    """The flow that the data set itself keeps beside its frames; it is found by file name, not by pixels."""
-
-    name = "stored"
-    key = "stored"
-
-    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
-        """Always an error: pixels do not tell which file to read."""
-        raise UserError("FLOW.name stored reads flow files by frame name; it cannot estimate flow from pixels")
-
-
 class ScaledFlow:
     """Estimates on reduced images: memory and time shrink with the square of ``scale``, small things are lost.
 
@@ -206,8 +193,6 @@ class ScaledFlow:
     def __init__(self, estimator: FlowEstimator, *, scale: float) -> None:
         if not 0 < scale <= 1:
             raise UserError(f"FLOW.scale {scale} is not in (0, 1]")
-        if estimator.name == "stored":
-            raise UserError(f"FLOW.scale {scale} is for estimators: FLOW.name stored reads flow as it is")
         self.estimator, self.scale = estimator, scale
         self.name = estimator.name
         self.key = f"{estimator.key}-x{scale}"

@@ -19,8 +19,8 @@ from etc.config.schema import Settings
 from etc.data.images import read_image
 from etc.data.sources import clips_to_score
 from etc.data.training_list import training_pairs
-from etc.flow.build import flow_of_pairs
-from etc.flow.cache import FlowOfPairs
+from etc.flow.build import cached_flow
+from etc.flow.cache import CachedFlow
 from etc.flow.files import write_kitti
 from utils.threads import TaskQueue, ordered_map
 
@@ -66,17 +66,17 @@ def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | to
         Pairs computed, and pairs that were in the store already, over all processes.
 
     Raises:
-        UserError: missing files, damaged frames, frames that the estimator cannot take, or ``FLOW.name stored``.
+        UserError: missing files, damaged frames, frames that the estimator cannot take, or ``FLOW.name dataset``.
     """
     purposes = list(purposes)
     if "train" in purposes and settings.FLOW.source == "online":
         logger.warning("FLOW.source online: the training will compute its flow in every step and not read this one")
-    flow = flow_of_pairs(settings, device)
+    flow = cached_flow(settings, device)
     pairs = list(dict.fromkeys(pair for purpose in purposes for pair in frame_pairs(settings, purpose)))
     own = pairs[distributed.rank() :: distributed.world_size()]
     computed = 0
     images = ordered_map(partial(_images_to_do, flow), own, workers=READERS, ahead=AHEAD)
-    bar = tqdm(total=len(own), desc=f"flow {flow.estimator.key}", unit="pair", disable=distributed.rank() > 0)
+    bar = tqdm(total=len(own), desc=f"flow {flow.key}", unit="pair", disable=distributed.rank() > 0)
     with bar, closing(images), TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
         for pair, todo in zip(own, images, strict=True):
             if todo is not None:
@@ -88,7 +88,7 @@ def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | to
     return total, kept
 
 
-def _images_to_do(flow: FlowOfPairs, pair: FramePair) -> tuple[np.ndarray, np.ndarray] | None:
+def _images_to_do(flow: CachedFlow, pair: FramePair) -> tuple[np.ndarray, np.ndarray] | None:
     """Both frames, RGB uint8 ``[H, W, 3]``; ``None`` where their flow is in the store."""
     image_t = read_image(pair[0])
     if flow.kept(*pair, image_t.shape[:2]) is not None:

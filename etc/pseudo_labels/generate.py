@@ -28,8 +28,7 @@ from etc.data.synthetic import prepare
 from etc.data.video import AHEAD, DECODERS
 from etc.distributed import device_of
 from etc.errors import UserError
-from etc.flow.build import flow_of_pairs
-from etc.flow.cache import FlowOfPairs
+from etc.flow.build import FlowSource, flow_source
 from etc.metrics import confusion
 from etc.predict.clips import WRITERS
 from etc.predict.predictor import Predictor, predictor_from
@@ -95,7 +94,7 @@ def make_pseudo_labels(
     """
     choice.check()
     out, plan = Path(out), _plan(settings, frames, Path(out), temporal=choice.temporal)
-    flow = flow_of_pairs(settings, device_of(settings.TEST.device)) if choice.temporal else None
+    flow = flow_source(settings, device_of(settings.TEST.device)) if choice.temporal else None
     if flow is not None:
         _check_flow(flow, plan)
     predictor = predictor_from(settings)
@@ -200,12 +199,12 @@ def _plan(settings: Settings, frames: list[Frame], out: Path, *, temporal: bool)
     return _Plan(frames, images, raw, labels, near)
 
 
-def _check_flow(flow: FlowOfPairs, plan: _Plan) -> None:
+def _check_flow(flow: FlowSource, plan: _Plan) -> None:
     pairs = [(plan.images[i], plan.images[k]) for i, near in enumerate(plan.near) for k in near]
     missing = [pair for pair in pairs if not flow.available(*pair)]
     if missing:
         raise UserError(
-            f"--temporal with FLOW.name stored: {len(missing)} of {len(pairs)} frame pairs have no flow file, the "
+            f"--temporal with FLOW.name dataset: {len(missing)} of {len(pairs)} frame pairs have no flow file, the "
             f"first is {missing[0][0]} to {missing[0][1].name}; FLOW.name dis computes flow"
         )
 
@@ -257,7 +256,7 @@ def _planes(stored: np.ndarray, raw: Path, classes: int) -> tuple[Tensor, Tensor
 
 
 def _filter(
-    settings: Settings, plan: _Plan, least: Tensor, flow: FlowOfPairs | None, own: range
+    settings: Settings, plan: _Plan, least: Tensor, flow: FlowSource | None, own: range
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write the labels that are kept; gives which frames have any, pixels kept, and both confusion counts."""
     data = settings.DATA
@@ -283,7 +282,7 @@ def _filter(
     return filled, kept, before, after
 
 
-def _beside(plan: _Plan, index: int, shape: tuple[int, int], flow: FlowOfPairs, settings: Settings) -> list[Neighbour]:
+def _beside(plan: _Plan, index: int, shape: tuple[int, int], flow: FlowSource, settings: Settings) -> list[Neighbour]:
     neighbours, image = [], plan.images[index]
     for k in plan.near[index]:
         forward, visible = flow.with_validity(image, plan.images[k], shape)

@@ -17,7 +17,7 @@ from etc.data.labels import class_names, label_table, read_colors, read_train_id
 from etc.display.drawing import legend, overlay, side_by_side
 from etc.display.tables import percent, table
 from etc.evaluate.results import write_json
-from etc.metrics import scores
+from etc.metrics import iou_scores
 from etc.pseudo_labels.generate import LIST_FILE, PseudoLabels, read_teacher, training_list
 from etc.pseudo_labels.selection import Choice
 from utils.files import write_text
@@ -56,7 +56,7 @@ def figures(made: PseudoLabels, settings: Settings) -> dict[str, Any]:
         "least_confidence": made.least.tolist(),
     }
     for name, counts in (("before", made.before), ("after", made.after)):
-        result[name] = scores(counts) | {"precision": _shares(counts.diagonal(), counts.sum(0))}
+        result[name] = iou_scores(counts) | {"precision": _shares(counts.diagonal(), counts.sum(0))}
     return result
 
 

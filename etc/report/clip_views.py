@@ -128,7 +128,7 @@ class ClipViewer:
         view = flow_settings(settings, device_of(settings.TEST.device))[0]
         self.flow, self.stride = view.flow, view.stride
         for what, own, scored in (
-            ("flow", self.flow.estimator.key, runs[0].tc["flow"]),
+            ("flow", self.flow.key, runs[0].tc["flow"]),
             ("TEST.strides", self.stride, runs[0].tc["stride"]),
         ):
             if own != scored:
@@ -254,7 +254,7 @@ def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tupl
     """
     backward = None if flow.backward is None else torch.from_numpy(flow.backward)
     (warped,) = warp_labels(
-        [torch.from_numpy(after)], [torch.from_numpy(flow.forward)], [backward], uncounted=IGNORE
+        [torch.from_numpy(after)], [torch.from_numpy(flow.forward)], [backward], ignore=IGNORE
     ).numpy()
     counted = (before != IGNORE) & (warped != IGNORE)
     if flow.valid is not None:

@@ -13,7 +13,7 @@ from etc.data.synthetic import prepare
 from etc.data.training_list import listed_pairs, neighbour_offsets, third_offsets
 from etc.data.transform import ClipTransform
 from etc.errors import UserError
-from etc.flow.build import flow_of_pairs
+from etc.flow.build import flow_source
 from etc.flow.files import data_set_flow
 from etc.train.teacher_cache import TeacherLogits
 
@@ -24,18 +24,18 @@ def training_set(settings: Settings) -> ClipDataset:
     """The training data, every file that training may ask for checked.
 
     Raises:
-        UserError: missing lists, frames, labels or neighbours; ``stored`` flow with source ``online``.
+        UserError: missing lists, frames, labels or neighbours; the data set's own flow with ``FLOW.source online``.
     """
     data, train, flow = settings.DATA, settings.TRAIN, settings.FLOW
     with_flow = train.st_weight > 0
-    if with_flow and flow.name == "stored" and flow.source == "online":
-        raise UserError("FLOW.name stored is read from files: it needs FLOW.source stored")
+    if with_flow and flow.name == "dataset" and flow.source == "online":
+        raise UserError("FLOW.name dataset is read from files of whole frames: it needs FLOW.source cached")
     prepare(settings)
     frames = read_frames(data.train_list)
     check_files(frames, data.data_root, source=data.train_list)
     _check_labels(settings, frames)
     offsets = neighbour_offsets(settings, frames)
-    if with_flow and flow.name == "stored":
+    if with_flow and flow.name == "dataset":
         _check_stored_flow(settings, frames, offsets)
     return ClipDataset(
         frames,
@@ -51,7 +51,7 @@ def training_set(settings: Settings) -> ClipDataset:
             blur=train.blur,
         ),
         label_table=label_table(data.label_map, data.classes, train.ignore_label),
-        flow=flow_of_pairs(settings) if with_flow and flow.source == "stored" else None,
+        flow=flow_source(settings) if with_flow and flow.source == "cached" else None,
         with_neighbour=settings.frames_per_clip > 1,
         opposite=third_offsets(settings, frames) if settings.frames_per_clip > 2 else None,
         soft=_teacher_logits(settings),
@@ -65,7 +65,7 @@ def _teacher_logits(settings: Settings) -> TeacherLogits | None:
         return None
     if distill.teacher_weight is None or not Path(distill.teacher_weight).is_file():
         return None  # etc.networks.teacher_network says what is missing
-    return TeacherLogits(distill.teacher_arch, distill.teacher_weight, distill.store)
+    return TeacherLogits(distill.teacher_arch, distill.teacher_weight, distill.cache)
 
 
 def _check_labels(settings: Settings, frames: list[Frame]) -> None:
@@ -86,6 +86,6 @@ def _check_stored_flow(settings: Settings, frames: list[Frame], offsets: list[li
     missing = [pair for pair in pairs if data_set_flow(*pair) is None]
     if missing:
         raise UserError(
-            f"FLOW.name stored: {len(missing)} of {len(pairs)} frame pairs have no flow file, the first "
+            f"FLOW.name dataset: {len(missing)} of {len(pairs)} frame pairs have no flow file, the first "
             f"is {missing[0][0]} to {missing[0][1].name}"
         )

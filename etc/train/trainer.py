@@ -306,7 +306,7 @@ def _loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLo
         raise UserError(f"TRAIN.batch_size {train.batch_size} is no multiple of {world} processes")
     batch = train.batch_size // world
     # A pair brings two images into the same pass, a lone one cannot be normalised by the 1x1 bin of the ppm.
-    lone = settings.frames_per_clip == 1 or settings.DATA.allow_single
+    lone = settings.frames_per_clip == 1 or settings.DATA.allow_missing_neighbours
     synchronised = settings.DISTRIBUTED.sync_bn and world > 1 and torch.cuda.is_available()
     if batch == 1 and lone and not synchronised:
         raise UserError(f"TRAIN.batch_size {train.batch_size}: batch norm needs two images a process or more")

@@ -81,7 +81,7 @@ def test_hand_labels_of_the_camvid_clip_score_0889_without_occlusion_masking(rea
     overrides = [
         f"DATA.data_root={real_data}/camvid",
         f"TEST.save_folder={tmp_path}/result",
-        f"FLOW.store={tmp_path}/flow",
+        f"FLOW.cache={tmp_path}/flow",
         "FLOW.occlusion=false",
         *(f"DATA.{key}={REPOSITORY}/data/{path}" for key, path in CAMVID_FILES.items()),
     ]
@@ -95,7 +95,7 @@ CAMVID_FILES = {"clip_list": "lists/camvid/val_clips.lst", "names_path": "palett
 
 
 def test_flow_is_computed_once_and_two_processes_count_the_same(tiny_training, tmp_path):
-    overrides = [*tiny_training, "FLOW.judges=[dis@ultrafast]", "TEST.strides=[1, 3]"]
+    overrides = [*tiny_training, "FLOW.evaluate_with=[dis@ultrafast]", "TEST.strides=[1, 3]"]
     settings = load_settings(None, overrides)
     noise = np.random.default_rng(0)
     write_predictions(settings, lambda frame: noise.integers(0, 19, (64, 128), dtype=np.uint8))

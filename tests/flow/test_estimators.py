@@ -15,7 +15,7 @@ from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 from etc.data.images import read_image, write_png
 from etc.data.transform import MEAN, STD
 from etc.errors import UserError
-from etc.flow.cache import FlowOfPairs
+from etc.flow.cache import CachedFlow
 from etc.flow.estimators import DisFlow, build_flow
 from etc.flow.files import read_flow, write_flo, write_kitti
 from etc.motion import MotionLoss
@@ -277,9 +277,9 @@ def test_images_that_cannot_be_handled_are_a_value_error(raft_weights, shapes):
 
 def test_the_first_use_computes_and_the_second_reads(tmp_path):
     frames, estimator = write_frames(tmp_path, "a_1", "a_2"), Counting()
-    store = FlowOfPairs(estimator, tmp_path / "store")
+    store = CachedFlow(estimator, tmp_path / "store")
     first = store(*frames, (48, 64))
-    again = FlowOfPairs(estimator, tmp_path / "store")(*frames, (48, 64))
+    again = CachedFlow(estimator, tmp_path / "store")(*frames, (48, 64))
     assert estimator.calls == 1
     assert np.array_equal(first, again) and first.shape == (2, 48, 64) and first.dtype == np.float32
     assert np.abs(first - 1.3).max() <= 1 / 128
@@ -290,7 +290,7 @@ def test_the_first_use_computes_and_the_second_reads(tmp_path):
 def test_stored_dis_flow_is_the_estimators_within_half_a_step(tmp_path):
     frames = write_frames(tmp_path, "a_1", "a_2", size=(96, 128))
     direct = DisFlow().estimate(*(tensor(read_image(path)) for path in frames))[0].numpy()
-    kept = FlowOfPairs(DisFlow(), tmp_path / "store")(*frames, (96, 128))
+    kept = CachedFlow(DisFlow(), tmp_path / "store")(*frames, (96, 128))
     assert np.abs(kept - direct).max() <= 1 / 128
     assert abs(kept[0, 16:-16, 16:-16].mean() - 3) < 0.1 and abs(kept[1, 16:-16, 16:-16].mean()) < 0.1
 
@@ -298,14 +298,14 @@ def test_stored_dis_flow_is_the_estimators_within_half_a_step(tmp_path):
 def test_backward_flow_and_other_estimators_have_files_of_their_own(tmp_path):
     t, k = write_frames(tmp_path, "a_1", "a_2")
     for estimator in (Counting(key="one", value=1.0), Counting(key="two", value=2.0)):
-        store = FlowOfPairs(estimator, tmp_path / "store")
+        store = CachedFlow(estimator, tmp_path / "store")
         assert store(t, k, (48, 64)).max() == estimator.value and store(k, t, (48, 64)).max() == estimator.value
         assert estimator.calls == 2
 
 
 def test_equal_stems_in_different_folders_do_not_collide(tmp_path):
     estimator = Counting()
-    store = FlowOfPairs(estimator, tmp_path / "store")
+    store = CachedFlow(estimator, tmp_path / "store")
     for index, folder in enumerate(("x/clip", "y/clip", "z")):
         estimator.value = float(index)
         frames = write_frames(tmp_path / folder, "000001", "000002")
@@ -345,7 +345,7 @@ def damage_folder(path: Path) -> None:
 )
 def test_a_damaged_file_is_computed_again(tmp_path, damage):
     frames, estimator = write_frames(tmp_path, "a_1", "a_2"), Counting()
-    store = FlowOfPairs(estimator, tmp_path / "store")
+    store = CachedFlow(estimator, tmp_path / "store")
     expected = store(*frames, (48, 64))
     damage(store.path(*frames, (48, 64)))
     assert np.array_equal(store(*frames, (48, 64)), expected)
@@ -357,7 +357,7 @@ def test_a_damaged_file_is_computed_again(tmp_path, damage):
 @pytest.mark.parametrize("changed", [0, 1])
 def test_flow_older_than_one_of_its_frames_is_computed_again(tmp_path, changed):
     frames, estimator = write_frames(tmp_path, "a_1", "a_2"), Counting()
-    store = FlowOfPairs(estimator, tmp_path / "store")
+    store = CachedFlow(estimator, tmp_path / "store")
     store(*frames, (48, 64))
     later = store.path(*frames, (48, 64)).stat().st_mtime + 5
     os.utime(frames[changed], (later, later))
@@ -372,13 +372,13 @@ def test_an_estimator_that_fails_leaves_nothing_in_the_store(tmp_path):
 
     frames = write_frames(tmp_path, "a_1", "a_2")
     with pytest.raises(RuntimeError):
-        FlowOfPairs(Failing(), tmp_path / "store")(*frames, (48, 64))
+        CachedFlow(Failing(), tmp_path / "store")(*frames, (48, 64))
     assert not (tmp_path / "store").exists()
 
 
 def test_frames_of_another_size_than_wanted_are_named_with_both_sizes(tmp_path):
     frames = write_frames(tmp_path, "a_1", "a_2")
-    store = FlowOfPairs(Counting(), tmp_path / "store")
+    store = CachedFlow(Counting(), tmp_path / "store")
     with pytest.raises(UserError, match=r"a_1\.png is 64x48, its flow is wanted at 32x24"):
         store(*frames, (24, 32))
     write_png(frames[1], scene(48, 60))
@@ -389,7 +389,7 @@ def test_frames_of_another_size_than_wanted_are_named_with_both_sizes(tmp_path):
 def test_frames_too_small_for_the_estimator_are_a_user_error(tmp_path):
     frames = write_frames(tmp_path, "a_1", "a_2", size=(12, 64))
     with pytest.raises(UserError, match=r"FLOW\.name dis, .*a_1\.png to a_2\.png: .*too small"):
-        FlowOfPairs(DisFlow(), tmp_path / "store")(*frames, (12, 64))
+        CachedFlow(DisFlow(), tmp_path / "store")(*frames, (12, 64))
 
 
 def test_an_estimator_that_gives_another_size_is_a_user_error(tmp_path):
@@ -399,36 +399,11 @@ def test_an_estimator_that_gives_another_size_is_a_user_error(tmp_path):
 
     frames = write_frames(tmp_path, "a_1", "a_2")
     with pytest.raises(UserError, match=r"gave a flow \(1, 2, 24, 32\)"):
-        FlowOfPairs(Halving(), tmp_path / "store")(*frames, (48, 64))
+        CachedFlow(Halving(), tmp_path / "store")(*frames, (48, 64))
 
 
 def test_a_truncated_frame_is_named(tmp_path):
     frames = write_frames(tmp_path, "a_1", "a_2")
     frames[1].write_bytes(frames[1].read_bytes()[:-30])
     with pytest.raises(UserError, match=r"a_2\.png is truncated"):
-        FlowOfPairs(DisFlow(), tmp_path / "store")(*frames, (48, 64))
-
-
-@pytest.mark.parametrize("normalized", [False, True])
-def test_flow_of_the_data_set_is_read_with_its_validity(tmp_path, normalized):
-    frames = write_frames(tmp_path, "s_01", "s_02")
-    flow = np.random.default_rng(0).integers(-640, 640, (2, 48, 64)).astype(np.float32) / 64
-    valid = np.random.default_rng(1).random((48, 64)) < 0.5
-    write_kitti(tmp_path / "flow" / "s_01_to_02_flow.png", flow, valid)
-    store = FlowOfPairs(build_flow("stored", normalized=normalized), tmp_path / "store")
-    result, result_valid = store.with_validity(*frames, (48, 64))
-    assert np.array_equal(result, flow) and np.array_equal(result_valid, valid)
-    assert np.array_equal(store(*frames, (48, 64)), flow)
-    assert not (tmp_path / "store").exists()
-
-
-def test_missing_or_misfitting_flow_of_the_data_set_is_named(tmp_path):
-    frames = write_frames(tmp_path, "s_01", "s_02")
-    store = FlowOfPairs(build_flow("stored"), tmp_path / "store")
-    with pytest.raises(UserError, match=r"no flow file beside .*s_01\.png for s_02\.png"):
-        store(*frames, (48, 64))
-    write_flo(tmp_path / "flow" / "s_01_to_02_flow.flo", np.zeros((2, 24, 32), np.float32))
-    with pytest.raises(UserError, match=r"s_01_to_02_flow\.flo: flow is 32x24, its frames are 64x48"):
-        store(*frames, (48, 64))
-    with pytest.raises(UserError, match="cannot estimate flow from pixels"):
-        build_flow("stored").estimate(torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32))
+        CachedFlow(DisFlow(), tmp_path / "store")(*frames, (48, 64))

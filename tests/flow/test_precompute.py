@@ -16,7 +16,7 @@ from etc.config import load_settings
 from etc.data.images import read_image
 from etc.data.lists import read_clips
 from etc.errors import UserError
-from etc.flow.build import flow_of_pairs
+from etc.flow.build import flow_source
 from etc.flow.files import read_flow
 from etc.flow.precompute import frame_pairs, precompute
 
@@ -81,7 +81,7 @@ def test_pairs_of_the_training_are_all_that_may_be_drawn(words):
 def test_the_store_then_holds_what_the_estimator_gives(words, tmp_path):
     settings = load_settings(None, words)
     assert precompute(settings, ["clips"]) == (10, 0)
-    store = flow_of_pairs(settings)
+    store = flow_source(settings)
     for pair in frame_pairs(settings, "clips"):
         kept, _ = read_flow(store.path(*pair, (64, 128)))
         assert np.abs(kept - slow_dis(pair)).max() <= 1 / 128
@@ -105,7 +105,7 @@ def test_training_and_scoring_find_all_their_flow(words, monkeypatch):
     settings = load_settings(None, [*words, "TRAIN.frame_gap=1"])
     computed, _ = precompute(settings, ["train", "clips"])
     assert computed == 10 + 10
-    store = flow_of_pairs(settings)
+    store = flow_source(settings)
     monkeypatch.setattr(store, "compute", None)  # would fail
     for purpose in ("train", "clips"):
         for pair in frame_pairs(settings, purpose):
@@ -166,7 +166,7 @@ def test_two_processes_that_fill_the_store_at_once_leave_whole_files(words, tiny
     assert [filler.returncode for filler in fillers] == [0, 0] and counts.sum(1).tolist() == [116, 116]
     assert counts[:, 0].sum() >= 116 and read > 0
     settings = load_settings(None, words)
-    flow = flow_of_pairs(settings)
+    flow = flow_source(settings)
     expected = [flow.path(*pair, (64, 128)) for pair in frame_pairs(settings, "clips")]
     assert stored_files(store) == sorted(expected)  # no temporary files either
     for pair in frame_pairs(settings, "clips")[::7]:
@@ -178,8 +178,8 @@ def test_the_device_is_passed_on(words, monkeypatch):
 
     def estimator_on(settings, device):
         asked.append(device)
-        return flow_of_pairs(settings)
+        return flow_source(settings)
 
-    monkeypatch.setattr("etc.flow.precompute.flow_of_pairs", estimator_on)
+    monkeypatch.setattr("etc.flow.precompute.cached_flow", estimator_on)
     precompute(load_settings(None, words), ["clips"], torch.device("cpu", 0))
     assert asked == [torch.device("cpu", 0)]

@@ -7,7 +7,7 @@ import torch
 
 from etc.config import load_settings
 from etc.errors import ConfigError, UserError
-from etc.flow.build import flow_estimator, flow_of_pairs
+from etc.flow.build import flow_estimator, flow_source
 from etc.flow.estimators import DisFlow, ScaledFlow, build_flow
 
 
@@ -73,9 +73,9 @@ def test_scale_is_part_of_the_key_unless_it_is_one():
 
 
 def test_the_setting_reaches_the_estimator_and_the_store():
-    settings = load_settings(None, ["FLOW.name=dis", "FLOW.scale=0.5", "FLOW.store=store"])
+    settings = load_settings(None, ["FLOW.name=dis", "FLOW.scale=0.5", "FLOW.cache=store"])
     assert flow_estimator(settings).key == "dis-medium-x0.5"
-    assert flow_of_pairs(settings).estimator.key == "dis-medium-x0.5"
+    assert flow_source(settings).estimator.key == "dis-medium-x0.5"
 
 
 @pytest.mark.parametrize("scale", [0, -0.5, 1.01])
@@ -84,11 +84,6 @@ def test_a_scale_outside_0_to_1_is_refused(scale):
         load_settings(None, [f"FLOW.scale={scale}"])
     with pytest.raises(UserError, match=r"FLOW\.scale"):
         build_flow("dis", scale=scale)
-
-
-def test_flow_that_is_read_cannot_be_scaled():
-    with pytest.raises(UserError, match=r"FLOW\.name stored reads flow as it is"):
-        build_flow("stored", scale=0.5)
 
 
 def test_images_that_become_too_small_are_a_value_error_with_their_size():

@@ -34,7 +34,7 @@ def result(hits: np.ndarray) -> dict:
     scored = {"mIoU": iou, "iou": [iou, iou]}
     return {
         "classes": ["road", "sky"],
-        "flow": "stored",
+        "flow": "dataset",
         "stride": 1,
         "pairs": {"scored": 2 * len(hits), "skipped": 0},
         **dict.fromkeys(("strict", "boundary", "published", "segmentation"), scored),
@@ -142,7 +142,7 @@ def test_files_hold_the_figures(runs, tmp_path):
     [
         (lambda hits, path: scored_run("a", hits, path), "two runs are called a: give each a name"),
         (lambda hits, path: scored_run("b", hits[:3], path), r"scored on different clips \(8 and 3\)"),
-        (lambda hits, path: changed_run(hits, path, flow="dis"), "a and b .* with different flow: stored and dis"),
+        (lambda hits, path: changed_run(hits, path, flow="dis"), "a and b .* with different flow: dataset and dis"),
         (lambda hits, path: changed_run(hits, path, stride=5), "with different TEST.strides: 1 and 5"),
         (
             lambda hits, path: changed_run(hits, path, pairs={"scored": 9, "skipped": 7}),
@@ -159,8 +159,8 @@ def test_runs_that_cannot_be_compared_are_refused(hits, tmp_path, other, message
         check_comparable([scored_run("a", hits, tmp_path), other(hits, tmp_path)])
 
 
-def test_where_flow_is_stored_makes_no_difference(hits, tmp_path):
-    check_comparable([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path, "FLOW.store=elsewhere")])
+def test_where_flow_is_cached_makes_no_difference(hits, tmp_path):
+    check_comparable([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path, "FLOW.cache=elsewhere")])
 
 
 def written(folder, hits, **changes) -> None:
@@ -193,7 +193,7 @@ def test_a_file_of_another_kind_is_refused(hits, tmp_path, lost):
 
 
 def test_settings_may_stand_behind_the_runs():
-    words = ["a=x", "b=y=z", "TEST.device", "cpu", "FLOW.store=s"]
+    words = ["a=x", "b=y=z", "TEST.device", "cpu", "FLOW.cache=s"]
     assert named_runs(words) == ([("a", "x"), ("b", "y=z")], words[2:])
 
 

@@ -44,7 +44,7 @@ def write_predictions(root, settings, folder, *, broken: bool) -> None:
 def report(tiny_world, tmp_path_factory):
     """Folder of the comparison of the two runs."""
     folder = tmp_path_factory.mktemp("report")
-    overrides = [*tiny_overrides(tiny_world), f"FLOW.store={folder}/store", "TEST.device=cpu"]
+    overrides = [*tiny_overrides(tiny_world), f"FLOW.cache={folder}/store", "TEST.device=cpu"]
     for name in RUNS:
         write_predictions(tiny_world, load_settings(None, overrides), folder / name, broken=name == "broken")
         assert run("eval_tc", *overrides, f"TEST.save_folder={folder}/{name}") == 0
@@ -111,7 +111,7 @@ def test_names_cannot_break_the_page(report, tiny_world):
     folder = report.parent
     words = [f"</script><b>={folder}/steady", f'"&={folder}/broken']
     out = folder / "odd"
-    overrides = [*tiny_overrides(tiny_world), f"FLOW.store={folder}/store"]
+    overrides = [*tiny_overrides(tiny_world), f"FLOW.cache={folder}/store"]
     assert run("compare", "--runs", *words, "--out", out, "--clips", "1", *overrides) == 0
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "</script><b>" not in text and text.count("</script>") == 2

@@ -13,7 +13,7 @@ from etc.data.images import read_image, read_label, write_png
 from etc.data.sources import cityscapes_clips
 from etc.display.mp4 import Mp4Writer
 from etc.errors import UserError
-from etc.flow.cache import FlowOfPairs
+from etc.flow.cache import CachedFlow
 from etc.flow.estimators import DisFlow
 from etc.metrics import FlickerRate, TemporalConsistency
 from tests.scripts import run
@@ -43,7 +43,7 @@ def result(tmp_path: Path) -> dict:
 
 def expected(tmp_path: Path, stride: int, missing: tuple[int, ...] = (), preset: str = "ultrafast") -> tuple:
     """Strict TC, flicker and, with flow as it is before the store rounds it, published TC; pair by pair."""
-    flow = FlowOfPairs(DisFlow(preset=preset), tmp_path / "data/flow_store")
+    flow = CachedFlow(DisFlow(preset=preset), tmp_path / "data/flow_cache")
     paths = [(tmp_path / f"frames/f_{t}.png").resolve() for t in range(FRAMES)]
     ids = [read_label(tmp_path / f"pred/f_{t}.png") if t not in missing else None for t in range(FRAMES)]
     strict, published = TemporalConsistency(19), TemporalConsistency(19, "published")
@@ -80,7 +80,7 @@ def test_a_folder_of_frames_needs_no_config(clip, tmp_path, capsys):
 
 
 def test_judges_and_strides_are_scored_in_one_run_each_as_if_alone(clip, tmp_path, capsys):
-    assert clip("--frames", "frames", "FLOW.judges=[dis@ultrafast, dis@fast]", "TEST.strides=[1, 2]") == 0
+    assert clip("--frames", "frames", "FLOW.evaluate_with=[dis@ultrafast, dis@fast]", "TEST.strides=[1, 2]") == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 100
     written = result(tmp_path)
@@ -142,8 +142,11 @@ def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
         (["--frames", "empty"], "holds no folder with two images or more"),
         (["--frames", "frames", "TEST.strides=[9]"], "TEST.strides [9]: the longest clip has 7 frames"),
         (["--frames", "frames", "TEST.strides=[0]"], "TEST.strides.0: Input should be greater than or equal to 1"),
-        (["--frames", "frames", "FLOW.judges=[dis@slow]"], "dis has no preset 'slow': expected one of ultrafast"),
-        (["--frames", "frames", "FLOW.judges=[flownet2]"], "FLOW.name flownet2 needs its weights"),
+        (
+            ["--frames", "frames", "FLOW.evaluate_with=[dis@slow]"],
+            "dis has no preset 'slow': expected one of ultrafast",
+        ),
+        (["--frames", "frames", "FLOW.evaluate_with=[flownet2]"], "FLOW.name flownet2 needs its weights"),
         (["--frames", "frames", "--cityscapes", "full"], "exclude each other"),
         (["--frames", "frames", "DATA.classes=5"], "neither ids of the 5 classes"),
         (

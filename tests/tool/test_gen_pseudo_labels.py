@@ -224,7 +224,7 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_written(words, tiny_
     (spaced / "a.png").write_bytes(images_of(tiny_world)[0].read_bytes())
     (tmp_path / "apart.lst").write_text("".join(f"{f.image}\n" for f in read_frames(tiny_world / "list/train.lst")))
     for more, message in {
-        ("--temporal",): "--temporal with FLOW.name stored",
+        ("--temporal",): "--temporal with FLOW.name dataset",
         ("--temporal", "--frames", f"{tmp_path}/apart.lst"): "no two of the frames follow each other",
         ("--threshold", "1"): "--threshold 1.0: expected 0 <= T < 1",
         ("--threshold", "0.5", "--keep-share", "0.5"): "either --threshold or --keep-share",

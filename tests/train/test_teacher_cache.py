@@ -114,8 +114,8 @@ def test_training_fills_the_store_and_then_reads_it(tiny_training, teacher_file,
         "TRAIN.workers=1",
         "DISTILL.teacher_arch=mobile",
         f"DISTILL.teacher_weight={teacher_file}",
-        "DISTILL.source=stored",
-        f"DISTILL.store={tmp_path}/teacher_store",
+        "DISTILL.source=cached",
+        f"DISTILL.cache={tmp_path}/teacher_store",
         "DISTILL.kd_weight=1.0",
         "DISTILL.mf_weight=1.0",
         "DISTILL.mf_on=logits",
@@ -130,11 +130,11 @@ def test_training_fills_the_store_and_then_reads_it(tiny_training, teacher_file,
 
 def test_features_are_not_stored():
     with pytest.raises(UserError, match="set pf_on to logits, or source to online"):
-        load_settings(None, ["DISTILL.source=stored", "DISTILL.pf_weight=1.0"])
+        load_settings(None, ["DISTILL.source=cached", "DISTILL.pf_weight=1.0"])
 
 
 @pytest.mark.parametrize(("weight", "message"), [("null", "is empty"), ("gone.pth", r"gone\.pth does not exist")])
 def test_a_missing_teacher_is_named_where_its_logits_are_wanted(tiny_training, weight, message):
-    words = ["DISTILL.source=stored", "DISTILL.kd_weight=1.0", f"DISTILL.teacher_weight={weight}"]
+    words = ["DISTILL.source=cached", "DISTILL.kd_weight=1.0", f"DISTILL.teacher_weight={weight}"]
     with pytest.raises(UserError, match=f"DISTILL.teacher_weight {message}"):
         Trainer(load_settings(None, [*tiny_training, *words]), CPU)

@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tm
         ("TRAIN.arch=psq18", "psq18"),
         ("TRAIN.frame_gap=7", "lack a neighbour"),
         ("TRAIN.frame_gap=3", "10 of 30 frame pairs have no flow file"),
-        ("FLOW.source=online", "FLOW.source stored"),
+        ("FLOW.source=online", "FLOW.source cached"),
         ("FLOW.source=online FLOW.name=dis TRAIN.train_h=15", "too small"),
     ],
 )
@@ -164,7 +164,7 @@ def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
             *tiny_training,
             f"DATA.data_root={root}",
             f"DATA.train_list={tmp_path}/mixed.lst",
-            "DATA.allow_single=true",
+            "DATA.allow_missing_neighbours=true",
             "FLOW.name=dis",
             "FLOW.source=online",
             "FLOW.preset=ultrafast",

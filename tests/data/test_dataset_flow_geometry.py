@@ -1,7 +1,5 @@
 """Stored flow through the clip transform, against the exact geometry of the synthetic world."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -13,8 +11,7 @@ from etc.data.labels import label_table
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform
 from etc.data.world import World
-from etc.flow.cache import FlowOfPairs
-from etc.flow.estimators import build_flow
+from etc.flow.dataset import DatasetFlow
 from etc.flow.files import write_kitti
 
 HEIGHT, WIDTH, CROP = 256, 512, (193, 257)
@@ -69,7 +66,7 @@ def data(world, tmp_path) -> ClipDataset:
         frame_step=1,
         transform=Recording(size=CROP, scale=(0.75, 2.0)),
         label_table=label_table("cityscapes", 19, 255),
-        flow=FlowOfPairs(build_flow("stored"), Path("nowhere")),
+        flow=DatasetFlow(),
         with_neighbour=True,
         seed=0,
     )

@@ -1,0 +1,45 @@
+"""The flow that a data set brings along, found by the names of its frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from etc.errors import UserError
+from etc.flow.files import data_set_flow, read_flow
+
+
+class DatasetFlow:
+    """Flow files beside the frames, as :func:`etc.flow.files.data_set_flow` finds them.
+
+    Attributes:
+        key: ``"dataset"``.
+    """
+
+    key = "dataset"
+
+    def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
+        """Flow t -> k, float32 ``[2, H, W]``; ``shape`` is the frames' height and width."""
+        return self.with_validity(path_t, path_k, shape)[0]
+
+    def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """The flow, and where the file says that it is valid, bool ``[H, W]``; ``None``: it does not say.
+
+        Raises:
+            UserError: no flow file, or one that is damaged, not finite, or of another size than the frames.
+        """
+        path = data_set_flow(path_t, path_k)
+        if path is None:
+            raise UserError(f"FLOW.name dataset: no flow file beside {path_t} for {path_k.name}")
+        flow, valid = read_flow(path)
+        if flow.shape[1:] != tuple(shape):
+            raise UserError(f"{path}: flow is {flow.shape[2]}x{flow.shape[1]}, its frames are {shape[1]}x{shape[0]}")
+        if not np.isfinite(flow).all():
+            raise UserError(f"{path}: the flow is not finite")
+        # A .flo marks what is unknown, not what is occluded: when it marks nothing, it says nothing.
+        return flow, None if path.suffix == ".flo" and valid.all() else valid
+
+    def available(self, path_t: Path, path_k: Path) -> bool:
+        """Whether the data set has the flow of a pair."""
+        return data_set_flow(path_t, path_k) is not None

@@ -1,0 +1,54 @@
+"""The flow that a data set brings along."""
+
+import numpy as np
+import pytest
+
+from etc.config import load_settings
+from etc.data.images import write_png
+from etc.errors import UserError
+from etc.flow.build import flow_estimator, flow_source
+from etc.flow.dataset import DatasetFlow
+from etc.flow.files import write_flo, write_kitti
+
+
+def write_frames(folder, *names: str) -> list:
+    paths = [folder / f"{name}.png" for name in names]
+    for path in paths:
+        write_png(path, np.zeros((48, 64, 3), np.uint8))
+    return paths
+
+
+def test_flow_of_the_data_set_is_read_with_its_validity(tmp_path):
+    frames = write_frames(tmp_path, "s_01", "s_02")
+    flow = np.random.default_rng(0).integers(-640, 640, (2, 48, 64)).astype(np.float32) / 64
+    valid = np.random.default_rng(1).random((48, 64)) < 0.5
+    write_kitti(tmp_path / "flow" / "s_01_to_02_flow.png", flow, valid)
+    own = DatasetFlow()
+    result, result_valid = own.with_validity(*frames, (48, 64))
+    assert np.array_equal(result, flow) and np.array_equal(result_valid, valid)
+    assert np.array_equal(own(*frames, (48, 64)), flow)
+    assert own.available(*frames) and not own.available(*frames[::-1])
+
+
+def test_missing_or_misfitting_flow_of_the_data_set_is_named(tmp_path):
+    frames = write_frames(tmp_path, "s_01", "s_02")
+    own = DatasetFlow()
+    with pytest.raises(UserError, match=r"no flow file beside .*s_01\.png for s_02\.png"):
+        own(*frames, (48, 64))
+    write_flo(tmp_path / "flow" / "s_01_to_02_flow.flo", np.zeros((2, 24, 32), np.float32))
+    with pytest.raises(UserError, match=r"s_01_to_02_flow\.flo: flow is 32x24, its frames are 64x48"):
+        own(*frames, (48, 64))
+
+
+@pytest.mark.parametrize("name", ["dataset", "stored"])
+def test_the_settings_name_it_under_its_old_name_too(name):
+    settings = load_settings(None, [f"FLOW.name={name}"])
+    assert isinstance(flow_source(settings), DatasetFlow)
+    with pytest.raises(UserError, match="reads the data set's own flow files: name an estimator"):
+        flow_estimator(settings)
+
+
+def test_flow_that_is_read_cannot_be_scaled():
+    settings = load_settings(None, ["FLOW.name=dataset", "FLOW.scale=0.5"])
+    with pytest.raises(UserError, match=r"FLOW\.name dataset reads flow as it is"):
+        flow_source(settings)
