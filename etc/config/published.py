@@ -46,6 +46,7 @@ _RENAMED_KEYS = {
 }
 _RENAMED_VALUES = {
     ("FLOW", "name", "stored"): "dataset",
+    ("FLOW", "evaluate_with", "stored"): "dataset",
     ("FLOW", "source", "stored"): "cached",
     ("DISTILL", "source", "stored"): "cached",
 }
@@ -87,8 +88,10 @@ def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, 
     """Section, key and value that a written key stands for; without section: nothing does it any more."""
     known = known_keys()
     key = _RENAMED_KEYS.get((section, key), key)
-    if isinstance(value, str):
-        value = _RENAMED_VALUES.get((section, key, value), value)
+    if isinstance(value, list):
+        value = [_RENAMED_VALUES.get((section, key, str(item)), item) for item in value]
+    else:
+        value = _RENAMED_VALUES.get((section, key, str(value)), value)
     if key in SECTIONS[section].model_fields:
         return section, key, value
     if key == "opt_level":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from etc.config.published import translate
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import UserError
 from utils.files import write_bytes
@@ -18,8 +19,8 @@ VERSION = 1
 _FREE = {
     "TRAIN": {"resume", "save_path", "workers", "print_freq", "val_freq", "val_clips"},
     "DATA": {"val_list", "clip_list", "names_path", "colors_path"},
-    "DISTILL": {"store"},
-    "FLOW": {"store", "occlusion", "judges"},
+    "DISTILL": {"cache"},
+    "FLOW": {"cache", "occlusion", "evaluate_with"},
 }
 
 
@@ -66,12 +67,12 @@ def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> N
     Raises:
         UserError: the first setting that differs.
     """
-    now = settings.model_dump()
+    now, then = settings.model_dump(), translate(content["config"], source=f"the settings in {path}")
     for section in ("DATA", "FLOW", "TRAIN", "DISTILL"):
         for key, value in now[section].items():
             # A run from before there was such a setting behaved as its default does.
             default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
-            before = content["config"].get(section, {}).get(key, default)
+            before = then.get(section, {}).get(key, default)
             if key not in _FREE.get(section, ()) and before != value:
                 raise UserError(
                     f"{path} was trained with {section}.{key} {before}, now it is {value}: "
