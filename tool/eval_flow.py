@@ -21,7 +21,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from etc.flow.accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
 from etc.flow.build import flow_estimator
-from etc.flow.estimators import build_flow
+from etc.flow import build_flow
 
 
 def main(argv: list[str] | None = None) -> int:

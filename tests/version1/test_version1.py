@@ -1,7 +1,7 @@
 """Files of version 1.0 of this toolkit: its settings load, its checkpoints resume.
 
-``settings.yaml`` and ``last.pth`` were written by version 1.0 after the first of two epochs; ``FINAL`` holds the sums of
-the weights that its second epoch ended with.
+``settings.yaml`` and ``last.pth`` were written by version 1.0 after the first of two epochs; ``FINAL`` holds the
+sums of the weights that its second epoch ended with.
 """
 
 import logging
