@@ -19,9 +19,9 @@ from etc import cli
 from etc.data.synthetic import prepare
 from etc.distributed import device_of
 from etc.errors import UserError
+from etc.flow import build_flow
 from etc.flow.accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
 from etc.flow.build import flow_estimator
-from etc.flow import build_flow
 
 
 def main(argv: list[str] | None = None) -> int:
