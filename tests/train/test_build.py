@@ -50,15 +50,13 @@ def test_a_checkpoint_with_the_state_of_a_lambda_schedule_continues_at_its_next_
     before = optimizer()
     earlier = torch.optim.lr_scheduler.LambdaLR(before, lambda step: (1 - min(step, steps - 1) / steps) ** train.power)
     rates(earlier, done)
-    expected = rates_of_the_rest = [0.01 * (1 - step / steps) ** train.power for step in range(done, steps)]
+    expected = [0.01 * (1 - step / steps) ** train.power for step in range(done, steps)]
     after = optimizer()
     schedule = new_schedule(train, after, steps)
     after.load_state_dict(before.state_dict())
     restore_schedule(schedule, earlier.state_dict())
     assert schedule.state_dict().keys() == new_schedule(train, optimizer(), steps).state_dict().keys()
-    found = rates(schedule, steps - done)
-    np.testing.assert_allclose(found, [[r, 10 * r] for r in rates_of_the_rest], rtol=0, atol=1e-12)
-    assert len(expected) == len(found)
+    np.testing.assert_allclose(rates(schedule, steps - done), [[r, 10 * r] for r in expected], rtol=0, atol=1e-12)
 
 
 def test_a_resumed_schedule_has_the_rates_of_the_uninterrupted_one_bit_for_bit():

@@ -1,5 +1,7 @@
 """What a training step computes from a batch: which frames, which losses, which labels."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -132,9 +134,8 @@ def test_frames_without_label_are_labelled_and_the_others_keep_theirs(batch):
 @pytest.fixture
 def unlabelled(tiny_training, tmp_path) -> list[str]:
     """A training whose list names frames alone."""
-    listed = next(word for word in tiny_training if "train_list" in word).partition("=")[2]
-    with open(listed, encoding="utf-8") as file:
-        (tmp_path / "frames.lst").write_text("".join(line.split()[0] + "\n" for line in file))
+    lines = Path(load_settings(None, tiny_training).DATA.train_list).read_text().splitlines()
+    (tmp_path / "frames.lst").write_text("".join(line.split()[0] + "\n" for line in lines))
     return [*tiny_training, f"DATA.train_list={tmp_path}/frames.lst", "TRAIN.epochs=1"]
 
 
@@ -163,9 +164,7 @@ def test_frames_without_labels_and_nothing_to_learn_from_are_refused(unlabelled,
 
 
 def test_some_frames_without_labels_are_said(unlabelled, tmp_path, caplog, tiny_training):
-    listed = next(word for word in tiny_training if "train_list" in word).partition("=")[2]
-    with open(listed, encoding="utf-8") as file:
-        lines = file.read().splitlines()
+    lines = Path(load_settings(None, tiny_training).DATA.train_list).read_text().splitlines()
     (tmp_path / "frames.lst").write_text("\n".join([*lines[:3], *(line.split()[0] for line in lines[3:])]))
     Trainer(load_settings(None, unlabelled), CPU)
     assert "2 of 5 frames have no label: no segmentation loss for them" in caplog.text
