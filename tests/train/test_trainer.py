@@ -117,6 +117,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tm
     assert (tmp_path / "run/last.pth").read_bytes() == before
 
 
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tiny_training, tmp_path, monkeypatch):
+    trainer = Trainer(load_settings(None, tiny_training), CPU)
+    save = trainer._save
+
+    def save_and_ruin() -> None:
+        save()
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = 1e30
+
+    monkeypatch.setattr(trainer, "_save", save_and_ruin)
+    with pytest.raises(NonFiniteLoss, match=r"step 4 .*; the last good checkpoint is .*run/last\.pth"):
+        trainer.run()
+    assert torch.load(tmp_path / "run/last.pth", weights_only=True)["epoch"] == 1
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
