@@ -14,7 +14,7 @@ Visibility = Literal["published", "l1"]
 
 
 def visibility(image: Tensor, warped: Tensor, mode: Visibility = "l1") -> Tensor:
-    """How far each pixel of a frame can be trusted to be visible in its neighbour.
+    """Soft visibility of each pixel of a frame in its neighbour, from the difference of their colours.
 
     Args:
         image: frame t, normalised, float ``[N, 3, H, W]``.
@@ -40,19 +40,20 @@ def visibility(image: Tensor, warped: Tensor, mode: Visibility = "l1") -> Tensor
 
 def _check_mode(mode: str) -> None:
     if mode not in ("published", "l1"):
-        raise ValueError(f"visibility {mode!r} is neither 'published' nor 'l1'")
+        raise ValueError(f"visibility is {mode!r}, expected 'l1' or 'published'")
 
 
 class MotionLoss(nn.Module):
     """``weight * MSE(z_t * M, warp(z_k) * M)`` over all elements, M the visibility of the frame's pixels.
 
-    The gradient flows into both frames' logits; frames and flow get none.
+    The gradient flows into both frames' logits; frames and flow get none. The defaults are those of the settings; the
+    published training used ``MotionLoss(weight=0.1, visibility="published", mask_padding=False)``.
 
     Args:
-        weight: factor of the loss (published: ``st_weight`` 0.1).
+        weight: factor of the loss.
         visibility: see :func:`visibility`.
         mask_padding: M is 0 also where frame t is padding, where the flow leads out of the frame, and where it
-            leads to padding. Padding is what is exactly 0 in all channels of a normalised frame, as
+            leads to padding. A pixel is padding if it is exactly 0 in all channels of the normalised frame, as
             :func:`etc.data.transform.crop_image` makes it.
 
     Raises:
@@ -61,7 +62,7 @@ class MotionLoss(nn.Module):
     Source: Liu et al., ECCV 2020, temporal loss.
     """
 
-    def __init__(self, *, weight: float, visibility: Visibility = "published", mask_padding: bool = False) -> None:
+    def __init__(self, *, weight: float, visibility: Visibility = "l1", mask_padding: bool = True) -> None:
         super().__init__()
         _check_mode(visibility)
         self.weight = weight
@@ -81,7 +82,7 @@ class MotionLoss(nn.Module):
             flow_t_to_k: flow from t to k, ``[N, 2, H, W]``, pixels.
 
         Raises:
-            ValueError: shapes that do not belong together.
+            ValueError: frames, logits and flow whose shapes do not fit each other.
         """
         size = image_t.shape[-2:]
         if image_k.shape != image_t.shape or logits_k.shape != logits_t.shape:
@@ -102,7 +103,7 @@ class MotionLoss(nn.Module):
 
     @torch.no_grad()
     def mask(self, image_t: Tensor, image_k: Tensor, flow_t_to_k: Tensor) -> Tensor:
-        """The weight M of every pixel, float ``[N, 1, H, W]`` in [0, 1]."""
+        """The weight M of every pixel, float ``[N, 1, H, W]`` in [0, 1]; arguments as in :meth:`forward`."""
         weight = visibility(image_t, resample2d(image_k, flow_t_to_k), self.visibility)
         if self.mask_padding:
             weight = weight * _usable(image_t, image_k, flow_t_to_k)
@@ -116,11 +117,14 @@ def _resized(logits: Tensor, size: torch.Size) -> Tensor:
 
 
 def _usable(image_t: Tensor, image_k: Tensor, flow: Tensor) -> Tensor:
-    """Pixels that are no padding and whose source lies inside the neighbour and is no padding, ``[N, 1, H, W]``."""
+    """1 where neither the pixel nor its source is padding, and the source lies inside the neighbour; else 0.
+
+    Float ``[N, 1, H, W]``.
+    """
     height, width = image_t.shape[-2:]
     real_t, real_k = ((image != 0).any(1, keepdim=True).to(flow.dtype) for image in (image_t, image_k))
     x = torch.arange(width, device=flow.device, dtype=flow.dtype) + flow[:, :1]
     y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None] + flow[:, 1:]
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    # A corner of the bilinear sample on padding would mix it in: only a warped mask of 1 is clean.
+    # A warped mask below 1 means that padding takes part in the bilinear sample.
     return real_t * inside * (resample2d(real_k, flow) > 1 - 1e-4)

@@ -1,4 +1,4 @@
-"""Building and loading the segmentation network that the settings name; errors become the user's."""
+"""Building and loading the segmentation network that the settings name; errors name the setting."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from model import build_model, load_student
 
 
 def new_network(settings: Settings) -> nn.Module:
-    """The network of the settings with its start weights (ImageNet, ``TRAIN.weight``, or random).
+    """The network of the settings with its initial weights (ImageNet, ``TRAIN.weight``, or random).
 
     Raises:
         UserError: an unknown arch, or weights that are missing or do not fit.
     """
     train = settings.TRAIN
     if train.weight is not None:
-        # A checkpoint to start from replaces the ImageNet weights: no reason to download them.
+        # A checkpoint to start from replaces the ImageNet weights: they need not be downloaded.
         return _load(_built(settings), train.weight, "TRAIN.weight")
     key = f"TRAIN.arch {train.network}"
     if train.backbone_weights is not None:
@@ -82,25 +82,30 @@ def _built(settings: Settings, *, aux: bool = True) -> nn.Module:
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
-    """Errors of building a network become the user's, with the setting that they come from."""
+    """Errors of building a network become a ``UserError`` that names the setting ``key``."""
     try:
         yield
     except (ValueError, OSError) as error:
         where = ""
         if isinstance(error.__cause__, ModuleNotFoundError):
             where = "; modules are looked for on PYTHONPATH, then in the current folder"
-        raise UserError(f"{key}: {error}{where}") from None
+        raise UserError(f"{key}: {error}{where}") from error
 
 
 def compile_in_place(network: nn.Module, device: torch.device, key: str) -> None:
-    """``torch.compile`` that keeps the module and the names of its weights.
+    """``torch.compile`` a network without changing the module or the names of its weights.
+
+    Args:
+        network: compiled at its first call.
+        device: where it runs.
+        key: the setting that asks for it, for errors.
 
     Raises:
-        UserError: nothing can be compiled here; torch itself would say so in the first step only.
+        UserError: nothing can be compiled on this machine; torch itself would fail in the first step.
     """
     try:
         torch.compile(torch.square)(torch.ones(8, device=device))
-    except Exception as error:  # compilers fail in ways of their own
+    except Exception as error:  # each compiler raises its own kinds
         reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
         raise UserError(f"{key}: torch.compile does not work here: {reason}") from error
     network.compile()
@@ -112,5 +117,5 @@ def _load(network: nn.Module, path: str | Path, key: str) -> nn.Module:
     try:
         load_student(network, path)
     except ValueError as error:
-        raise UserError(f"{key}: {error}") from None
+        raise UserError(f"{key}: {error}") from error
     return network

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from etc.config.schema import Train
 from etc.motion import MotionLoss, visibility
 
 N, C, H, W = 2, 4, 5, 7
@@ -68,10 +69,14 @@ def test_the_value_equals_the_loop(mode, mask_padding):
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_defaults_are_the_published_ones():
-    tensors = inputs()
-    expected = loop_loss(*tensors, weight=1.0, mode="published", mask_padding=False)
+def test_the_defaults_are_those_of_the_settings():
+    tensors, train = inputs(), Train()
+    tensors[0][:, :, :, :2] = 0  # padding
+    settings = {"visibility": train.visibility, "mask_padding": train.mask_padding}
+    assert settings == {"visibility": "l1", "mask_padding": True}
+    expected = loop_loss(*tensors, weight=1.0, mode="l1", mask_padding=True)
     assert MotionLoss(weight=1.0)(*tensors).item() == pytest.approx(expected, rel=1e-5)
+    assert MotionLoss(weight=1.0)(*tensors) == MotionLoss(weight=1.0, **settings)(*tensors)
 
 
 @pytest.mark.parametrize("mode", ["published", "l1"])
@@ -110,7 +115,7 @@ def test_perfectly_consistent_logits_cost_nothing():
     image_k, z_k = scene[:, :, :H, :W], logits[:, :, :H, :W]
     # the camera moved: what frame t shows at p, frame k shows at p + (2, 1)
     flow = torch.tensor([2.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, H, W)
-    loss = MotionLoss(weight=1.0, mask_padding=True)
+    loss = MotionLoss(weight=1.0, visibility="published", mask_padding=True)
     assert loss(image_t, image_k, z_t, z_k, flow).item() == 0
     assert loss(image_k, image_t, z_k, z_t, -flow).item() == 0
     assert loss(image_t, image_k, z_t + 1, z_k, flow).item() > 0.1
@@ -120,7 +125,7 @@ def test_perfectly_consistent_logits_cost_nothing():
 def test_sources_out_of_the_frame_count_only_without_the_mask():
     image_t, image_k, z_t, z_k, _ = inputs()
     out = torch.full((N, 2, H, W), 100.0)
-    assert MotionLoss(weight=1.0)(image_t, image_k, z_t, z_k, out).item() > 0
+    assert MotionLoss(weight=1.0, mask_padding=False)(image_t, image_k, z_t, z_k, out).item() > 0
     assert MotionLoss(weight=1.0, mask_padding=True)(image_t, image_k, z_t, z_k, out).item() == 0
 
 
@@ -169,7 +174,7 @@ def test_logits_of_lower_resolution_are_resized_with_aligned_corners():
 def test_half_precision_logits_are_compared_in_float32(dtype):
     image_t, image_k, z_t, z_k, flow = inputs()
     z_t, z_k = z_t.to(dtype), z_k.to(dtype)
-    loss = MotionLoss(weight=1.0)(image_t, image_k, z_t, z_k, flow)
+    loss = MotionLoss(weight=1.0, visibility="published", mask_padding=False)(image_t, image_k, z_t, z_k, flow)
     assert loss.dtype == torch.float32
     expected = loop_loss(image_t, image_k, z_t, z_k, flow, weight=1.0, mode="published", mask_padding=False)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -203,7 +208,7 @@ def test_logits_of_another_batch_than_the_frames_are_refused():
 
 
 def test_an_unknown_visibility_is_refused_when_the_loss_is_built():
-    with pytest.raises(ValueError, match="'l2' is neither"):
+    with pytest.raises(ValueError, match="visibility is 'l2', expected 'l1' or 'published'"):
         MotionLoss(weight=1.0, visibility="l2")
     with pytest.raises(ValueError, match="differ in shape"):
         visibility(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 3))

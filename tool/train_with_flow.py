@@ -5,7 +5,8 @@
     python tool/train_with_flow.py --config configs/camvid/pspnet18_flow.yaml TRAIN.resume auto
     torchrun --nproc_per_node 4 tool/train_with_flow.py --config configs/cityscapes/pspnet18_flow.yaml
 
-Writes last.pth, best.pth (by mIoU), settings.yaml and TensorBoard logs into TRAIN.save_path.
+Writes last.pth, best.pth (the highest mIoU of the validations), settings.yaml and TensorBoard logs into
+TRAIN.save_path.
 """
 
 from etc import cli, distributed

@@ -2,9 +2,9 @@
 
 Copy this one file to use them elsewhere: it needs nothing but torch.
 
-``preds`` and ``soft`` are what the student and the teacher return: a dict with ``"logits"``, ``"dsn"``
-(auxiliary logits) and ``"fea"`` (features), or the logits alone; ``mode`` says which of them to compare. All
-maps are float ``[N, C, h, w]``. The student's are resized (bilinear, aligned corners) to the teacher's, and
+``preds`` and ``soft`` are the outputs of the student and of the teacher: a dict with ``"logits"``, ``"dsn"``
+(auxiliary logits) and ``"fea"`` (features), or the logits alone; ``mode`` names the output to compare. All
+maps are float ``[N, C, h, w]``. The student's are resized (bilinear, aligned corners) to the teacher's size, and
 no gradient goes to the teacher. Every loss is a scalar, computed in float32 even under autocast.
 
 All raise ValueError where an output is absent or batch sizes differ.
@@ -25,11 +25,11 @@ from torch.nn import functional as F
 Out = Mapping[str, Tensor] | Tensor
 Normalize = Literal["cosine", "published"]
 
-# entries of a similarity matrix that are held at a time: a 97x97 map alone has 88 million an image
+# entries of a similarity matrix that are held at a time: that of a 97x97 map has 88 million per image
 BLOCK_ENTRIES = 2**23
 EPSILON = 1e-8
 
-# one weight a train id, road ... bicycle
+# one weight per train id, road ... bicycle
 # fmt: off
 CITYSCAPES_CLASS_WEIGHT = torch.tensor([
     0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
@@ -39,7 +39,7 @@ CITYSCAPES_CLASS_WEIGHT = torch.tensor([
 
 
 class CrossEntropy2d(nn.Module):
-    """Cross entropy averaged over the pixels that are not ignored, each counting as its class weighs.
+    """Cross entropy averaged over the pixels that are not ignored, each weighted by its class.
 
     Args: ``class_weight`` and ``ignore_index`` as in :class:`CriterionDSN`.
 
@@ -72,7 +72,7 @@ class CrossEntropy2d(nn.Module):
         return (losses * weights).sum() / total.where(total > 0, 1)
 
     def pixel_weights(self, losses: Tensor, target: Tensor) -> Tensor:
-        """How much each pixel counts, 0 where ignored."""
+        """Weight of each pixel, ``[N, H, W]``; 0 where ignored."""
         valid = target != self.ignore_index
         if self.class_weight is None:
             return valid.to(losses.dtype)
@@ -85,12 +85,12 @@ class OhemCrossEntropy2d(CrossEntropy2d):
 
     The pixels are ranked over the whole batch. Where at most ``min_kept`` are not ignored, all are kept.
 
-    Class weights weigh the kept pixels, and do not touch the ranking.
+    Class weights apply to the kept pixels and do not influence the ranking.
 
     Args:
         class_weight, ignore_index: as in :class:`CriterionDSN`.
         thresh: probability of the true class, 0..1.
-        min_kept: number of pixels a batch.
+        min_kept: number of pixels per batch.
 
     Source: Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example Mining",
     CVPR 2016.
@@ -110,7 +110,7 @@ class OhemCrossEntropy2d(CrossEntropy2d):
         self.thresh, self.min_kept = thresh, min_kept
 
     def pixel_weights(self, losses: Tensor, target: Tensor) -> Tensor:
-        # ignored pixels rank last: the limit is infinite, and all are kept, where fewer than min_kept count
+        # ignored pixels rank last: with fewer than min_kept others the limit is infinite, and all are kept
         probability = torch.exp(-losses).masked_fill(target == self.ignore_index, torch.inf)
         limit = self.thresh
         if self.min_kept > 0:
@@ -134,11 +134,11 @@ class CriterionCrossEntropy(nn.Module):
 class CriterionDSN(CriterionCrossEntropy):
     """Cross entropy of the main head plus ``dsn_weight`` times that of the auxiliary head.
 
-    Logits are resized to the label; where there is no ``"dsn"``, the main head's loss is all.
+    Logits are resized to the label; without ``"dsn"`` the loss is that of the main head.
 
     Args:
-        class_weight: a tensor of K, one weight a class (``CITYSCAPES_CLASS_WEIGHT`` was published), or None.
-        ignore_index: label of the pixels that do not count.
+        class_weight: a tensor of K, one weight per class (published: ``CITYSCAPES_CLASS_WEIGHT``), or None.
+        ignore_index: label of the pixels that are ignored.
         dsn_weight: weight of the auxiliary head's loss.
 
     Shape: ``"logits"`` and ``"dsn"`` ``[N, K, h, w]``, target integer ``[N, H, W]`` -> scalar, 0 with a
@@ -194,8 +194,8 @@ class CriterionKD(nn.Module):
     Args:
         mode: which output holds the logits.
         T: temperature that divides both logits.
-        reduction: ``"mean"`` averages over every element (published); ``"pixel"`` sums over the classes,
-            averages over the pixels and multiplies by T squared.
+        reduction: ``"pixel"`` sums over the classes, averages over the pixels and multiplies by T squared;
+            ``"mean"`` averages over every element (published).
 
     Raises:
         ValueError: student and teacher differ in classes.
@@ -203,9 +203,9 @@ class CriterionKD(nn.Module):
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
     """
 
-    def __init__(self, *, mode: str = "logits", T: float = 1.0, reduction: Literal["mean", "pixel"] = "mean") -> None:
+    def __init__(self, *, mode: str = "logits", T: float = 1.0, reduction: Literal["pixel", "mean"] = "pixel") -> None:
         super().__init__()
-        check_choice("reduction", reduction, ("mean", "pixel"))
+        check_choice("reduction", reduction, ("pixel", "mean"))
         if T <= 0:
             raise ValueError(f"T is {T}, expected a temperature above 0")
         self.mode, self.T, self.reduction = mode, T, reduction
@@ -265,7 +265,7 @@ class CriterionSDcos_self(nn.Module):
 
     Args:
         mode: which output to compare.
-        pool: side of the average pooling before it, of stride 2.
+        pool: side of the average pooling before the similarities, whose stride is 2.
 
     Raises:
         ValueError: the pooling leaves less than two positions.
@@ -321,8 +321,8 @@ class CriterionLSTM(nn.Module):
     """Multi-frame dependency (MF): a ConvLSTM reads each frame's cosine similarities as an image, in the
     order f, t, b; mean squared difference of its last cell state plus that of its last hidden state.
 
-    Student and teacher share the cell, whose parameters get gradients from both. Zeros would satisfy the
-    loss: freeze them, or clip them if they learn along.
+    Student and teacher share the cell, whose parameters get gradients from both. Parameters of 0 would minimise
+    the loss: freeze them, or clip them if they are trained.
 
     Args:
         mode: which output to compare.
@@ -353,7 +353,7 @@ class CriterionLSTMGAN(nn.Module):
     """:class:`CriterionLSTM` on the maps themselves, every channel an image: no pooling, no similarity.
 
     Args:
-        mode: which output to compare. Memory is some 50 times that of the maps: rather not the features.
+        mode: which output to compare. It takes some 50 times the memory of the maps: prefer logits to features.
 
     Returns two scalars: the mean squared difference of the last cell states, and the mean of 1 - the
     teacher's, which keeps the cell from collapsing to 0.
@@ -379,8 +379,8 @@ class CriterionLSTMGAN(nn.Module):
 
 
 def similarity(q: Tensor, k: Tensor, normalize: Normalize = "cosine") -> Callable[[slice], Tensor]:
-    """Similarity of every position of one map ``[N, C, h, w]`` to every one of another, computed on demand:
-    the function returned takes a slice of the rows (positions of ``q``) and gives ``[N, rows, h*w]``."""
+    """Similarity of every position of one map ``[N, C, h, w]`` to every position of another, computed on demand:
+    the returned function takes a slice of the rows (positions of ``q``) and gives ``[N, rows, h*w]``."""
     if q.shape != k.shape:
         raise ValueError(f"the maps of two frames differ in shape: {tuple(q.shape)} and {tuple(k.shape)}")
     q, k = q.flatten(2), k.flatten(2)
@@ -405,7 +405,7 @@ def similarity_error(
 
 
 class SimilarityError(torch.autograd.Function):
-    """Mean of (q_i.k_j - teacher_ij)^2, block after block of rows. The gradients are computed on the way, so
+    """Mean of (q_i.k_j - teacher_ij)^2, computed in blocks of rows. The forward pass computes the gradients too, so
     that no block has to be kept, or computed twice."""
 
     @staticmethod
@@ -433,7 +433,7 @@ class SimilarityError(torch.autograd.Function):
 
 
 def scales(q: Tensor, k: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor]:
-    """What the rows (positions of ``q``) and the columns of ``q_i.k_j`` are multiplied with."""
+    """Factors of the rows (positions of ``q``) and of the columns (of ``k``) of ``q_i.k_j``, ``[N, P]`` each."""
     rows, columns = inverse_norm(q), inverse_norm(k)
     return (columns, rows) if normalize == "published" else (rows, columns)
 
@@ -447,12 +447,12 @@ def inverse_norm(x: Tensor) -> Tensor:
 def pooled(x: Tensor, side: int, stride: int) -> Tensor:
     h, w = x.shape[-2:]
     if min(h, w) < side or max(h, w) < side + stride:
-        raise ValueError(f"pooling {side}x{side} of a {h}x{w} map leaves no two positions to compare")
+        raise ValueError(f"pooling {side}x{side} of a {h}x{w} map leaves no two positions to compare: pool less")
     return F.avg_pool2d(full_precision(x), side, stride)
 
 
 def aligned(preds: Out, soft: Out, mode: str, *, same_channels: bool = False) -> tuple[Tensor, Tensor]:
-    """The student's map at the size of the teacher's, and the teacher's without gradient."""
+    """The student's map resized to the size of the teacher's, and the teacher's without gradient."""
     student, teacher = entry(preds, mode), entry(soft, mode).detach()
     fixed = 2 if same_channels else 1
     if student.shape[:fixed] != teacher.shape[:fixed]:

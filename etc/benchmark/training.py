@@ -16,7 +16,9 @@ from etc.config.schema import Train
 from etc.flow.cache import CachedFlow
 from etc.flow.estimators import FlowEstimator, build_flow
 from etc.motion import MotionLoss
-from etc.train.step import MotionTask, segmentation_loss
+from etc.train.batch import ClipBatch
+from etc.train.build import segmentation_loss
+from etc.train.step import MotionTask
 from flownet import VARIANTS
 from model import build_model, parameter_groups
 
@@ -51,7 +53,7 @@ def steps(bench: Bench) -> list[Figure]:
     data, bare = bench.samples(crop, store), bench.samples(crop, None)
     batch = default_collate([data[0, 0]] * BATCH)
     online = {key: value for key, value in batch.items() if key != "flow"}
-    plain = {key: value for key, value in batch.items() if key not in ("neighbour", "paired", "flow")}
+    plain = {key: value for key, value in batch.items() if key not in ("neighbour", "has_neighbour", "flow")}
     variant = bench.size("flownet2", "flownet2-s")
     flownet2 = build_flow(variant, weights=_random_flownet2(variant, bench.folder))
     train = Train()
@@ -87,7 +89,7 @@ def _step(motion: MotionLoss | None, flow: FlowEstimator | None, batch: dict[str
 
     def step() -> None:
         optimizer.zero_grad()
-        task(batch)["loss"].backward()
+        task(ClipBatch(batch))["loss"].backward()
         optimizer.step()
 
     return step

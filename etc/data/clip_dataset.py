@@ -1,4 +1,4 @@
-"""The training data set: a labelled frame, one of its neighbours, and the flow between them."""
+"""The training data set: clips of a frame, one of its neighbours, the flow between them, and a third frame."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ FlowReader = Callable[[Path, Path, tuple[int, int]], np.ndarray]
 
 
 class ClipDataset(Dataset):
-    """Samples of a frame t, a neighbour k and the flow t -> k, all through one random affine map.
+    """Clips of a frame t, a neighbour k, the flow t -> k and a third frame, all through one random affine map.
 
-    Items are asked for by ``(epoch, index)``: every random number of a sample comes from ``(seed, epoch,
-    index)``, so that neither the number of workers nor a resumed run changes a sample.
+    The key of an item is ``(epoch, index)``: every random number of a sample comes from ``(seed, epoch, index)``, so
+    that neither the number of workers nor resuming changes a sample.
 
     Args:
         frames: labelled or unlabelled frames.
-        offsets: for every frame the neighbours to draw from, in frames; an empty list makes a single.
+        offsets: for every frame t the offsets of the neighbours to draw from, in frames; an empty list: frame t has
+            no neighbour.
         data_root: folder that the frames are relative to.
         layout: naming of the frames.
         frame_step: difference of the numbers of consecutive frames.
@@ -38,16 +39,21 @@ class ClipDataset(Dataset):
         label_table: stored label value -> train id, uint8 ``[256]``.
         flow: reads or computes the flow of a pair; ``None``: the training step computes it from the crops.
         with_neighbour: ``False`` leaves the neighbour out, with the same draws for everything else.
-        opposite: for every frame the offsets at which a third frame may lie, on the other side of the frame
-            than the neighbour and as far; ``None``: clips of two frames.
-        soft: reads a teacher's logits of a whole frame, float ``[K, h, w]``; ``None``: the step runs the teacher.
+        opposite: for every frame t the offsets at which a third frame exists. It lies on the other side of frame t
+            than the neighbour, at the same distance; ``None``: clips of two frames.
+        teacher_logits: reads a teacher's logits of a whole frame, float ``[K, h, w]``; ``None``: the training step
+            runs the teacher.
         seed: seed of the draws.
 
-    A sample is ``{"image": [3,h,w], "label": int64 [h,w], "labelled": bool [], "neighbour": [3,h,w],
-    "flow": [2,h,w], "paired": bool [], "third": [3,h,w], "triple": bool []}``, and ``"soft"``, ``"soft_neighbour"``,
-    ``"soft_third"``, the teacher's logits for the crops, ``[K,h/8,w/8]``. Without neighbour ``paired`` is false and
-    its planes are 0, likewise ``triple`` and ``third``; ``flow`` is missing when the step computes it, and what
-    belongs to a frame that is not asked for is missing.
+    A sample is a dict of tensors of its own; :class:`etc.train.batch.ClipBatch` arranges a batch of them:
+
+    - ``"image"`` float ``[3, h, w]``, normalised; ``"label"`` int64 ``[h, w]``; ``"labelled"`` bool ``[]``,
+    - ``"neighbour"`` like ``"image"``, ``"has_neighbour"`` bool ``[]``, ``"flow"`` float ``[2, h, w]`` in crop pixels,
+    - ``"third"`` like ``"image"``, ``"has_third"`` bool ``[]``,
+    - ``"teacher_logits"``, ``"teacher_logits_neighbour"``, ``"teacher_logits_third"``: the teacher's logits for the
+      crops, float ``[K, (h - 1) // 8 + 1, (w - 1) // 8 + 1]``.
+
+    A frame that does not exist is 0 everywhere, and so is its flow. Entries that were not asked for are absent.
     """
 
     def __init__(
@@ -63,7 +69,7 @@ class ClipDataset(Dataset):
         flow: FlowReader | None,
         with_neighbour: bool,
         opposite: list[list[int]] | None = None,
-        soft: Callable[[Path], np.ndarray] | None = None,
+        teacher_logits: Callable[[Path], np.ndarray] | None = None,
         seed: int,
     ) -> None:
         self.frames = frames
@@ -76,14 +82,14 @@ class ClipDataset(Dataset):
         self.flow = flow
         self.with_neighbour = with_neighbour
         self.opposite = opposite
-        self.soft = soft
+        self.teacher_logits = teacher_logits
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def image_files(self) -> Iterator[Path]:
-        """Every frame that a sample may read; some come more than once."""
+        """Path of every frame that a sample may read; some come more than once."""
         for index, frame in enumerate(self.frames):
             path = self.data_root / frame.image
             yield path
@@ -110,23 +116,23 @@ class ClipDataset(Dataset):
             "label": torch.from_numpy(label),
             "labelled": torch.tensor(frame.label is not None),
         }
-        paths = {"soft": path}
+        paths = {"teacher_logits": path}
         if self.with_neighbour:
             offset = offsets[int(draw * len(offsets))] if offsets else None
-            path_k = paths["soft_neighbour"] = self._path_at(path, offset)
-            sample |= {"paired": torch.tensor(offset is not None)}
+            path_k = paths["teacher_logits_neighbour"] = self._path_at(path, offset)
+            sample |= {"has_neighbour": torch.tensor(offset is not None)}
             sample |= {"neighbour": self._image_at(path_k, path, shape, crop, padding)}
             if self.flow is not None:
                 flow = np.zeros((2, *shape), np.float32) if path_k is None else self.flow(path, path_k, shape)
                 sample["flow"] = torch.from_numpy(crop_flow(flow, crop))
             if self.opposite is not None:
                 other = None if offset is None or -offset not in self.opposite[index] else -offset
-                path_o = paths["soft_third"] = self._path_at(path, other)
-                sample |= {"triple": torch.tensor(other is not None)}
+                path_o = paths["teacher_logits_third"] = self._path_at(path, other)
+                sample |= {"has_third": torch.tensor(other is not None)}
                 sample |= {"third": self._image_at(path_o, path, shape, crop, padding)}
-        if self.soft is not None:
-            # A frame that there is not gets the logits of frame t, which nothing reads.
-            known = {name: self.soft(p or path) for name, p in paths.items()}
+        if self.teacher_logits is not None:
+            # All samples have the same shapes: a missing frame gets the logits of frame t, which are not read.
+            known = {name: self.teacher_logits(p or path) for name, p in paths.items()}
             sample |= {name: torch.from_numpy(crop_logits(x, shape, crop)) for name, x in known.items()}
         return sample
 
@@ -136,24 +142,32 @@ class ClipDataset(Dataset):
         return neighbour(path, offset, layout=self.layout, frame_step=self.frame_step)
 
     def _image_at(self, path: Path | None, path_t: Path, shape, crop: CropMap, padding: np.ndarray) -> Tensor:
-        """The crop of another frame of the clip, float32 ``[3, h, w]``; 0 where there is none."""
+        """The crop of another frame of the clip, float32 ``[3, h, w]``; 0 where it does not exist (no path)."""
         if path is None:
             return torch.zeros(3, *crop.size)
         image = read_image(path)
         if image.shape[:2] != shape:
-            raise UserError(f"{path} and its neighbour {path_t.name} have different sizes")
+            raise UserError(
+                f"{path} is {image.shape[1]}x{image.shape[0]}, its neighbour {path_t.name} is {shape[1]}x{shape[0]}: "
+                "the frames of a clip must have one size"
+            )
         return torch.from_numpy(crop_image(image, crop, padding))
 
 
 class EpochSampler(Sampler):
-    """Shuffled ``(epoch, index)`` keys of one process; the order depends on ``(seed, epoch)`` alone.
+    """Shuffled ``(epoch, index)`` keys for one process; the order depends on ``(seed, epoch)`` alone.
+
+    Set ``epoch`` before each epoch.
 
     Args:
         length: number of samples.
-        batch_size: samples a step and process; an incomplete last step is dropped.
+        batch_size: samples per step and process; an incomplete last step is dropped.
         seed: seed of the order.
-        rank: this process.
+        rank: number of this process.
         world: number of processes.
+
+    Raises:
+        UserError: fewer samples than one step needs.
     """
 
     def __init__(self, length: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -164,11 +178,14 @@ class EpochSampler(Sampler):
         self.world = world
         self.epoch = 0
         if not self.steps:
-            raise UserError(f"{length} training samples do not fill one batch of {batch_size * world}")
+            raise UserError(
+                f"DATA.train_list: {length} training samples do not fill one batch of {batch_size * world}; "
+                "list more frames, or lower TRAIN.batch_size"
+            )
 
     @property
     def steps(self) -> int:
-        """Steps an epoch."""
+        """Steps per epoch."""
         return self.length // (self.batch_size * self.world)
 
     def __len__(self) -> int:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from etc.data.labels import IGNORE
 
-# ImageNet statistics in 0..255, RGB: what every backbone here was pretrained with.
+# ImageNet statistics in 0..255, RGB: every backbone here was pretrained with them.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
-OUTPUT_STRIDE = 8  # of the networks here: what zoom_factor says
+OUTPUT_STRIDE = 8  # of the networks here, TRAIN.zoom_factor
 
 
 class CropMap(NamedTuple):
@@ -46,7 +46,7 @@ class ClipTransform:
         rotate: smallest and largest rotation, degrees, counter-clockwise.
         blur: probability of a 5x5 Gaussian blur.
         flip: probability of mirroring.
-        rotate_probability: probability of rotating at all (semseg, and so the published training: a half).
+        rotate_probability: probability of rotating at all (0.5 in semseg, and so in the published training).
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class ClipTransform:
     def draw(self, rng: np.random.Generator, height: int, width: int) -> CropMap:
         """Draw the map for frames of ``height`` x ``width``.
 
-        The frame is scaled, rotated about its centre, mirrored, then cut at a random whole pixel; where it is
-        smaller than the crop it stands in the middle (the semseg protocol).
+        The frame is scaled, rotated about its centre, mirrored, then cropped at a random whole pixel; along an axis
+        where it is smaller than the crop it is centred (the semseg protocol).
         """
         scale = rng.uniform(*self.scale)
         angle = math.radians(rng.uniform(*self.rotate))
@@ -90,13 +90,13 @@ class ClipTransform:
 
 
 def _offset(rng: np.random.Generator, length: int, crop: int) -> int:
-    """Where the crop starts on an axis; the draw is made always, so that later draws do not depend on sizes."""
+    """Where the crop starts on an axis. A number is drawn in any case: later draws must not depend on the sizes."""
     position = rng.random()
     return math.floor(position * (length - crop + 1)) if length >= crop else -((crop - length) // 2)
 
 
 def padding_of(crop: CropMap, shape: tuple[int, int]) -> np.ndarray:
-    """Crop pixels that no source pixel covers, bool ``[h, w]``; ``shape`` is that of the source."""
+    """Crop pixels that no source pixel covers, bool ``[h, w]``; ``shape`` is the source's height and width."""
     inside = np.ones(shape, np.uint8)
     return _warp(inside, crop, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, 0) == 0
 
@@ -111,7 +111,7 @@ def crop_image(image: np.ndarray, crop: CropMap, padding: np.ndarray) -> np.ndar
 
     Returns:
         float32 ``[3, h, w]``, ``(rgb - MEAN) / STD``; padding is exactly 0 in all channels (the mean colour),
-        which no real 8-bit pixel is: the motion loss recognises it by that.
+        which no real 8-bit pixel is; the motion loss relies on that.
     """
     pixels = _warp(image, crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0)
     if crop.blur:
@@ -145,7 +145,7 @@ def crop_logits(logits: np.ndarray, shape: tuple[int, int], crop: CropMap) -> np
     """Map the logits of a whole frame to an eighth of the crop, the resolution of the networks here.
 
     Args:
-        logits: float ``[K, h, w]``, the first and last rows and columns on those of the frame (aligned corners).
+        logits: float ``[K, h, w]``, corners aligned with those of the frame.
         shape: height and width of the frame.
         crop: the map.
 
@@ -157,7 +157,7 @@ def crop_logits(logits: np.ndarray, shape: tuple[int, int], crop: CropMap) -> np
     matrix = np.linalg.inv(to_grid) @ np.vstack([crop.matrix, [0, 0, 1]]) @ from_grid
     coarse = CropMap(matrix[:2], size, False)
     tensors = logits.astype(np.float32)
-    # OpenCV moves four channels at a time.
+    # OpenCV warps up to four channels at a time.
     parts = [np.ascontiguousarray(tensors[i : i + 4].transpose(1, 2, 0)) for i in range(0, len(tensors), 4)]
     moved = [_warp(part, coarse, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0).reshape(*size, -1) for part in parts]
     return np.ascontiguousarray(np.concatenate(moved, axis=2).transpose(2, 0, 1))
@@ -183,6 +183,6 @@ def _warp(image: np.ndarray, crop: CropMap, interpolation: int, border: int, val
 
 
 def denormalise(image: Tensor) -> Tensor:
-    """Undo :func:`etc.data.transform.normalise`: float ``[N, 3, H, W]`` -> RGB 0..255."""
+    """Undo :func:`normalise` on tensors: normalised float ``[N, 3, H, W]`` -> RGB 0..255, same shape."""
     mean, std = (torch.from_numpy(x).to(image.device).view(1, 3, 1, 1) for x in (MEAN, STD))
     return image * std + mean

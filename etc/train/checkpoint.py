@@ -15,7 +15,7 @@ from utils.files import write_bytes
 
 VERSION = 1
 
-# Settings that may differ between the two halves of a resumed run without changing its weights.
+# Settings that may differ when a run is resumed, because its weights do not depend on them.
 _FREE = {
     "TRAIN": {"resume", "save_path", "workers", "print_freq", "val_freq", "val_clips"},
     "DATA": {"val_list", "clip_list", "names_path", "colors_path"},
@@ -25,7 +25,13 @@ _FREE = {
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write ``{"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics"}``."""
+    """Write a training's state atomically: an old file is replaced only when the new one is complete.
+
+    Args:
+        path: the file.
+        content: ``{"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics",
+            "validated"}``, plain tensors and builtins; ``"version"`` is added.
+    """
     # Through memory: on a full disk torch.save raises a RuntimeError that does not say so, writing bytes does.
     buffer = io.BytesIO()
     torch.save(content | {"version": VERSION}, buffer)
@@ -33,24 +39,28 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path, key: str) -> Any:
-    """What a file of ``torch.save`` holds, whoever wrote it.
+    """Content of a file that ``torch.save`` wrote, with any toolkit.
+
+    Args:
+        path: the file.
+        key: the setting that names it, for errors.
 
     Raises:
-        UserError: a missing or damaged file; ``key`` says what it was given as.
+        UserError: a missing or damaged file, or one that holds more than tensors and builtins.
     """
     if not path.is_file():
         raise UserError(f"{key} {path} does not exist")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch.load raises many kinds for files that are no checkpoint
-        raise UserError(f"{key} {path} is truncated or not a checkpoint") from None
+    except Exception as error:  # torch.load raises many kinds for files that are no checkpoint
+        raise UserError(f"{key} {path} is truncated or not a checkpoint") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a training checkpoint to continue from.
+    """Read a checkpoint to resume a training from.
 
     Raises:
-        UserError: missing, damaged, of another version, or weights without the state of a training.
+        UserError: a missing or damaged file, one of another version, or weights without the state of a training.
     """
     content = read_checkpoint(path, "TRAIN.resume")
     needed = {"student", "optimizer", "scheduler", "rng", "step", "epoch", "config", "version"}
@@ -62,17 +72,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> None:
-    """A resumed run must give what the uninterrupted one gives: refuse other settings.
+    """Refuse other settings than those of the checkpoint: a resumed run must give what the uninterrupted one gives.
 
     Raises:
         UserError: the first setting that differs.
     """
-    now, then = settings.model_dump(), translate(content["config"], source=f"the settings in {path}")
+    # A checkpoint of an earlier version names some settings differently.
+    trained, now = translate(content["config"], str(path)), settings.model_dump()
     for section in ("DATA", "FLOW", "TRAIN", "DISTILL"):
         for key, value in now[section].items():
-            # A run from before there was such a setting behaved as its default does.
+            # A checkpoint older than the setting was trained as the setting's default says.
             default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
-            before = then.get(section, {}).get(key, default)
+            before = trained.get(section, {}).get(key, default)
             if key not in _FREE.get(section, ()) and before != value:
                 raise UserError(
                     f"{path} was trained with {section}.{key} {before}, now it is {value}: "

@@ -1,4 +1,4 @@
-"""The training set of the settings, every file that training may ask for checked before it starts."""
+"""The training set of the settings; every file that training may read is checked before training starts."""
 
 from __future__ import annotations
 
@@ -20,26 +20,35 @@ from etc.train.teacher_cache import TeacherLogits
 logger = logging.getLogger(__name__)
 
 
-def training_set(settings: Settings) -> ClipDataset:
-    """The training data, every file that training may ask for checked.
+def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None) -> ClipDataset:
+    """The training data; every file that training may read is checked.
+
+    Args:
+        settings: all sections.
+        teacher_logits: where training reads a teacher's logits; ``None``: the teacher runs in every step, or there is
+            none.
 
     Raises:
-        UserError: missing lists, frames, labels or neighbours; the data set's own flow with ``FLOW.source online``.
+        UserError: missing lists, frames, labels, neighbours or flow files; no frame has a label and there is nothing
+            else to learn from; the data set's own flow with ``FLOW.source online``.
     """
     data, train, flow = settings.DATA, settings.TRAIN, settings.FLOW
     with_flow = train.st_weight > 0
     if with_flow and flow.name == "dataset" and flow.source == "online":
-        raise UserError("FLOW.name dataset is read from files of whole frames: it needs FLOW.source cached")
+        raise UserError(
+            "FLOW.source online estimates flow from crops, FLOW.name dataset reads files of whole frames: "
+            "set FLOW.source cached, or name an estimator"
+        )
     prepare(settings)
     frames = read_frames(data.train_list)
     check_files(frames, data.data_root, source=data.train_list)
     _check_labels(settings, frames)
     offsets = neighbour_offsets(settings, frames)
     if with_flow and flow.name == "dataset":
-        _check_stored_flow(settings, frames, offsets)
+        _check_flow_files(settings, frames, offsets)
     return ClipDataset(
         frames,
-        # The baseline draws from the same neighbours, so that all its other random numbers are the same.
+        # The baseline gets the same offsets, so that all its other random numbers are the same.
         offsets,
         data_root=data.data_root,
         layout=data.layout,
@@ -54,34 +63,43 @@ def training_set(settings: Settings) -> ClipDataset:
         flow=flow_source(settings) if with_flow and flow.source == "cached" else None,
         with_neighbour=settings.frames_per_clip > 1,
         opposite=third_offsets(settings, frames) if settings.frames_per_clip > 2 else None,
-        soft=_teacher_logits(settings),
+        teacher_logits=teacher_logits,
         seed=train.manual_seed,
     )
 
 
-def _teacher_logits(settings: Settings) -> TeacherLogits | None:
+def cached_teacher_logits(settings: Settings) -> TeacherLogits | None:
+    """The cache of the teacher's logits, where ``DISTILL.source cached`` asks for it; it may still be empty."""
     distill = settings.DISTILL
     if not distill.used or distill.source == "online":
         return None
     if distill.teacher_weight is None or not Path(distill.teacher_weight).is_file():
-        return None  # etc.networks.teacher_network says what is missing
+        return None  # etc.networks.teacher_network raises the error that names the setting
     return TeacherLogits(distill.teacher_arch, distill.teacher_weight, distill.cache)
 
 
 def _check_labels(settings: Settings, frames: list[Frame]) -> None:
-    """Frames without label need something else to learn from than the motion loss."""
+    """Frames without label need something to learn from besides the motion loss.
+
+    Raises:
+        UserError: no frame has a label, and there is neither self-training nor pixel-wise distillation.
+    """
     bare = sum(frame.label is None for frame in frames)
     if not bare or settings.TRAIN.self_training is not None or settings.DISTILL.kd_weight > 0:
         return
     what = f"{settings.DATA.train_list}: {bare} of {len(frames)} frames have no label"
     if bare == len(frames):
-        # A constant prediction is perfectly consistent: nothing would stop the network from becoming one.
+        # A constant prediction is perfectly consistent: the motion loss alone would lead the network to one.
         raise UserError(f"{what}: set TRAIN.self_training (0.9, say), distil with DISTILL.kd_weight, or list labels")
-    logger.warning("%s: no segmentation loss for them (TRAIN.self_training would label them)", what)
+    logger.warning("%s: no segmentation loss for them (TRAIN.self_training would pseudo-label them)", what)
 
 
-def _check_stored_flow(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> None:
-    """Every pair that training may draw must have its flow file."""
+def _check_flow_files(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> None:
+    """Every pair that training may draw must have its flow file.
+
+    Raises:
+        UserError: how many are missing, and the first of them.
+    """
     pairs = listed_pairs(settings, frames, offsets)
     missing = [pair for pair in pairs if data_set_flow(*pair) is None]
     if missing:

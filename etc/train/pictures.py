@@ -8,44 +8,44 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from etc.config.schema import Train
 from etc.data.transform import denormalise
 from etc.motion import MotionLoss
+from etc.train.batch import ClipBatch
 from flownet import resample2d
 
 
 def training_pictures(
-    batch: dict[str, Tensor], result: dict[str, Tensor], train: Train, palette: np.ndarray
+    batch: ClipBatch, result: dict[str, Tensor], motion_loss: MotionLoss | None, palette: np.ndarray
 ) -> dict[str, Tensor]:
-    """What the first sample of a step looks like, uint8 ``[3, h, w]`` each, for TensorBoard.
+    """The first clip of a step in pictures, uint8 ``[3, h, w]`` each, for TensorBoard.
 
     Args:
         batch: the step's batch.
         result: what :class:`etc.train.step.MotionTask` returned for it.
-        train: how the motion loss weighs pixels.
-        palette: uint8 ``[256, 3]``.
+        motion_loss: the one of the step, which gives the visibility mask.
+        palette: colour of each train id, RGB uint8 ``[256, 3]``.
 
     Returns:
-        ``frame``, ``label``, ``prediction`` and, for a pair, ``neighbour``, ``flow``, ``visibility``, ``warped``.
+        ``frame``, ``label``, ``prediction``, and of the first pair, where there is a motion loss and a pair,
+        ``neighbour``, ``flow``, ``visibility`` and ``warped``, the neighbour's prediction warped to the frame.
     """
     palette = torch.from_numpy(palette)
-    image = batch["image"][:1]
+    image = batch.frames_t(batch.images)[:1]
     pictures = {
         "frame": _rgb(image),
-        "label": _colored(batch["label"][0], palette),
+        "label": _colored(batch.label[0], palette),
         "prediction": _colored(_ids(result["logits"][:1], image), palette),
     }
-    if "flow" not in result or not batch["paired"].any():
+    if motion_loss is None or not batch.pair_count:
         return pictures
-    # The pairs of the step stand in the order of the batch: the first pair need not be the first sample.
-    image, neighbour = (batch[name][batch["paired"]][:1] for name in ("image", "neighbour"))
+    # The first pair need not belong to the first clip, which may have no neighbour.
+    image, neighbour = (frames[:1] for frames in batch.pairs(batch.images))
     flow, logits_k = result["flow"][:1], result["logits_k"][:1].float()
-    loss = MotionLoss(weight=1.0, visibility=train.visibility, mask_padding=train.mask_padding)
     logits_k = F.interpolate(logits_k, size=image.shape[-2:], mode="bilinear", align_corners=True)
     return pictures | {
         "neighbour": _rgb(neighbour),
         "flow": flow_to_image(flow)[0].cpu(),
-        "visibility": (loss.mask(image, neighbour, flow)[0] * 255).to(torch.uint8).expand(3, -1, -1).cpu(),
+        "visibility": (motion_loss.mask(image, neighbour, flow)[0] * 255).to(torch.uint8).expand(3, -1, -1).cpu(),
         "warped": _colored(_ids(resample2d(logits_k, flow), image), palette),
     }
 

@@ -9,11 +9,11 @@ from etc.data.labels import IGNORE
 
 
 class PseudoLabeler:
-    """The prediction of a frozen network as labels, where it is sure (self-training).
+    """Labels from the prediction of a frozen network, where its confidence exceeds a threshold (self-training).
 
     Args:
         network: the network; it is frozen and put into evaluation mode.
-        threshold: pixels whose highest class probability is not above it get no label.
+        threshold: pixels whose highest class probability does not exceed it get no label (255), 0..1.
 
     Source: Lee, "Pseudo-Label", ICML workshop 2013.
     """
@@ -24,7 +24,7 @@ class PseudoLabeler:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """Labels int64 ``[N, H, W]`` of crops float ``[N, 3, H, W]``; padding is ignored."""
+        """Pseudo labels of crops, normalised RGB, float ``[N, 3, H, W]`` -> int64 ``[N, H, W]``; padding is 255."""
         logits = self.network(image.contiguous(memory_format=torch.channels_last)).float()
         confidence, label = logits.softmax(1).max(1)
         # Padding is 0 in all channels, which no real pixel is (etc.data.transform.crop_image).

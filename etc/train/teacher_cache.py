@@ -1,4 +1,4 @@
-"""A teacher's logits for whole frames, computed once and kept, so that training does not run the teacher."""
+"""A cache of a teacher's logits for whole frames: computed once per frame, so that training never runs the teacher."""
 
 from __future__ import annotations
 
@@ -20,41 +20,52 @@ from utils.files import replacing
 
 
 class TeacherLogits:
-    """Logits of frames that are known by their files, float16 at the teacher's own resolution, a ``.npy`` a frame.
+    """Logits of frame files, float16 at the teacher's own resolution, one ``.npy`` per frame.
 
-    They lie under ``<store>/<arch>-<hash of the weights>/``: another teacher never reads them. A file that is
-    damaged, or older than its frame, is computed again.
+    They lie under ``<cache>/<arch>-<hash of the weights>/``, so teachers never read each other's logits. A file that
+    is damaged, or older than its frame, is computed again.
 
     Args:
         arch: the teacher's architecture.
         weight: its checkpoint.
-        store: folder of all teachers' logits.
+        cache: folder of all teachers' logits.
     """
 
-    def __init__(self, arch: str, weight: str | Path, store: str | Path) -> None:
+    def __init__(self, arch: str, weight: str | Path, cache: str | Path) -> None:
         digest = hashlib.sha256(Path(weight).read_bytes()).hexdigest()[:12]
         name = "".join(letter if letter.isalnum() else "_" for letter in arch)
-        self.folder = Path(store) / f"{name}-{digest}"
+        self.folder = Path(cache) / f"{name}-{digest}"
 
     def __call__(self, frame: Path) -> np.ndarray:
         """Logits of a frame, float16 ``[K, h, w]``.
 
         Raises:
-            UserError: the store has none, or only a damaged file: :meth:`fill` did not see this frame.
+            UserError: the cache has none, or a damaged file: :meth:`fill` was not called with this frame.
         """
-        logits = self._kept(frame)
+        logits = self._cached(frame)
         if logits is None:
-            raise UserError(f"{self.path(frame)}: the teacher's logits of {frame} are missing or damaged")
+            raise UserError(
+                f"{self.path(frame)}: the teacher's logits of {frame} are missing or damaged; start the training again "
+                "to compute them"
+            )
         return logits
 
     def fill(self, teacher: nn.Module, frames: Iterable[Path], device: torch.device) -> int:
-        """Compute what the store lacks; processes started by torchrun share the frames. Gives the number computed.
+        """Compute the logits that the cache lacks; the processes that torchrun started share the frames.
+
+        Args:
+            teacher: the network, in evaluation mode and on ``device``.
+            frames: their files; repeated ones count once.
+            device: where to compute.
+
+        Returns:
+            How many were computed by this process.
 
         Raises:
             UserError: a frame that cannot be read.
         """
         own = list(dict.fromkeys(frames))[distributed.rank() :: distributed.world_size()]
-        missing = [frame for frame in own if self._kept(frame) is None]
+        missing = [frame for frame in own if self._cached(frame) is None]
         for frame in tqdm(missing, desc="teacher", unit="frame", disable=distributed.rank() > 0 or not missing):
             image = torch.from_numpy(normalise(read_image(frame)))[None].to(device)
             with torch.no_grad():
@@ -65,10 +76,10 @@ class TeacherLogits:
         return len(missing)
 
     def path(self, frame: Path) -> Path:
-        """Where the logits of a frame are kept."""
+        """File of the logits of a frame."""
         return self.folder / folder_key(frame) / f"{frame.stem}.npy"
 
-    def _kept(self, frame: Path) -> np.ndarray | None:
+    def _cached(self, frame: Path) -> np.ndarray | None:
         path = self.path(frame)
         try:
             if path.stat().st_mtime_ns < frame.stat().st_mtime_ns:

@@ -78,7 +78,7 @@ def test_real_frames_are_taken_around_a_labelled_one(real_data, tmp_path):
     assert numbers == list(range(5, 30))
     assert [number for number, frame in zip(numbers, clip.frames, strict=True) if frame.label] == [19]
     sample = Bench(tmp_path / "two", quick=True, data=data).samples(65, None)[0, 0]
-    assert sample["neighbour"].shape == (3, 65, 65) and sample["paired"]
+    assert sample["neighbour"].shape == (3, 65, 65) and sample["has_neighbour"]
     assert len(sample["label"].unique()) > 1
 
 

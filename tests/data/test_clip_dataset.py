@@ -70,12 +70,12 @@ def test_a_sample_holds_the_frame_its_label_a_neighbour_and_the_flow_between_the
     assert torch.equal(sample["image"], torch.from_numpy(normalise(pixels(3))))
     assert torch.equal(sample["neighbour"], torch.from_numpy(normalise(pixels(k))))
     assert torch.equal(sample["label"], torch.from_numpy(labels(3)).long())
-    assert sample["paired"].dtype == torch.bool and sample["paired"].item()
+    assert sample["has_neighbour"].dtype == torch.bool and sample["has_neighbour"].item()
     assert {key: (value.dtype, tuple(value.shape)) for key, value in sample.items()} == {
         "image": (torch.float32, (3, HEIGHT, WIDTH)),
         "label": (torch.int64, (HEIGHT, WIDTH)),
         "labelled": (torch.bool, ()),
-        "paired": (torch.bool, ()),
+        "has_neighbour": (torch.bool, ()),
         "neighbour": (torch.float32, (3, HEIGHT, WIDTH)),
         "flow": (torch.float32, (2, HEIGHT, WIDTH)),
     }
@@ -123,14 +123,14 @@ def test_the_crops_do_not_depend_on_which_neighbours_there_are(root):
 
 def test_a_frame_without_neighbour_is_a_single_with_empty_planes(root):
     sample = data_set(root, offsets=[[]] * 7)[0, 0]
-    assert not sample["paired"].item()
+    assert not sample["has_neighbour"].item()
     assert not sample["neighbour"].any() and not sample["flow"].any()
     other = data_set(root)[0, 0]
     assert {k: (v.dtype, v.shape) for k, v in sample.items()} == {k: (v.dtype, v.shape) for k, v in other.items()}
 
 
 def test_without_a_flow_reader_the_step_computes_it(root):
-    names = {"image", "label", "labelled", "paired", "neighbour"}
+    names = {"image", "label", "labelled", "has_neighbour", "neighbour"}
     assert data_set(root, flow=None)[0, 0].keys() == names
     assert data_set(root, flow=None, offsets=[[]] * 7)[0, 0].keys() == names
 
@@ -142,14 +142,14 @@ def test_a_third_frame_lies_as_far_on_the_other_side(root):
         sample = data[epoch, 2]
         neighbour = int(sample["flow"][1, 0, 0])
         third = 4 - neighbour
-        assert sample["triple"].item() == (0 <= third < 7)
+        assert sample["has_third"].item() == (0 <= third < 7)
         expected = normalise(pixels(third)) if 0 <= third < 7 else np.zeros((3, HEIGHT, WIDTH))
         np.testing.assert_allclose(sample["third"], expected, atol=1e-6)
 
 
 def test_a_third_frame_changes_nothing_else(root):
     without, with_third = data_set(root)[1, 3], data_set(root, opposite=[[-3, -2, -1, 1, 2, 3]] * 7)[1, 3]
-    assert with_third.keys() - without.keys() == {"third", "triple"}
+    assert with_third.keys() - without.keys() == {"third", "has_third"}
     assert all(torch.equal(with_third[name], plane) for name, plane in without.items())
 
 
@@ -186,7 +186,7 @@ def test_the_number_of_loading_processes_changes_nothing(root, epoch):
 def test_singles_and_pairs_share_a_batch(root):
     loader = DataLoader(data_set(root, offsets=[[1]] * 3 + [[]] * 4), batch_size=7, sampler=[(0, i) for i in range(7)])
     (batch,) = loader
-    assert batch["paired"].tolist() == [True] * 3 + [False] * 4
+    assert batch["has_neighbour"].tolist() == [True] * 3 + [False] * 4
     assert batch["flow"].shape == (7, 2, 17, 25)
 
 
@@ -209,7 +209,7 @@ def test_a_neighbour_of_another_size_is_named(root, tmp_path):
     write_png(tmp_path / "s_000.png", pixels(0))
     write_png(tmp_path / "s_001.png", pixels(1)[:-1])
     data = data_set(tmp_path, frames=[Frame("s_000.png")], offsets=[[1]])
-    with pytest.raises(UserError, match=r"s_001\.png .* s_000\.png have different sizes"):
+    with pytest.raises(UserError, match=r"s_001\.png is 32x19, its neighbour s_000\.png is 32x20"):
         data[0, 0]
 
 

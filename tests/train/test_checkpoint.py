@@ -11,10 +11,28 @@ from etc.train.checkpoint import check_same_run
 PATH = Path("run/last.pth")
 
 
-def test_a_run_from_before_there_was_a_setting_continues_with_its_default():
+def test_a_run_that_is_older_than_a_setting_continues_with_its_default():
     content = {"config": load_settings().model_dump()}
     del content["config"]["TRAIN"]["compile"], content["config"]["TRAIN"]["backbone_weights"]
     del content["config"]["DISTILL"]
     check_same_run(content, load_settings(), PATH)
     with pytest.raises(UserError, match=r"run/last\.pth was trained with TRAIN\.compile False, now it is True"):
         check_same_run(content, load_settings(None, ["TRAIN.compile=true"]), PATH)
+
+
+def test_a_run_of_version_1_continues_under_the_new_names_of_its_settings():
+    overrides = ["DATA.allow_missing_neighbours=true", "FLOW.name=dataset", "FLOW.source=cached"]
+    now = load_settings(None, [*overrides, "DISTILL.source=cached", "DISTILL.pf_on=logits", "DISTILL.mf_on=logits"])
+    config = now.model_dump()
+    data, flow, distill = config["DATA"], config["FLOW"], config["DISTILL"]
+    data["allow_single"] = data.pop("allow_missing_neighbours")
+    flow |= {"judges": flow.pop("evaluate_with"), "store": flow.pop("cache"), "name": "stored", "source": "stored"}
+    distill |= {"store": distill.pop("cache"), "source": "stored"}
+    check_same_run({"config": config}, now, PATH)
+    with pytest.raises(UserError, match=r"trained with DATA\.allow_missing_neighbours True, now it is False"):
+        check_same_run({"config": config}, load_settings(None, ["DATA.allow_missing_neighbours=false"]), PATH)
+
+
+@pytest.mark.parametrize("setting", ["FLOW.cache=elsewhere", "FLOW.evaluate_with=[dis]", "DISTILL.cache=elsewhere"])
+def test_settings_that_change_no_weight_may_change_when_a_run_is_resumed(setting):
+    check_same_run({"config": load_settings().model_dump()}, load_settings(None, [setting]), PATH)

@@ -10,6 +10,7 @@ from torch import nn
 from etc.config import load_settings
 from etc.config.schema import Distill
 from etc.errors import UserError
+from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
 from etc.train.trainer import Trainer
 from model import build_model
@@ -30,21 +31,31 @@ class Tiny(nn.Module):
         return {"logits": self.logits(image), "fea": self.fea(image)}
 
 
-# Three clips: a pair, a lone frame, a clip of three. The networks are given t0 t1 t2, k0 k2, third2.
-PAIRED, TRIPLE = torch.tensor([True, False, True]), torch.tensor([False, False, True])
+# Three clips: a pair, a single frame, a clip of three. The networks are given t0 t1 t2, k0 k2, third2.
+HAS_NEIGHBOUR, HAS_THIRD = torch.tensor([True, False, True]), torch.tensor([False, False, True])
+
+
+def batch_of(images, **more):
+    """Clips without labels, of three frames each where ``images`` ``[3, N, 3, H, W]`` holds so many."""
+    count, size = images.shape[1], images.shape[-2:]
+    labels = {"label": torch.zeros(count, *size, dtype=torch.int64), "labelled": torch.ones(count, dtype=torch.bool)}
+    return ClipBatch(dict(zip(("image", "neighbour", "third"), images, strict=False)) | labels | more)
 
 
 @pytest.fixture
 def clips():
-    images = torch.randn(6, 3, 4, 6, generator=torch.Generator().manual_seed(3))
+    frames = torch.randn(3, 3, 3, 4, 6, generator=torch.Generator().manual_seed(3))
+    batch = batch_of(frames, has_neighbour=HAS_NEIGHBOUR, has_third=HAS_THIRD)
+    (t, k, third), images = frames, batch.images
+    assert torch.equal(images, torch.cat([t, k[[0, 2]], third[[2]]]))
     student, teacher = Tiny(1), Tiny(2)
-    return images, student.outputs(images), teacher
+    return batch, student.outputs(images), teacher
 
 
-def losses(clips, paired=PAIRED, triple=TRIPLE, **settings):
-    images, student, teacher = clips
+def losses(clips, **settings):
+    batch, student, teacher = clips
     distillation = Distillation(Distill(mf_pool=2, **settings), teacher, device=CPU, seed=4)
-    return distillation(images, student, paired, triple), distillation
+    return distillation(batch, student), distillation
 
 
 def kl(student, teacher, temperature=1.0):
@@ -59,7 +70,8 @@ def cosines(q, k):
 
 
 def test_kd_is_the_divergence_of_all_frames_t_plus_that_of_all_neighbours(clips):
-    images, student, teacher = clips
+    batch, student, teacher = clips
+    images = batch.images
     z, soft = student["logits"], teacher.outputs(images)["logits"]
     expected = 0.3 * 4 * (kl(z[:3], soft[:3], 2.0) + kl(z[3:5], soft[3:5], 2.0))
     found, _ = losses(clips, kd_weight=0.3, temperature=2.0)
@@ -68,7 +80,8 @@ def test_kd_is_the_divergence_of_all_frames_t_plus_that_of_all_neighbours(clips)
 
 
 def test_pf_compares_each_frame_with_its_own_neighbour(clips):
-    images, student, teacher = clips
+    batch, student, teacher = clips
+    images = batch.images
     s, t = student["fea"], teacher.outputs(images)["fea"]
     errors = [(cosines(s[i], s[k]) - cosines(t[i], t[k])).square().mean() for i, k in ((0, 3), (2, 4))]
     found, _ = losses(clips, pf_weight=0.5)
@@ -76,10 +89,11 @@ def test_pf_compares_each_frame_with_its_own_neighbour(clips):
 
 
 def test_mf_reads_third_frame_frame_and_neighbour_in_their_order(clips):
-    images, student, teacher = clips
+    batch, student, teacher = clips
+    images = batch.images
     found, distillation = losses(clips, mf_weight=2.0)
     reference = CriterionLSTM(mode="fea", pool=2)
-    reference.convlstm.load_state_dict(distillation.multi_frame.convlstm.state_dict())
+    reference.convlstm.load_state_dict(distillation.criteria["mf"].convlstm.state_dict())
     soft = teacher.outputs(images)
     third, frame, neighbour = ([{"fea": out["fea"][i : i + 1]} for out in (student, soft)] for i in (5, 2, 4))
     torch.testing.assert_close(found["mf"], 2 * reference(*third, *neighbour, *frame))
@@ -87,13 +101,15 @@ def test_mf_reads_third_frame_frame_and_neighbour_in_their_order(clips):
 
 
 def test_losses_without_the_frames_they_need_are_zero_and_kd_goes_on(clips):
-    images, student, teacher = clips
-    alone = images[:3], {name: x[:3] for name, x in student.items()}, teacher
+    batch, student, teacher = clips
+    frames, none = batch.frames_t(batch.images), torch.zeros(3, dtype=bool)
+    outputs = {name: batch.frames_t(x) for name, x in student.items()}
     weights = {"kd_weight": 1.0, "pf_weight": 1.0, "mf_weight": 1.0}
-    found, _ = losses(alone, torch.zeros(3, dtype=bool), torch.zeros(3, dtype=bool), **weights)
+    without = batch_of(torch.stack([frames] * 3), has_neighbour=none, has_third=none)
+    found, _ = losses((without, outputs, teacher), **weights)
     assert found["pf"] == 0 and found["mf"] == 0 and found["kd"] > 0
-    lone, _ = losses(alone, None, None, kd_weight=1.0)
-    assert lone["kd"] == found["kd"]
+    alone, _ = losses((batch_of(frames[None]), outputs, teacher), kd_weight=1.0)
+    assert alone["kd"] == found["kd"]
 
 
 def test_the_teacher_gets_no_gradient_and_the_student_does(clips):
@@ -101,7 +117,7 @@ def test_the_teacher_gets_no_gradient_and_the_student_does(clips):
     student = clips[1]
     gradients = torch.autograd.grad(sum(found.values()), (student["logits"], student["fea"]))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
-    frozen = [*distillation.teacher.parameters(), *distillation.multi_frame.parameters()]
+    frozen = [*distillation.teacher.parameters(), *distillation.criteria["mf"].parameters()]
     assert frozen and not any(parameter.requires_grad for parameter in frozen)
     assert not distillation.teacher.training
 
@@ -109,11 +125,11 @@ def test_the_teacher_gets_no_gradient_and_the_student_does(clips):
 def test_distilling_a_network_from_itself_gives_zero():
     torch.manual_seed(0)
     network = build_model("psp18", classes=4).eval()
-    images = torch.randn(3, 3, 49, 65)
     one = torch.ones(1, dtype=bool)
+    batch = batch_of(torch.randn(3, 1, 3, 49, 65), has_neighbour=one, has_third=one)
     settings = Distill(kd_weight=1.0, pf_weight=1.0, mf_weight=1.0, mf_pool=2)
-    student = {name: x.detach().clone() for name, x in network.outputs(images).items()}
-    found = Distillation(settings, network, device=CPU, seed=0)(images, student, one, one)
+    student = {name: x.detach().clone() for name, x in network.outputs(batch.images).items()}
+    found = Distillation(settings, network, device=CPU, seed=0)(batch, student)
     # Cosines of float32 are right to some 1e-7, and this is the mean of the squares of their differences.
     assert 0 <= found["pf"] < 1e-12 and 0 <= found["mf"] < 1e-12
     assert abs(found["kd"]) < 1e-6  # the divergence of a distribution from itself
@@ -122,8 +138,9 @@ def test_distilling_a_network_from_itself_gives_zero():
 def test_a_teacher_of_another_size_and_width_is_compared_at_its_own_resolution():
     torch.manual_seed(0)
     teacher, student = build_model("psp50", classes=4), build_model("lraspp", classes=4)
-    images = torch.randn(1, 3, 49, 65)
-    found = Distillation(Distill(kd_weight=1.0), teacher, device=CPU, seed=0)(images, student.eval().outputs(images))
+    batch = batch_of(torch.randn(1, 1, 3, 49, 65))
+    outputs = student.eval().outputs(batch.images)
+    found = Distillation(Distill(kd_weight=1.0), teacher, device=CPU, seed=0)(batch, outputs)
     assert found["kd"].isfinite() and found["kd"] > 0
 
 
@@ -148,7 +165,7 @@ def test_a_cell_that_learns_from_the_loss_alone_collapses_and_ours_does_not(clip
     learning = CriterionLSTM(pool=2)
     assert collapse_of(learning) < 0.05
     _, distillation = losses(clips, mf_weight=1.0)
-    assert collapse_of(distillation.multi_frame) == 1
+    assert collapse_of(distillation.criteria["mf"]) == 1
 
 
 def test_the_cell_depends_on_the_seed_alone_and_shifts_no_random_numbers(clips):
@@ -158,8 +175,8 @@ def test_the_cell_depends_on_the_seed_alone_and_shifts_no_random_numbers(clips):
     _, first = losses(clips, mf_weight=1.0)
     assert torch.equal(torch.rand(3), expected)
     _, second = losses(clips, mf_weight=1.0)
-    assert torch.equal(first.multi_frame.convlstm.Gates.weight, second.multi_frame.convlstm.Gates.weight)
-    assert isinstance(first.multi_frame.convlstm, ConvLSTMCell)
+    assert torch.equal(first.criteria["mf"].convlstm.Gates.weight, second.criteria["mf"].convlstm.Gates.weight)
+    assert isinstance(first.criteria["mf"].convlstm, ConvLSTMCell)
 
 
 # ------------------------------------------------------------------------------------------------------- in training

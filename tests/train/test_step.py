@@ -1,5 +1,7 @@
 """What a training step computes from a batch: which frames, which losses, which labels."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,9 +10,11 @@ from etc.config import load_settings
 from etc.config.schema import Distill
 from etc.errors import UserError
 from etc.motion import MotionLoss
+from etc.train.batch import ClipBatch
+from etc.train.build import segmentation_loss
 from etc.train.distillation import Distillation
 from etc.train.self_training import PseudoLabeler
-from etc.train.step import MotionTask, segmentation_loss
+from etc.train.step import MotionTask
 from etc.train.trainer import Trainer
 from model import build_model
 from utils.crit import CriterionCrossEntropy
@@ -47,8 +51,8 @@ def batch() -> dict[str, torch.Tensor]:
         "label": label,
         "labelled": torch.tensor([True, True, False]),
         "flow": torch.randn(3, 2, 8, 10, generator=generator),
-        "paired": torch.tensor([True, False, True]),
-        "triple": torch.tensor([False, False, True]),
+        "has_neighbour": torch.tensor([True, False, True]),
+        "has_third": torch.tensor([False, False, True]),
     }
 
 
@@ -58,9 +62,10 @@ def task(**parts) -> MotionTask:
 
 
 def test_the_frames_that_there_are_go_through_the_student_in_one_pass(batch):
-    for names, count in ((set(), 3), ({"neighbour", "paired"}, 5), ({"neighbour", "paired", "third", "triple"}, 6)):
+    pair, third = {"neighbour", "has_neighbour"}, {"third", "has_third"}
+    for names, count in ((set(), 3), (pair, 5), (pair | third, 6)):
         step = task()
-        step({name: tensor for name, tensor in batch.items() if name in {"image", "label", "labelled"} | names})
+        step(ClipBatch({name: x for name, x in batch.items() if name in {"image", "label", "labelled"} | names}))
         assert step.student.seen == [count]
 
 
@@ -69,7 +74,7 @@ def test_each_loss_reads_its_own_frames_and_the_sum_is_stepped_on(batch):
     teacher = Pixelwise(seed=9)
     distillation = Distillation(Distill(kd_weight=0.3), teacher, device=CPU, seed=0)
     step = task(motion_loss=motion, distillation=distillation)
-    result = step(batch)
+    result = step(ClipBatch(batch))
     z = {name: step.student.layer(batch[name]) for name in ("image", "neighbour")}
     both = torch.tensor([0, 2])
     expected = {
@@ -88,8 +93,8 @@ def test_each_loss_reads_its_own_frames_and_the_sum_is_stepped_on(batch):
 
 
 def test_a_batch_without_neighbours_has_no_motion_loss(batch):
-    alone = batch | {"paired": torch.zeros(3, dtype=bool), "triple": torch.zeros(3, dtype=bool)}
-    assert task(motion_loss=MotionLoss(weight=1.0))(alone)["motion"] == 0
+    alone = batch | {"has_neighbour": torch.zeros(3, dtype=bool), "has_third": torch.zeros(3, dtype=bool)}
+    assert task(motion_loss=MotionLoss(weight=1.0))(ClipBatch(alone))["motion"] == 0
 
 
 # ---------------------------------------------------------------------------------------------------- self-training
@@ -122,16 +127,15 @@ def test_frames_without_label_are_labelled_and_the_others_keep_theirs(batch):
     labels = batch["label"].clone()
     labels[2] = teacher(batch["image"])[2].argmax(0)
     expected = nn.functional.cross_entropy(step.student.layer(batch["image"]), labels)
-    torch.testing.assert_close(step(batch)["segmentation"], expected)
+    torch.testing.assert_close(step(ClipBatch(batch))["segmentation"], expected)
     assert (batch["label"][2] == 255).all()
 
 
 @pytest.fixture
 def unlabelled(tiny_training, tmp_path) -> list[str]:
     """A training whose list names frames alone."""
-    listed = next(word for word in tiny_training if "train_list" in word).partition("=")[2]
-    with open(listed, encoding="utf-8") as file:
-        (tmp_path / "frames.lst").write_text("".join(line.split()[0] + "\n" for line in file))
+    lines = Path(load_settings(None, tiny_training).DATA.train_list).read_text().splitlines()
+    (tmp_path / "frames.lst").write_text("".join(line.split()[0] + "\n" for line in lines))
     return [*tiny_training, f"DATA.train_list={tmp_path}/frames.lst", "TRAIN.epochs=1"]
 
 
@@ -160,9 +164,7 @@ def test_frames_without_labels_and_nothing_to_learn_from_are_refused(unlabelled,
 
 
 def test_some_frames_without_labels_are_said(unlabelled, tmp_path, caplog, tiny_training):
-    listed = next(word for word in tiny_training if "train_list" in word).partition("=")[2]
-    with open(listed, encoding="utf-8") as file:
-        lines = file.read().splitlines()
+    lines = Path(load_settings(None, tiny_training).DATA.train_list).read_text().splitlines()
     (tmp_path / "frames.lst").write_text("\n".join([*lines[:3], *(line.split()[0] for line in lines[3:])]))
     Trainer(load_settings(None, unlabelled), CPU)
     assert "2 of 5 frames have no label: no segmentation loss for them" in caplog.text

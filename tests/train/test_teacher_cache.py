@@ -1,4 +1,4 @@
-"""A teacher's stored logits: what is kept, what is computed again, and what training makes of them."""
+"""A teacher's cached logits: what is kept, what is computed again, and what training makes of them."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ from etc.config.schema import Distill
 from etc.data.images import write_png
 from etc.data.transform import ClipTransform, CropMap, crop_image, crop_logits, normalise, padding_of
 from etc.errors import UserError
+from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
 from etc.train.teacher_cache import TeacherLogits
 from etc.train.trainer import Trainer
@@ -31,6 +32,13 @@ def teacher_file(teacher, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "mobile.pth"
     torch.save({"student": teacher.state_dict()}, path)
     return path
+
+
+def batch_of(images: torch.Tensor, teacher_logits: torch.Tensor | None = None) -> ClipBatch:
+    """Single frames, with a teacher's logits for them."""
+    labels = {"label": torch.zeros(len(images), *images.shape[-2:], dtype=torch.int64)}
+    samples = {"image": images, "labelled": torch.ones(len(images), dtype=torch.bool)} | labels
+    return ClipBatch(samples if teacher_logits is None else samples | {"teacher_logits": teacher_logits})
 
 
 @pytest.fixture
@@ -82,26 +90,25 @@ def test_the_logits_of_a_crop_are_those_of_its_place_in_the_frame():
         np.testing.assert_allclose(found[:, inside], expected[:, inside], atol=8 / 32 * 3)
 
 
-def test_stored_logits_of_an_unmoved_frame_give_the_loss_of_the_online_teacher(teacher):
+def test_cached_logits_of_an_unmoved_frame_give_the_loss_of_the_online_teacher(teacher):
     image = np.random.default_rng(5).integers(0, 256, (41, 57, 3), dtype=np.uint8)
     identity = CropMap(np.eye(2, 3), (41, 57), False)
     images = torch.from_numpy(crop_image(image, identity, padding_of(identity, image.shape[:2])))[None]
     student = {"logits": torch.randn(1, 19, 6, 8, generator=torch.Generator().manual_seed(0))}
     distillation = Distillation(Distill(kd_weight=1.0), teacher, device=CPU, seed=0)
     logits = teacher.outputs(images)["logits"][0].detach().numpy()
-    stored = torch.from_numpy(crop_logits(logits, image.shape[:2], identity))[None]
-    torch.testing.assert_close(
-        distillation(images, student, stored=stored)["kd"], distillation(images, student)["kd"], rtol=1e-5, atol=0
-    )
+    cached = torch.from_numpy(crop_logits(logits, image.shape[:2], identity))[None]
+    found = [distillation(batch, student)["kd"] for batch in (batch_of(images, cached), batch_of(images))]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=0)
 
 
 def test_padding_that_the_teacher_never_saw_teaches_nothing(teacher):
     images = torch.ones(1, 3, 41, 57)
     images[..., 28:] = 0
     logits = torch.randn(1, 19, 6, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    stored = torch.zeros(1, 19, 6, 8)
+    batch = batch_of(images, torch.zeros(1, 19, 6, 8))
     distillation = Distillation(Distill(kd_weight=1.0), teacher, device=CPU, seed=0)
-    (gradient,) = torch.autograd.grad(distillation(images, {"logits": logits}, stored=stored)["kd"], logits)
+    (gradient,) = torch.autograd.grad(distillation(batch, {"logits": logits})["kd"], logits)
     cells = gradient.abs().sum((0, 1, 2)) > 1e-6
     # Cells 0..3 lie at the columns 0, 8, 16 and 24; the next lies in the padding.
     assert cells.tolist() == [True] * 4 + [False] * 4

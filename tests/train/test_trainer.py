@@ -1,5 +1,6 @@
 """Training end to end on the tiny world: what is written, what resuming gives, what is refused."""
 
+import math
 import os
 import random
 import shutil
@@ -13,10 +14,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from etc import distributed
 from etc.config import load_settings
 from etc.errors import UserError
 from etc.evaluate.validation import validate
 from etc.networks import trained_network
+from etc.train import trainer as trainer_module
 from etc.train.trainer import NonFiniteLoss, Trainer
 
 CPU = torch.device("cpu")
@@ -108,10 +111,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tm
     train([*tiny_training, "TRAIN.epochs=1"])
     before = (tmp_path / "run/last.pth").read_bytes()
     settings = load_settings(None, [*tiny_training, f"TRAIN.save_path={tmp_path}/two", "TRAIN.base_lr=1e30"])
-    with pytest.raises(NonFiniteLoss, match=r"the \w+ loss is (nan|inf) in step \d"):
+    with pytest.raises(NonFiniteLoss, match=r"the \w+ loss is (nan|inf) in step \d.*there is no checkpoint yet"):
         Trainer(settings, CPU).run()
     assert not (tmp_path / "two/last.pth").exists()
     assert (tmp_path / "run/last.pth").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tiny_training, tmp_path, monkeypatch):
+    trainer = Trainer(load_settings(None, tiny_training), CPU)
+    save = trainer._save
+
+    def save_and_ruin() -> None:
+        save()
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = 1e30
+
+    monkeypatch.setattr(trainer, "_save", save_and_ruin)
+    with pytest.raises(NonFiniteLoss, match=r"step 4 .*; the last good checkpoint is .*run/last\.pth"):
+        trainer.run()
+    assert torch.load(tmp_path / "run/last.pth", weights_only=True)["epoch"] == 1
 
 
 @pytest.mark.parametrize(
@@ -120,6 +138,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tm
         ("TRAIN.batch_size=64", "do not fill one batch of 64"),
         ("TRAIN.batch_size=1 TRAIN.st_weight=0.0", "batch norm needs two images"),
         ("DATA.train_list=nowhere.lst", "nowhere.lst"),
+        ("DATA.val_list=nowhere.lst", "nowhere.lst"),
+        ("DATA.clip_list=nowhere.lst", "nowhere.lst"),
+        ("TRAIN.batch_size=1 DATA.allow_missing_neighbours=true", "two images per process or more"),
         ("TRAIN.resume=nowhere.pth", "nowhere.pth does not exist"),
         ("TRAIN.weight=nowhere.pth", "nowhere.pth does not exist"),
         ("TRAIN.arch=psq18", "psq18"),
@@ -135,6 +156,80 @@ def test_unusable_settings_are_refused_before_anything_is_written(tiny_training,
     assert not (tmp_path / "run").exists()
 
 
+def test_labels_that_validation_needs_are_missed_before_training(tiny_training, tmp_path):
+    lines = Path(load_settings(None, tiny_training).DATA.val_list).read_text().splitlines()
+    (tmp_path / "val.lst").write_text("\n".join([*lines[:-1], lines[-1].split()[0]]))
+    with pytest.raises(UserError, match=r"val\.lst: 1 of \d+ frames have no label"):
+        train([*tiny_training, f"DATA.val_list={tmp_path}/val.lst"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_that_fails_costs_no_training_and_is_made_up_for(tiny_training, tmp_path, monkeypatch):
+    overrides = [*tiny_training, "TRAIN.val_freq=1"]
+    whole = train([*overrides, f"TRAIN.save_path={tmp_path}/whole"])
+
+    def fail(*_arguments, **_settings):
+        raise UserError("no space left")
+
+    # Resuming validates first, and fails again as long as its cause is there.
+    for _ in range(2):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="no space left"):
+            patch.setattr(trainer_module, "validate", fail)
+            train([*overrides, "TRAIN.resume=auto"])
+        content = torch.load(tmp_path / "run/last.pth", weights_only=True)
+        assert content["epoch"] == 1 and content["validated"] is False
+        assert not (tmp_path / "run/best.pth").exists()
+    resumed = train([*overrides, "TRAIN.resume=auto"])
+    assert_same_weights(whole / "last.pth", resumed / "last.pth")
+    assert_same_weights(whole / "best.pth", resumed / "best.pth")
+    contents = [torch.load(folder / "last.pth", weights_only=True) for folder in (whole, resumed)]
+    assert contents[0]["metrics"] == contents[1]["metrics"] and contents[1]["validated"] is True
+
+
+def test_a_validation_without_labelled_pixels_is_not_the_best_for_ever(tiny_training, tmp_path, monkeypatch):
+    scores = iter([0.2, math.nan, 0.1, 0.3])
+    monkeypatch.setattr(trainer_module, "validate", lambda *_a, **_s: {"mIoU": next(scores), "TC": 0.5})
+    overrides = [*tiny_training, "TRAIN.epochs=4", "TRAIN.val_freq=1"]
+    trainer, best = Trainer(load_settings(None, overrides), CPU), []
+    save = trainer._save
+    monkeypatch.setattr(trainer, "_save", lambda *a: (best.append(trainer.metrics.get("best_mIoU")), save(*a)))
+    trainer.run()
+    # Saved before and after each of the four validations.
+    assert best == [None, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.3]
+    assert torch.load(tmp_path / "run/best.pth", weights_only=True)["epoch"] == 4
+
+
+def test_the_schedule_waits_where_the_scaler_skips_a_step(tiny_training):
+    trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.epochs=3", "TRAIN.val_freq=3"]), CPU)
+    # Gradients overflow until the scale has been lowered twice.
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0, backoff_factor=0.5)
+    used, overflows = [], iter([True, True, False, False, False, False])
+    scale = trainer.scaler.scale
+    trainer.scaler.scale = lambda loss: scale(loss) * (torch.inf if next(overflows) else 1.0)
+    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    trainer.run()
+    base = trainer.settings.TRAIN.base_lr
+    assert trainer.step == 6 and used == pytest.approx([base * (1 - i / 6) ** 0.9 for i in range(4)])
+
+
+def test_every_process_draws_numbers_of_its_own_and_again_after_resuming(tiny_training, monkeypatch):
+    trainer = Trainer(load_settings(None, tiny_training), CPU)
+
+    def drawn(rank: int, epoch: int) -> list[float]:
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        torch.manual_seed(5)  # the state that the checkpoint holds
+        trainer.epoch = epoch
+        trainer._seed_other_ranks()
+        return torch.rand(3).tolist()
+
+    torch.manual_seed(5)
+    unchanged = torch.rand(3).tolist()
+    assert drawn(0, 0) == drawn(0, 1) == unchanged
+    numbers = [drawn(rank, epoch) for rank, epoch in ((0, 0), (1, 0), (2, 0), (1, 1))]
+    assert len({tuple(x) for x in numbers}) == 4
+    assert drawn(1, 1) == numbers[3]
+
+
 def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/last.pth").write_bytes(b"PK\x03\x04 cut")
@@ -143,9 +238,10 @@ def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):
 
 
 def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
-    lines = Path(next(o for o in tiny_training if "train_list" in o).partition("=")[2]).read_text().splitlines()
+    data = load_settings(None, tiny_training).DATA
+    lines = Path(data.train_list).read_text().splitlines()
     # Frame 0 of a folder of its own has no neighbour at all; a folder of links, as the world serves all tests.
-    world, root = Path(tiny_training[0].partition("=")[2]), tmp_path / "linked"
+    world, root = Path(data.data_root), tmp_path / "linked"
     single = root / "leftImg8bit/train/lonely/lonely_000000_000000_leftImg8bit.png"
     label = root / "gtFine/train/lonely/lonely_000000_000000_gtFine_labelIds.png"
     for folder in ("leftImg8bit", "gtFine"):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from etc.config.schema import Distill
 from utils import crit
 from utils.crit import (
     CriterionKD,
@@ -92,15 +93,23 @@ def test_kd_equals_the_scalar_loop(temperature, reduction):
 def test_kd_long_weighs_the_neighbours_by_four_tenths():
     students, teachers = maps(3), maps(3, seed=1)
     f, b, t = (loop_kl(s, soft) / (2 * 4 * 3 * 5) for s, soft in zip(students, teachers, strict=True))
-    loss = CriterionKDLong()(*interleaved(students, teachers, "logits"))
+    loss = CriterionKDLong(reduction="mean")(*interleaved(students, teachers, "logits"))
     assert float(loss) == pytest.approx(t + 0.4 * (f + b), rel=1e-9)
 
 
 def test_kd_gradient_is_the_difference_of_probabilities():
     (student,), (teacher,) = maps(1, gradient=True), maps(1, seed=1)
-    CriterionKD(reduction="pixel").divergence(student, teacher).backward()
+    CriterionKD().divergence(student, teacher).backward()
     expected = (student.detach().softmax(1) - teacher.softmax(1)) / (2 * 3 * 5)
     torch.testing.assert_close(student.grad, expected)
+
+
+def test_the_defaults_of_kd_are_those_of_the_settings():
+    students, teachers, distill = maps(2), maps(2, seed=1), Distill()
+    settings = {"mode": distill.kd_on, "T": distill.temperature, "reduction": distill.kd_reduction}
+    assert settings == {"mode": "logits", "T": 1.0, "reduction": "pixel"}
+    arguments = interleaved(students, teachers, "logits")
+    assert torch.equal(CriterionKD()(*arguments), CriterionKD(**settings)(*arguments))
 
 
 def test_kd_takes_plain_logits():

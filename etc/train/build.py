@@ -1,0 +1,213 @@
+"""From settings to the parts of a training: network, losses, optimizer, schedule, loader.
+
+Whatever can be wrong with them is found here, before the first step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from etc import distributed
+from etc.config.schema import Settings, Train
+from etc.data.clip_dataset import ClipDataset, EpochSampler
+from etc.errors import UserError
+from etc.flow.build import flow_estimator
+from etc.flow.estimators import FlowEstimator
+from etc.motion import MotionLoss
+from etc.networks import compile_in_place, new_network, teacher_network
+from etc.train.batch import ClipBatch
+from etc.train.distillation import Distillation
+from etc.train.self_training import PseudoLabeler
+from etc.train.step import MotionTask
+from model import parameter_groups
+from utils import crit
+
+# TRAIN.loss -> loss, from the settings and the class weights.
+SEGMENTATION_LOSSES: dict[str, Callable[[Train, Tensor | None], nn.Module]] = {
+    "dsn": lambda train, weight: crit.CriterionDSN(class_weight=weight, dsn_weight=train.aux_weight),
+    "ohem_dsn": lambda train, weight: crit.CriterionOhemDSN(class_weight=weight, dsn_weight=train.aux_weight),
+    "ohem_dsn_single": lambda train, weight: crit.CriterionOhemDSN_single(
+        class_weight=weight, dsn_weight=train.aux_weight
+    ),
+    "cross_entropy": lambda train, weight: crit.CriterionCrossEntropy(class_weight=weight),
+}
+
+
+def new_loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLoader]:
+    """The batches of this process.
+
+    Raises:
+        UserError: a batch size that the processes cannot share, or too small for batch norm, or too few samples.
+    """
+    train, world = settings.TRAIN, distributed.world_size()
+    if train.batch_size % world:
+        raise UserError(
+            f"TRAIN.batch_size {train.batch_size} is not a multiple of {world}, the number of processes: "
+            "each takes an equal share"
+        )
+    batch = train.batch_size // world
+    # A clip of two frames puts two images into the pass. With one image, batch norm after the 1x1 pooling of the
+    # pyramid has a single value per channel.
+    single = settings.frames_per_clip == 1 or settings.DATA.allow_missing_neighbours
+    synchronised = settings.DISTRIBUTED.sync_bn and world > 1 and torch.cuda.is_available()
+    if batch == 1 and single and not synchronised:
+        raise UserError(
+            f"TRAIN.batch_size {train.batch_size} gives each of {world} processes one image: batch norm needs two "
+            "images per process or more"
+        )
+    sampler = EpochSampler(len(data), batch_size=batch, seed=train.manual_seed, rank=distributed.rank(), world=world)
+    loader = DataLoader(
+        data,
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=train.workers,
+        persistent_workers=train.workers > 0,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator: the loader must not draw from the one that dropout uses, or resuming would differ.
+        generator=torch.Generator(),
+    )
+    return sampler, loader
+
+
+def _one_thread(worker: int) -> None:
+    # The workers share the cores already. Only in the worker: OpenCV's setting holds for the whole process, and this
+    # one computes flow when it validates.
+    cv2.setNumThreads(0)
+
+
+def new_student(settings: Settings, device: torch.device) -> nn.Module:
+    """The network to train, on its device.
+
+    Raises:
+        UserError: as :func:`etc.networks.new_network`, and where ``TRAIN.compile`` does not work.
+    """
+    student = new_network(settings).to(device).to(memory_format=torch.channels_last)
+    if settings.DISTRIBUTED.sync_bn and distributed.world_size() > 1 and device.type == "cuda":
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    if settings.TRAIN.compile:
+        compile_in_place(student, device, "TRAIN.compile")
+    return student
+
+
+def new_task(settings: Settings, student: nn.Module, device: torch.device) -> MotionTask:
+    """The training step of a student, whose losses are those that the settings weigh above 0.
+
+    With several processes the step calls the student through DDP, which wraps nothing else.
+
+    Raises:
+        UserError: an estimator, a teacher or a start network that is missing or does not fit.
+    """
+    train = settings.TRAIN
+    motion = None
+    if train.st_weight > 0:
+        motion = MotionLoss(weight=train.st_weight, visibility=train.visibility, mask_padding=train.mask_padding)
+    flow = _online_flow(settings, device) if motion and settings.FLOW.source == "online" else None
+    segmentation = segmentation_loss(train, settings.DATA.classes)
+    distillation = _distillation(settings, student, device) if settings.DISTILL.used else None
+    pseudo_labeler = None if train.self_training is None else _pseudo_labeler(train, student)
+    return MotionTask(
+        student=_data_parallel(student, segmentation, device),
+        segmentation_loss=segmentation,
+        motion_loss=motion,
+        flow=flow,
+        distillation=distillation,
+        pseudo_labeler=pseudo_labeler,
+    ).to(device)
+
+
+def segmentation_loss(train: Train, classes: int) -> nn.Module:
+    """The segmentation loss that ``TRAIN.loss`` names.
+
+    Raises:
+        UserError: ``class_weight cityscapes`` with another number of classes than 19.
+    """
+    weight = None
+    if train.class_weight == "cityscapes":
+        weight = torch.as_tensor(crit.CITYSCAPES_CLASS_WEIGHT)
+        if len(weight) != classes:
+            raise UserError(
+                f"TRAIN.class_weight cityscapes is for 19 classes, DATA.classes is {classes}: "
+                "set TRAIN.class_weight none"
+            )
+    return SEGMENTATION_LOSSES[train.loss](train, weight)
+
+
+def new_optimizer(train: Train, student: nn.Module) -> torch.optim.Optimizer:
+    """SGD; new layers learn ten times as fast as the backbone."""
+    return torch.optim.SGD(
+        parameter_groups(student, train.base_lr),
+        lr=train.base_lr,
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+    )
+
+
+def new_schedule(train: Train, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.PolynomialLR:
+    """The polynomial decay over all steps of the training; 0 is reached after the last step."""
+    return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=train.power)
+
+
+def restore_schedule(schedule: torch.optim.lr_scheduler.PolynomialLR, state: dict) -> None:
+    """Continue a schedule at the position in a checkpoint.
+
+    All else comes from the settings: earlier checkpoints hold the state of a ``LambdaLR``, with the position alone in
+    common.
+    """
+    position = {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
+    schedule.load_state_dict(schedule.state_dict() | position)
+
+
+def _data_parallel(student: nn.Module, segmentation: nn.Module, device: torch.device) -> nn.Module:
+    if distributed.world_size() == 1:
+        return student
+    ids = [device.index] if device.type == "cuda" else None
+    # A loss that does not read the auxiliary head gives it no gradient.
+    unused = not isinstance(segmentation, crit.CriterionDSN)
+    return DistributedDataParallel(student, device_ids=ids, find_unused_parameters=unused)
+
+
+def _online_flow(settings: Settings, device: torch.device) -> FlowEstimator:
+    estimator = flow_estimator(settings, device)
+    # A crop that is too small for the estimator is reported now, not in the first step.
+    crop = torch.zeros(1, 3, settings.TRAIN.train_h, settings.TRAIN.train_w, device=device)
+    try:
+        estimator.estimate(crop, crop)
+    except ValueError as error:
+        raise UserError(f"FLOW.source online with {settings.FLOW.name}: {error}") from error
+    return estimator
+
+
+def _distillation(settings: Settings, student: nn.Module, device: torch.device) -> Distillation:
+    train, distill = settings.TRAIN, settings.DISTILL
+    # The teacher's first weights, drawn before its own are loaded, must not shift the student's random numbers.
+    with torch.random.fork_rng(devices=[]):
+        teacher = teacher_network(settings)
+    distillation = Distillation(distill, teacher, device=device, seed=train.manual_seed)
+    # Outputs that cannot be compared are reported now, not in the first step.
+    crop, yes = torch.zeros(1, 3, train.train_h, train.train_w), torch.ones(1, dtype=torch.bool)
+    frames = dict.fromkeys(("image", "neighbour", "third"), crop)
+    label = {"label": torch.zeros(1, train.train_h, train.train_w, dtype=torch.int64), "labelled": yes}
+    clip = ClipBatch(frames | label | {"has_neighbour": yes, "has_third": yes}, device)
+    student.eval()
+    try:
+        with torch.no_grad():
+            distillation(clip, student.outputs(clip.images))
+    except ValueError as error:
+        raise UserError(f"DISTILL with {distill.teacher_arch} for {train.network}: {error}") from error
+    return distillation
+
+
+def _pseudo_labeler(train: Train, student: nn.Module) -> PseudoLabeler:
+    if train.weight is None:
+        raise UserError(
+            "TRAIN.self_training needs TRAIN.weight, a trained network: the predictions of random weights are no labels"
+        )
+    return PseudoLabeler(copy.deepcopy(student), train.self_training)
