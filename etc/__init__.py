@@ -1,4 +1,4 @@
-"""ETC, Efficient Temporal Consistency: trains per-frame segmentation networks whose predictions are stable over a video.
+"""ETC, Efficient Temporal Consistency: trains per-frame segmentation networks whose predictions are stable over time.
 
 Where to find what, from low to high; a module imports only from its own line and the lines below the heading "low":
 
