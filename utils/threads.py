@@ -20,7 +20,7 @@ def ordered_map(
 ) -> Generator[Result, None, None]:
     """``map`` in threads: results in order, at most ``ahead`` of them computed in advance.
 
-    An exception of ``function`` is raised in place of its result. Closing the generator cancels calls that have not begun.
+    An exception of ``function`` is raised in place of its result. Closing the generator cancels calls not yet begun.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
