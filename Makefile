@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 
 .PHONY: quickstart test lint clean
 
-$(VENV)/installed: setup.py
+$(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q -e .
 	touch $@
@@ -23,6 +23,8 @@ test: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy etc model flownet utils
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 clean:
 	rm -rf $(VENV) exp data/synthetic

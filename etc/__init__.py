@@ -1,0 +1,30 @@
+"""ETC, Efficient Temporal Consistency: trains per-frame segmentation networks whose predictions are stable over time.
+
+Where to find what, from low to high; a module imports only from its own line and the lines below the heading "low":
+
+    low
+    metrics         mIoU, temporal and video consistency, bootstrap intervals; imports nothing else of etc
+    errors          UserError and ConfigError: what scripts show as one line
+    distributed     ranks, process group, the device of this process
+    config/         settings: sections and keys, YAML files, overrides, the published format
+    motion          visibility mask and motion loss
+    weights         catalogue of weight files: source, hash, licence
+    data/           lists, frames, labels, transforms, the training data set, videos, the synthetic world
+    networks        settings -> network with its weights
+    cli             what all scripts share: arguments, --help, user errors, exit codes
+    display/        label maps as pictures, mp4 video, text tables
+    flow/           optical flow: estimators, files, the cache, accuracy
+    predict/        per-frame prediction: clips, demo, ONNX export
+    evaluate/       scores of predictions and of networks: temporal consistency, mIoU
+    train/          the training loop, its step, distillation, checkpoints
+    pseudo_labels/  labels for unlabelled video from a teacher
+    report/         checkpoints side by side: table, JSON, CSV, HTML
+    benchmark/      speed and memory against the budgets
+    high: the scripts in tool/
+
+Below the toolkit are three packages that know nothing of it or of each other: ``model`` (segmentation networks),
+``flownet`` (FlowNet2 and its operators) and ``utils`` (training criteria in ``crit.py``, and small helpers).
+The layers are checked by ``lint-imports``, see pyproject.toml.
+"""
+
+__version__ = "1.1.0"

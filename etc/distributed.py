@@ -1,4 +1,4 @@
-"""Several processes started by torchrun: who am I, and sums over all of us. One process needs none of it."""
+"""Processes started by torchrun: rank, device, barrier and sums over all of them; without torchrun there is one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etc.errors import UserError
 
 
 def rank() -> int:
-    """Number of this process, 0 for the one that writes files."""
+    """Rank of this process; the one with rank 0 writes files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -25,7 +25,7 @@ def world_size() -> int:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join the group that torchrun started, if it did; gives the device of this process.
+    """Join the process group if torchrun started this process; yields the device of this process.
 
     Args:
         device: what the settings ask for; with CUDA every process takes the GPU of its local rank.
@@ -53,7 +53,7 @@ def sum_counts(counts: Tensor) -> Tensor:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Give all processes the buffers of the first: batch norm statistics differ after a training step."""
+    """Copy the buffers of rank 0 to all processes: batch norm statistics differ after a training step."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
@@ -76,7 +76,7 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"TEST.device {name!r} is no device: auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"TEST.device {name!r} is no device: expected auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"TEST.device {name}: {torch.cuda.device_count()} CUDA devices are here")
+        raise UserError(f"TEST.device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device

@@ -1,4 +1,4 @@
-"""Every file of weights the toolkit can start from: where it comes from, how to check it, what it may be used for."""
+"""Catalogue of weight files: where each comes from, its hash, its licence and the setting that uses it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ SEMSEG_PAGE = "https://github.com/hszhao/semseg"
 
 _IMAGENET_TERMS = "torchvision is BSD-3-Clause; ImageNet, which they were trained on, has its own terms"
 _RAFT_TERMS = "torchvision is BSD-3-Clause; the data sets they were trained on ({}) have their own terms"
-_FLOWNET2_TERMS = "the code is Apache-2.0, the weights stand under the licence agreements that the page links to"
+_FLOWNET2_TERMS = "the code is Apache-2.0, the weights are under the licence agreements that the page links to"
 _SEMSEG_TERMS = "semseg is MIT; ImageNet, which they were trained on, has its own terms"
 
 
 class WeightFile(NamedTuple):
-    """One file.
+    """One weight file.
 
     Attributes:
-        name: what the scripts call it.
+        name: its name in the scripts.
         file: its file name.
         use: the setting that makes the toolkit read it.
         source: a direct link, or a page that leads to the file.
         sha256: the first digits that its authors publish; empty where they publish none.
-        licence: what is known of its terms; nothing here replaces reading them.
+        licence: a summary of its terms; read them before use.
     """
 
     name: str
@@ -46,11 +46,11 @@ class WeightFile(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where the toolkit looks for it: torchvision's files by itself, others when a setting names them."""
+        """Where the toolkit looks for it: torchvision's files always, others when a setting names them."""
         return (Path(torch.hub.get_dir()) / "checkpoints" if self.direct else FOLDER) / self.file
 
     def facts(self) -> dict[str, str]:
-        """What to know before fetching it, in words."""
+        """What to know before downloading it: label -> text."""
         link = (
             f"{self.source} (direct link)"
             if self.direct
@@ -92,13 +92,13 @@ def weight_files() -> dict[str, WeightFile]:
 
 
 def how_to_get(name: str) -> str:
-    """One line for the error about a file that is missing."""
+    """One line for the error about a missing file: where to get it."""
     file = weight_files()[name]
     return f"{file.file}: " + "; ".join(f"{label} {text}" for label, text in file.facts().items())
 
 
 def description(file: WeightFile, path: Path | None = None) -> str:
-    """All that is known of a file, and whether it is at ``path`` (default: where the toolkit looks), with its hash."""
+    """Everything about a file, and whether it is at ``path`` (default: where the toolkit looks), with its hash."""
     path = path or file.path
     if not path.is_file():
         here = f"no, looked for {path}"
@@ -111,14 +111,16 @@ def description(file: WeightFile, path: Path | None = None) -> str:
 
 
 def download(file: WeightFile, path: Path | None = None) -> Path:
-    """Fetch a file to ``path`` (default: where the toolkit looks); one that is there and right is left alone.
+    """Download a file to ``path`` (default: where the toolkit looks), unless it is there with the right hash.
 
     Raises:
-        UserError: there is no direct link, the download failed, or what came has another hash (it is not kept).
+        UserError: there is no direct link, the download failed, or the file has another hash (it is deleted).
     """
     path = path or file.path
     if not file.direct:
-        raise UserError(f"{file.name} cannot be downloaded from here. {how_to_get(file.name)}; put it at {path}")
+        raise UserError(
+            f"{file.name} has no direct link: download it by hand. {how_to_get(file.name)}; put it at {path}"
+        )
     if path.is_file() and sha256_of(path).startswith(file.sha256):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

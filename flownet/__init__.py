@@ -1,4 +1,7 @@
-"""FlowNet2 family of optical flow networks and the three operators they are built from."""
+"""FlowNet2 family of optical flow networks and the three operators they are built from.
+
+Imports no other package of the toolkit.
+"""
 
 from flownet.networks import FlowNet2, FlowNet2C, FlowNet2CS, FlowNet2CSS, FlowNet2S, FlowNet2SD
 from flownet.ops.channelnorm import ChannelNorm, channelnorm

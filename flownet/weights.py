@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class _Ignored:
 
 
 # under the names that a file of any age refers to
-_NUMPY_SCALAR = [
+_NUMPY_SCALAR: list[Any] = [
     type(name, (_Ignored,), {"__module__": module})
     for module, name in (
         ("numpy.core.multiarray", "scalar"),

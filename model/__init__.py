@@ -1,4 +1,4 @@
-"""Segmentation networks: one frame in, logits out."""
+"""Segmentation networks: one frame in, logits out. Imports no other package of the toolkit."""
 
 from model.base import SegmentationNetwork
 from model.build import ARCHITECTURES, build_model, parameter_groups

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +36,7 @@ class SegmentationNetwork(nn.Module):
         return outputs if self.training else resize(outputs["logits"], image.shape[-2:])
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear, corners aligned: what the published weights were trained with."""
     if x.shape[-2:] == tuple(size):
         return x
@@ -44,6 +46,6 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def normalisation_error(image: Tensor) -> ValueError:
     """The error for a training batch that batch norm over a globally pooled map cannot normalise."""
     return ValueError(
-        f"cannot train on a batch of {image.shape[0]} image a process: batch norm after global pooling "
+        f"cannot train on a batch of {image.shape[0]} image per process: batch norm after global pooling "
         "needs at least 2 values per channel; raise the batch size or use synchronised batch norm"
     )

@@ -92,7 +92,8 @@ def parameter_groups(model: nn.Module, base_lr: float) -> list[dict[str, Any]]:
     Frozen parameters are left out.
     """
     new_layers = tuple(f"{name}." for name in getattr(model, "new_layers", ()))
-    backbone, new = [], []
+    backbone: list[nn.Parameter] = []
+    new: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (new if name.startswith(new_layers) else backbone).append(parameter)

@@ -1,4 +1,4 @@
-"""Reading the student out of a checkpoint, whoever wrote it."""
+"""Loads the student from a checkpoint of this toolkit, of the published code, or a plain state dict."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ STATE_DICT_KEYS = ("student", "state_dict", "model")
 
 
 class LoadReport(NamedTuple):
-    """Keys that the checkpoint lacks, and keys that it holds and the network has not; a tensor of another
-    shape counts as both."""
+    """Keys that the checkpoint lacks, and keys that it holds and the network does not have; a tensor of
+    another shape counts as both."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -38,8 +38,8 @@ def load_student(
     Args:
         model: the network, of the architecture and the number of classes that the checkpoint was made for.
         path: the file.
-        allow_missing: leave what the checkpoint lacks as it is.
-        allow_unexpected: leave out what the network has not. With both allowed, tensors of another shape
+        allow_missing: leave parameters that the checkpoint lacks unchanged.
+        allow_unexpected: leave out what the network does not have. With both allowed, tensors of another shape
             are left out too, for instance the classifier of another data set.
 
     Returns:
@@ -86,7 +86,7 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except MemoryError:
         raise
-    except Exception as error:  # torch lets through whatever the bytes provoke, KeyError or UnicodeError
+    except Exception as error:  # damaged bytes raise anything, KeyError or UnicodeError
         raise ValueError(
             f"{path} is not a file of plain weights: truncated, or no checkpoint ({type(error).__name__})"
         ) from error

@@ -1,4 +1,4 @@
-"""Networks from elsewhere, torchvision's and anybody's, behind the common outputs."""
+"""Networks of torchvision, and any importable network, with the outputs of the toolkit's own."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def deeplabv3(name: str, *, classes: int, pretrained: bool, aux: bool) -> Extern
     make, weights = DEEPLABS[name]
     network = make(weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
     if pretrained:
-        load_backbone(network.backbone, weights)
+        load_backbone(network.get_submodule("backbone"), weights)
     return ExternalNetwork(network, classes=classes, aux="aux", new_layers=("classifier", "aux_classifier"))
 
 
@@ -106,12 +106,12 @@ def lraspp(*, classes: int, pretrained: bool) -> ExternalNetwork:
     check_size(classes=classes)
     network = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
     if pretrained:
-        load_backbone(network.backbone, MobileNet_V3_Large_Weights.IMAGENET1K_V1)
+        load_backbone(network.get_submodule("backbone"), MobileNet_V3_Large_Weights.IMAGENET1K_V1)
     return ExternalNetwork(network, classes=classes, new_layers=("classifier",))
 
 
 def load_backbone(backbone: nn.Module, weights: WeightsEnum) -> None:
-    """Fills a backbone, whose keys are a part of the classification network's."""
+    """Loads ImageNet weights into a backbone, whose keys are a subset of the classification network's."""
     own = backbone.state_dict()
     state = {key.removeprefix("features."): value for key, value in fetch(weights).items()}
     backbone.load_state_dict({key: value for key, value in state.items() if key in own})
@@ -120,10 +120,10 @@ def load_backbone(backbone: nn.Module, weights: WeightsEnum) -> None:
 def imported(arch: str, *, classes: int) -> SegmentationNetwork:
     """Anybody's network: ``"package.module:factory"``, where ``factory(classes=...)`` makes it.
 
-    Its ``new_layers``, names of submodules, learn faster where it has them.
+    The submodules named in its attribute ``new_layers``, if it has one, get ten times the learning rate.
 
     Raises:
-        ValueError: nothing to import there, not callable so, or what it makes is no ``nn.Module``.
+        ValueError: nothing to import there, not callable with ``classes``, or what it returns is no ``nn.Module``.
     """
     module_name, _, name = arch.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
@@ -133,7 +133,7 @@ def imported(arch: str, *, classes: int) -> SegmentationNetwork:
     except ImportError as error:
         raise ValueError(f"cannot import arch {arch!r}: {error}") from error
     if not hasattr(module, name):
-        # its file tells when another module of that name was found first
+        # naming its file shows when another module of that name was found first
         raise ValueError(f"arch {arch!r}: there is no {name} in {getattr(module, '__file__', None) or module_name}")
     factory = getattr(module, name)
     if not callable(factory):

@@ -46,9 +46,15 @@ class PyramidPooling(nn.Module):
         return torch.cat([x, *(resize(pool(x), x.shape[-2:]) for pool in self.features)], dim=1)
 
 
-def needs_two_images(pool: nn.Sequential) -> bool:
-    """Whether a grid is one value an image, and its batch norm neither frozen nor synchronised."""
-    return pool[0].output_size == 1 and isinstance(pool[2], nn.BatchNorm2d) and pool[2].training
+def needs_two_images(pool: nn.Module) -> bool:
+    """Whether a grid is one value per image, and its batch norm neither frozen nor synchronised."""
+    return (
+        isinstance(pool, nn.Sequential)
+        and isinstance(pool[0], nn.AdaptiveAvgPool2d)
+        and pool[0].output_size == 1
+        and isinstance(pool[2], nn.BatchNorm2d)
+        and pool[2].training
+    )
 
 
 def segmentation_head(*, channels: int, hidden: int, classes: int, dropout: float) -> nn.Sequential:
@@ -96,7 +102,7 @@ class PSPNet(SegmentationNetwork):
         if not bins:
             raise ValueError("bins is empty: the pyramid pooling needs at least one grid")
         backbone = dilated_resnet(layers)
-        self.layer0 = backbone.layer0
+        self.layer0 = backbone.get_submodule("layer0")
         self.layer1, self.layer2 = backbone.layer1, backbone.layer2
         self.layer3, self.layer4 = backbone.layer3, backbone.layer4
         deep = layers != 18
@@ -149,7 +155,7 @@ def check_size(*, classes: int, dropout: float = 0.0) -> None:
         raise ValueError(f"dropout is {dropout}, expected 0 <= dropout < 1")
 
 
-def dilated_resnet(layers: int) -> nn.Module:
+def dilated_resnet(layers: int) -> resnet.ResNet:
     """A ResNet cut into ``layer0`` (stem) ... ``layer4``, with output stride 8.
 
     Raises:
@@ -160,7 +166,7 @@ def dilated_resnet(layers: int) -> nn.Module:
     block = resnet.BasicBlock if layers == 18 else resnet.Bottleneck
     net = resnet.ResNet(block, list(BLOCKS[layers]))
     stem = [net.conv1, net.bn1, net.relu] if layers == 18 else deep_stem(net)
-    net.layer0 = nn.Sequential(*stem, net.maxpool)
+    net.add_module("layer0", nn.Sequential(*stem, net.maxpool))
     for stage, dilation in ((net.layer3, 2), (net.layer4, 4)):
         for name, module in stage.named_modules():
             if name.endswith("conv2"):

@@ -1,4 +1,4 @@
-"""The heads of PSPNet on other encoders: MobileNetV2, and whatever timm knows."""
+"""The heads of PSPNet on other encoders: MobileNetV2, and those of timm."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def mobile(*, classes: int, pretrained: bool, dropout: float, aux: bool) -> Pyra
     return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)
 
 
-# what families of timm networks call output stride 8, and images of any size; the first that one takes is used
+# options for output stride 8 and images of any size, by family of timm networks; the first that is accepted is used
 ENCODER_OPTIONS: tuple[dict[str, Any], ...] = (
     {"output_stride": 8},
     {"strict_img_size": False},  # windowed transformers
@@ -106,14 +106,15 @@ class TimmEncoder(nn.Module):
     def __init__(self, name: str, *, pretrained: bool) -> None:
         super().__init__()
         self.network = timm_features(name, pretrained=pretrained)
-        self.channels = tuple(self.network.feature_info.channels()[-2:])
+        middle, deep = self.network.feature_info.channels()[-2:]
+        self.channels = (middle, deep)
         try:
             with torch.no_grad():
                 probe = self.network.eval()(torch.zeros(1, 3, 96, 64))[-2:]
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ValueError(f"timm:{name} does not take images of any size: {error}") from error
         self.network.train()
-        # windowed transformers keep the channels last; later, a map as high as it has channels would not tell
+        # windowed transformers keep the channels last; a map as high as it has channels could not be told apart later
         self.channels_last = [x.shape[1] != count for x, count in zip(probe, self.channels, strict=True)]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +123,7 @@ class TimmEncoder(nn.Module):
         return middle, deep
 
 
-def timm_features(name: str, *, pretrained: bool) -> nn.Module:
+def timm_features(name: str, *, pretrained: bool) -> Any:
     """A timm network that returns its feature maps."""
     try:
         import timm

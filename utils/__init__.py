@@ -1,1 +1,1 @@
-"""Training criteria and small helpers that know nothing of the rest."""
+"""Training criteria (``crit.py``, which imports only torch) and small helpers; imports no other package of ours."""

@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a full disk never leaves half of one under its final name."""
+"""Writes files atomically: a kill or a full disk never leaves a partial file under the final name."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``.
+    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``.
 
-    Folders are made. The temporary file keeps the suffix, because many writers choose the format by it. On any
-    error (full disk, Ctrl-C) it is removed and ``path`` is what it was before.
+    Missing folders are made. The temporary file keeps the suffix, because many writers choose the format by it. On any
+    error (full disk, Ctrl-C) it is removed and ``path`` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
-        # Not mkstemp: its files are private, and results are for everybody whom the user's umask allows.
+        # Not mkstemp, which makes files private: the permissions of results follow the user's umask.
         temporary.touch(exist_ok=False)
         yield temporary
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        # A full disk is reported without a name, and the temporary one means nothing to anybody.
+        # A full disk is reported without a file name or with the temporary one, which tells the user nothing.
         error.filename = str(path)
         raise
     finally:

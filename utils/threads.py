@@ -18,9 +18,9 @@ _END: Any = object()
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """``map`` in threads: results in order, at most ``ahead`` of them computed before they are asked for.
+    """``map`` in threads: results in order, at most ``ahead`` of them computed in advance.
 
-    An exception of ``function`` is raised where its result would stand. Closing the generator drops what waits.
+    An exception of ``function`` is raised in place of its result. Closing the generator cancels calls not yet begun.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -37,7 +37,7 @@ def ordered_map(
 
 
 def prefetch(items: Iterator[Item], *, ahead: int) -> Generator[Item, None, None]:
-    """Run an iterator in a thread, at most ``ahead`` items before they are asked for."""
+    """Run an iterator in a thread, at most ``ahead`` items in advance."""
     results = ordered_map(lambda _: next(items, _END), repeat(None), workers=1, ahead=ahead)
     try:
         for item in results:
@@ -52,7 +52,7 @@ class TaskQueue:
     """Runs tasks in background threads, for use in a ``with`` block.
 
     The first error stops the queue: tasks behind it are skipped, and it is raised by the next :meth:`put` or at the
-    end of the block, which waits for all tasks. When the block itself fails, waiting tasks are dropped.
+    end of the block, which waits for all tasks. When the block itself fails, waiting tasks are cancelled.
 
     Args:
         workers: threads; one keeps the order of the tasks.

@@ -1,4 +1,7 @@
-"""Benchmarks: ratios and memory against the toolkit's budgets, on a CPU. Run by ``tool/benchmark.py``."""
+"""Benchmarks: ratios and memory against the toolkit's budgets, on a CPU. Run by ``tool/benchmark.py``.
+
+May import: every other room of etc.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
     "correlation": ("The correlation of FlowNet2", operators.correlate),
     "resample2d": ("Warping", operators.warp),
     "scoring": ("Scoring", files.scoring),
-    "store": ("The flow store", files.store),
+    "store": ("The flow cache", files.store),
 }
 
 

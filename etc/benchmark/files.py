@@ -1,4 +1,4 @@
-"""Everything around the network that reads and writes files: samples, predictions, the flow store; and the scoring."""
+"""Work around the network that reads and writes files: samples, predictions, the flow cache; and scoring."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def scoring(bench: Bench) -> list[Figure]:
     """
     height, width = bench.size((1024, 2048), (64, 128))
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, CLASSES, (height // 32, width // 32), dtype=np.uint8)
-    ids = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    blocks = rng.integers(0, CLASSES, (height // 32, width // 32), dtype=np.uint8)
+    ids = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST)
     coarse = rng.normal(0, 8, (2, 5, 9)).astype(np.float32)
     flow = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in coarse])
     following, backward = np.roll(ids, 3, 1), -flow
@@ -128,7 +128,7 @@ def scoring(bench: Bench) -> list[Figure]:
 
 
 def store(bench: Bench) -> list[Figure]:
-    """The flow store: DIS flow of frames of 1024x2048, as kept (KITTI's 16-bit PNG) against `.flo`, and what storing
+    """The flow cache: DIS flow of frames of 1024x2048, as written (KITTI's 16-bit PNG) against `.flo`, and what storing
     changes of its components.
     """
     count = bench.size(4, 2)

@@ -105,8 +105,9 @@ def in_new_process(function: Callable[..., Result], *arguments: Any) -> Result:
 def peak_memory() -> int:
     """The largest resident memory of this process so far, in bytes."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        # ru_maxrss of Linux begins with the peak of the process that started this one.
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+    # Read here where it exists: ru_maxrss of Linux begins with the peak of the process that started this one.
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    if found is not None:
+        return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -38,7 +38,7 @@ def shifted_products(f1: Tensor, f2: Tensor) -> Tensor:
 @torch.inference_mode()
 def correlate(bench: Bench) -> list[Figure]:
     """FlowNetC's correlation at 48x96x256 against the forward pass of FlowNet2 that it is part of (384x768 frames), and
-    against the plain loop that shifts, multiplies and reduces once a displacement. Memory is what a call adds to the
+    against the plain loop that shifts, multiplies and reduces once per displacement. Memory is what a call adds to the
     peak of a process of its own, the output included.
     """
     shape = bench.size(MAPS, (1, 16, 8, 8))

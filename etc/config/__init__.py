@@ -1,4 +1,7 @@
-"""The settings."""
+"""Settings: sections and keys with their types and ranges, YAML files, overrides, and the published format.
+
+May import: errors, distributed, metrics.
+"""
 
 from etc.config.load import DEFAULT_CONFIG, TOOLKIT, dump_settings, find_file, load_settings
 

@@ -1,8 +1,8 @@
 """Settings: YAML files and command-line overrides -> one validated object.
 
 Sections and keys keep the names of the published code. A YAML file in the published format also loads:
-keys that stand in another section there are moved, obsolete keys are mapped to the native feature, and each
-such change is logged once. The section classes themselves stand in ``etc/config/schema.py``.
+keys that belong to another section here are moved, obsolete keys are mapped to the native feature, and each
+such change is logged once. The section classes are in ``etc/config/schema.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either kind of loader would not read back as a string."""
+    """Quotes strings that YAML 1.1 or :class:`_Loader` would not read back as strings."""
 
 
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
@@ -76,7 +76,7 @@ def load_settings(config: str | Path | dict | None = None, overrides: list[str] 
 
 
 def find_file(path: str | Path) -> Path:
-    """A file the settings name: as it stands, or else among the lists and palettes that come with the toolkit.
+    """A file that the settings name: at that path, or else among the lists and palettes that come with the toolkit.
 
     So ``data/palettes/cityscapes_names.txt`` is found from whatever folder a script is started in.
     """
@@ -85,7 +85,7 @@ def find_file(path: str | Path) -> Path:
 
 
 def dump_settings(settings: Settings) -> str:
-    """The effective settings as YAML, to be written beside every result."""
+    """The effective settings as YAML, which are written beside every result."""
     return yaml.dump(settings.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -119,7 +119,7 @@ def _pairs(words: list[str]) -> list[tuple[str, str, Any]]:
 
 
 def _parsed(text: str, key: str) -> Any:
-    """A value from the command line. Where a string is wanted a number is one too: ``TEST.save_folder 2024``."""
+    """A value from the command line. Where the setting is a string, a number stays one: ``TEST.save_folder 2024``."""
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
@@ -136,6 +136,6 @@ def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        # A check over a whole section has no input worth printing.
+        # The input of a check over a whole section is too long to print.
         given = f" (got {first['input']!r})" if len(first["loc"]) > 1 else ""
         raise ConfigError(f"{where}: {message}{given}") from None

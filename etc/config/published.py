@@ -1,4 +1,4 @@
-"""Files that others wrote: the published YAML format and version 1 of ours -> sections, keys and values of today."""
+"""Translates settings of the published YAML format and of version 1.0 into the sections, keys and values of today."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# Obsolete keys of the published files and what takes their place; None: torchrun or torch itself does it now.
+# Obsolete keys of the published files and what replaces them; None: nothing, torchrun or torch does it now.
 _OBSOLETE = {
     "use_apex": None,
     "keep_batchnorm_fp32": None,
@@ -37,7 +37,7 @@ _OBSOLETE = {
 _OPT_LEVEL = {"O0": "off", "O1": "float16", "O2": "float16"}
 
 
-# Keys and values of version 1 of this toolkit, and what they are called now.
+# Keys and values of version 1.0 of this toolkit, and what they are called now.
 _RENAMED_KEYS = {
     ("DATA", "allow_single"): "allow_missing_neighbours",
     ("FLOW", "judges"): "evaluate_with",
@@ -53,7 +53,7 @@ _RENAMED_VALUES = {
 
 
 def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
-    """Translate the published file format, and names of version 1, into the sections and keys of today.
+    """Translate the published file format, and names of version 1.0, into the sections and keys of today.
 
     Raises:
         ConfigError: an unknown section or key, or two different values for one key.
@@ -85,7 +85,7 @@ def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[st
 
 
 def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, str, Any]:
-    """Section, key and value that a written key stands for; without section: nothing does it any more."""
+    """The section, key and value of today for a key in a file; section ``None``: the key is obsolete."""
     known = known_keys()
     key = _RENAMED_KEYS.get((section, key), key)
     if isinstance(value, list):

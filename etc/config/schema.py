@@ -1,4 +1,4 @@
-"""The sections and keys of the settings: types, ranges, defaults and one line of meaning each.
+"""The sections and keys of the settings: types, ranges, defaults and a one-line description each.
 
 The defaults are those of the published training on Cityscapes; ``configs/quickstart.yaml`` sets what differs.
 """
@@ -9,6 +9,20 @@ import difflib
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Name -> what it is. Each has its constructor in etc/flow/estimators.py.
+FLOW_ESTIMATORS = {
+    "dis": "OpenCV's DIS, fast, on the CPU, no weights",
+    "raft_small": "torchvision's small RAFT, weights are downloaded",
+    "raft_large": "torchvision's large RAFT, weights are downloaded",
+    "flownet2": "FlowNet2, needs the published weights, as do its parts and smaller stacks",
+    "flownet2-c": "FlowNetC",
+    "flownet2-s": "FlowNetS",
+    "flownet2-sd": "FlowNetSD, for small displacements",
+    "flownet2-cs": "FlowNetC refined by one FlowNetS",
+    "flownet2-css": "FlowNetC refined by two FlowNetS",
+    "package.module:factory": "a function without arguments that returns an object with estimate(rgb_t, rgb_k)",
+}
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -25,22 +39,22 @@ class Data(_Section):
     layout: Literal["cityscapes", "camvid", "folder"] = Field(
         "cityscapes", description="how frame numbers are read from file names; folder: sorted order"
     )
-    train_list: str = Field("data/lists/cityscapes/train.lst", description="'image label' or 'image' a line")
+    train_list: str = Field("data/lists/cityscapes/train.lst", description="one 'image label' or 'image' per line")
     val_list: str = Field("data/lists/cityscapes/val.lst", description="labelled frames for mIoU")
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
-        description="all frames of the clips to score, 'image [label]' a line, a blank line between clips",
+        description="all frames of the clips to score, one 'image [label]' per line, a blank line between clips",
     )
     classes: int = Field(19, description="number of classes", ge=1, le=254)
     label_map: Literal["cityscapes", "none"] = Field(
         "cityscapes", description="cityscapes: labelIds -> 19 train ids; none: labels are train ids already"
     )
-    frame_step: Positive = Field(1, description="difference of the frame numbers of consecutive frames")
+    frame_step: Positive = Field(1, description="difference between the frame numbers of consecutive frames")
     allow_missing_neighbours: bool = Field(
         False, description="train frames that have no neighbour on disk with the segmentation loss alone"
     )
-    names_path: str = Field("data/palettes/cityscapes_names.txt", description="class names, one a line")
-    colors_path: str = Field("data/palettes/cityscapes_colors.txt", description="'R G B' a line and class")
+    names_path: str = Field("data/palettes/cityscapes_names.txt", description="class names, one per line")
+    colors_path: str = Field("data/palettes/cityscapes_colors.txt", description="one 'R G B' line per class")
     synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
     synthetic_height: int = Field(256, description="frame height of the synthetic world, pixels", ge=64)
     synthetic_width: int = Field(512, description="frame width of the synthetic world, pixels", ge=64)
@@ -54,8 +68,8 @@ class Flow(_Section):
 
     name: str = Field(
         "dis",
-        description="estimator: dis, raft_small, raft_large, flownet2, flownet2-{c,s,sd,cs,css} or "
-        "package.module:factory; dataset: the data set's own flow files",
+        description="; ".join(f"{name}: {what}" for name, what in FLOW_ESTIMATORS.items())
+        + "; dataset: the data set's own flow files, no estimator",
     )
     source: Literal["cached", "online"] = Field(
         "cached",
@@ -64,19 +78,19 @@ class Flow(_Section):
     )
     weights: str | None = Field(None, description="weight file of the estimator, where it needs one")
     preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="preset of dis")
-    cache: str = Field("data/flow_cache", description="folder in which computed flow is kept")
+    cache: str = Field("data/flow_cache", description="folder of computed flow")
     input: Literal["rgb255", "normalized"] = Field(
         "rgb255",
-        description="what the estimator is fed; normalized reproduces the published mistakes (contrast; for FlowNet2 "
-        "also the resizing)",
+        description="input of the estimator; normalized reproduces the published mistakes (contrast; for FlowNet2 also "
+        "the resizing)",
     )
     scale: float = Field(
-        1.0, description="images are reduced by this before the estimation: less memory, coarser flow", gt=0, le=1
+        1.0, description="factor on the image size before the estimation: less memory, coarser flow", gt=0, le=1
     )
     evaluate_with: list[str] = Field(
         [],
-        description="flow for scoring, where it should differ from name; several give a table, the first is the "
-        "headline; dis@fast sets the preset, flownet2@FILE the weights",
+        description="estimators for scoring, where they should differ from name; several give a table, the first is "
+        "the headline; dis@fast sets the preset, flownet2@FILE the weights, otherwise the FLOW settings apply",
     )
     occlusion: bool = Field(True, description="scoring, strict: ignore occluded pixels (needs backward flow)")
 
@@ -108,15 +122,17 @@ class Train(_Section):
     st_weight: float = Field(0.1, description="weight of the motion loss; 0 is the baseline", ge=0)
     self_training: Fraction | None = Field(
         None,
-        description="frames without label are labelled by the frozen start network (weight) where it is surer than "
-        "this; empty: they have no segmentation loss",
+        description="pseudo-label unlabelled frames with the frozen initial network (weight) where its confidence "
+        "exceeds this; empty: no segmentation loss there",
     )
     frame_gap: Positive = Field(3, description="largest distance of the neighbour, frames")
-    random_frame: bool = Field(True, description="neighbour drawn from -gap..gap; false: always +gap")
+    random_frame: bool = Field(
+        True, description="distance of the neighbour drawn from -frame_gap..frame_gap; false: always +frame_gap"
+    )
     visibility: Literal["published", "l1"] = Field("l1", description="visibility mask of the motion loss")
     mask_padding: bool = Field(True, description="motion loss ignores padding and out-of-frame sources")
-    batch_size: Positive = Field(8, description="clips in a step, over all processes")
-    workers: int = Field(4, description="data loading processes, a process", ge=0)
+    batch_size: Positive = Field(8, description="clips per training step, over all processes")
+    workers: int = Field(4, description="DataLoader workers per training process", ge=0)
     base_lr: float = Field(0.01, description="learning rate of the backbone; new layers learn 10x faster", gt=0)
     epochs: Positive = Field(200, description="passes over the training list")
     power: float = Field(0.9, description="power of the polynomial learning rate decay", ge=0)
@@ -167,7 +183,7 @@ class Distill(_Section):
         description="online: the teacher runs on the crops of every step; cached: its logits of the whole frames are "
         "computed once, and training never runs the teacher (logits only)",
     )
-    cache: str = Field("data/teacher_cache", description="folder in which the teacher's logits are kept")
+    cache: str = Field("data/teacher_cache", description="folder of the teacher's computed logits")
     mf_pool: Positive = Field(16, description="mf: side of the average pooling before the self-similarity")
 
     @property
@@ -176,11 +192,13 @@ class Distill(_Section):
         return max(self.kd_weight, self.pf_weight, self.mf_weight) > 0
 
     @model_validator(mode="after")
-    def _stored_logits(self) -> Distill:
+    def _cached_logits(self) -> Distill:
         losses = {"kd": self.kd_weight, "pf": self.pf_weight, "mf": self.mf_weight}
         for name, weight in losses.items():
             if self.source == "cached" and weight > 0 and getattr(self, f"{name}_on") != "logits":
-                raise ValueError(f"source cached keeps logits alone: set {name}_on to logits, or source to online")
+                raise ValueError(
+                    f"DISTILL.source cached keeps only logits: set {name}_on to logits, or DISTILL.source to online"
+                )
         return self
 
 
@@ -195,8 +213,8 @@ class Test(_Section):
     )
     prediction_ids: Literal["auto", "train", "label", "color"] = Field(
         "auto",
-        description="what they hold: train ids, Cityscapes label ids, colours of DATA.colors_path; auto: told by their "
-        "values",
+        description="what the predictions hold: train ids, Cityscapes label ids or colours of DATA.colors_path; auto: "
+        "recognised by their values",
     )
     allow_gaps: bool = Field(False, description="score the pairs that have predictions where some frames have none")
     frames: str | None = Field(
@@ -206,20 +224,20 @@ class Test(_Section):
         None, description="score the published protocol's clips below data_root: 108 sampled ones or all 500"
     )
     strides: list[Positive] = Field(
-        [1], description="scoring: distances of the frames of a pair; the first is the headline", min_length=1
+        [1], description="scoring: distances between the frames of a pair; the first is the headline", min_length=1
     )
     base_size: int = Field(0, description="long side that frames are resized to; 0: as they are", ge=0)
     test_h: Positive = Field(769, description="height of the sliding window")
     test_w: Positive = Field(769, description="width of the sliding window")
     mode: Literal["whole", "slide"] = Field("whole", description="whole image or sliding window")
-    overlap: float = Field(1 / 3, description="share of the window that neighbours overlap", ge=0, lt=1)
+    overlap: float = Field(1 / 3, description="overlap of neighbouring windows, as a share of the window", ge=0, lt=1)
     scales: list[float] = Field([1.0], description="scales whose probabilities are averaged", min_length=1)
     flip: bool = Field(False, description="average with the mirrored image")
     demo_dir: str | int | None = Field(
         None, description="tool/demo.py: list, folder, image, video file or camera index; empty: the clips"
     )
     demo_folder: str = Field("exp/demo", description="where tool/demo.py writes")
-    batch_size_gen: Positive = Field(1, description="frames in a step of tool/gen_video.py")
+    batch_size_gen: Positive = Field(1, description="frames per forward pass of tool/gen_video.py")
     fps: float = Field(17.0, description="frame rate of written videos", gt=0)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; also used by the training")
 

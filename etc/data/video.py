@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Source(NamedTuple):
         fps: frame rate, where there is one.
     """
 
-    frames: Iterator[NamedFrame]
+    frames: Generator[NamedFrame, None, None]
     total: int | None
     fps: float | None
 
@@ -86,7 +86,7 @@ def image_source(paths: list[Path]) -> Source:
     return Source(_named(names, images), len(paths), None)
 
 
-def _named(names: list[str], images) -> Iterator[NamedFrame]:
+def _named(names: list[str], images) -> Generator[NamedFrame, None, None]:
     with closing(images):
         for name, image in zip(names, images, strict=True):
             yield NamedFrame(name, image)

@@ -64,7 +64,7 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]], *, columns: int | Non
     Args:
         panels: caption and RGB uint8 ``[H, W, 3]``. A caption shrinks to the picture's width; where all are empty there
             are no caption bars.
-        columns: pictures in a row, those missing in the last row are white; ``None`` puts all into one row.
+        columns: pictures per row, those missing in the last row are white; ``None`` puts all into one row.
         gap: white pixels between pictures.
 
     Returns:
@@ -100,7 +100,7 @@ def legend(names: Sequence[str], palette: np.ndarray, *, width: int, size: int =
         size: height of a line, pixels.
 
     Returns:
-        RGB uint8 ``[lines * size, width, 3]``, white where nothing stands.
+        RGB uint8 ``[lines * size, width, 3]``, white elsewhere.
 
     Raises:
         ValueError: no name, or a palette of another shape.

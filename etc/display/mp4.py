@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
@@ -33,7 +34,7 @@ class Mp4Writer:
 
     Args:
         path: the file; folders are made.
-        fps: frames a second.
+        fps: frames per second.
         crf: quality of H.264, 0 (lossless) to 51; 20 keeps the borders of the classes sharp.
         gop: at most this many pictures from one key frame to the next; few make seeking quick. ``None``: many.
     """
@@ -54,12 +55,15 @@ class Mp4Writer:
         Raises:
             ValueError: another size than the picture before, or another dtype.
         """
-        if not self._shape:
-            self._start(rgb)
+        if self._container is None:
+            raise ValueError("the video is closed: it takes no more pictures")
+        if self._stream is None:
+            self._stream = _add_stream(self._container, rgb.shape, self._rate, self._quality)
+            self._shape = rgb.shape
         if rgb.shape != self._shape or rgb.dtype != np.uint8:
             raise ValueError(f"expected RGB uint8 {self._shape}, got {rgb.dtype} {rgb.shape}")
         height, width = rgb.shape[:2]
-        even = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        even: np.ndarray = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         frame = av.VideoFrame.from_ndarray(even, "rgb24").reformat(format="yuv420p", dst_colorspace="ITU709")
         frame.pts, frame.time_base = self._count, 1 / self._rate
         self._count += 1
@@ -74,7 +78,7 @@ class Mp4Writer:
         if self._container is None:
             return
         try:
-            if not self._count:
+            if self._stream is None or not self._count:
                 raise ValueError("a video needs at least one picture")
             self._container.mux(self._stream.encode(None))
             self._container.close()
@@ -105,25 +109,29 @@ class Mp4Writer:
         else:
             self.discard()
 
-    def _start(self, rgb: np.ndarray) -> None:
-        codec = next(name for name in _ENCODERS if name in av.codecs_available)
-        if codec == "mpeg4":
-            logger.warning("PyAV has no H.264 encoder (libx264) here: writing MPEG-4, which browsers do not play")
-        # Fast enough to keep up with the network; the short look-ahead halves the memory, and the files of such
-        # pictures grow by 4%.
-        options = {"preset": "veryfast", "rc-lookahead": "3", "bf": "0", **self._quality} if codec == "libx264" else {}
-        self._stream = self._container.add_stream(codec, rate=self._rate, options=options)
-        self._stream.width = rgb.shape[1] + rgb.shape[1] % 2
-        self._stream.height = rgb.shape[0] + rgb.shape[0] % 2
-        self._stream.pix_fmt = "yuv420p"
-        # One thread by default a core and a half: on a big machine they hold hundreds of frames.
-        self._stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
-        self._stream.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
-        # Browsers believe the matrix only where all three are stated; otherwise they take small videos for BT.601.
-        self._stream.codec_context.color_primaries = self._stream.codec_context.color_trc = _BT709
-        self._shape = rgb.shape
-
 
 def encode_overlay(video: Mp4Writer, rgb: np.ndarray, ids: np.ndarray, palette: np.ndarray) -> None:
     """Add a frame with the colours of its classes to a video; arguments as :func:`etc.display.drawing.overlay`."""
     video.write(overlay(rgb, ids, palette))
+
+
+def _add_stream(
+    container: av.container.OutputContainer, shape: tuple[int, ...], rate: Fraction, quality: dict[str, str]
+) -> av.VideoStream:
+    """A stream for pictures of a shape ``[H, W, 3]``, with the best encoder that PyAV has."""
+    codec = next(name for name in _ENCODERS if name in av.codecs_available)
+    if codec == "mpeg4":
+        logger.warning("PyAV has no H.264 encoder (libx264) here: writing MPEG-4, which browsers do not play")
+    # Fast enough to keep up with the network; the short look-ahead halves the memory, and the files of such
+    # pictures grow by 4%.
+    options = {"preset": "veryfast", "rc-lookahead": "3", "bf": "0", **quality} if codec == "libx264" else {}
+    stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options))
+    stream.width = shape[1] + shape[1] % 2
+    stream.height = shape[0] + shape[0] % 2
+    stream.pix_fmt = "yuv420p"
+    # By default there are one and a half threads per core: on a big machine they hold hundreds of frames.
+    stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
+    stream.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
+    # Browsers believe the matrix only where all three are stated; otherwise they take small videos for BT.601.
+    stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
+    return stream

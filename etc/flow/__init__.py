@@ -1,4 +1,7 @@
-"""Optical flow."""
+"""Optical flow: estimators, flow files, the cache of computed flow, and the accuracy of an estimator.
+
+May import: display, and what it may import.
+"""
 
 from etc.flow.estimators import FlowEstimator, build_flow
 

@@ -57,7 +57,12 @@ class FlowErrors(NamedTuple):
 
     def plus(self, other: FlowErrors) -> FlowErrors:
         """The sums over the pixels of both."""
-        return FlowErrors(*(a + b for a, b in zip(self, other, strict=True)))
+        return FlowErrors(
+            self.end_point + other.end_point,
+            self.outliers + other.outliers,
+            self.motion + other.motion,
+            self.pixels + other.pixels,
+        )
 
     def scores(self) -> dict[str, float]:
         """``epe`` and ``motion`` in pixels, ``fl_all`` in [0, 1], and ``pixels``.
@@ -126,9 +131,9 @@ def score_flow(
     """Score an estimator.
 
     Args:
-        estimator: any; it sees one pair at a time.
+        estimator: any estimator; it is given one pair at a time.
         pairs: from :func:`find_pairs`.
-        pictures: folder of one picture a pair (see :func:`flow_picture`); ``None`` writes none.
+        pictures: folder of one picture per pair (see :func:`flow_picture`); ``None`` writes none.
 
     Returns:
         ``{"estimator", "epe", "fl_all", "motion", "pixels", "pairs": [{"pair", "epe", ...}]}``, see
@@ -181,7 +186,7 @@ def flow_picture(frame: np.ndarray, flow: np.ndarray, truth: np.ndarray, valid: 
     """
     known = np.where(valid, truth, 0).astype(np.float32)
     longest = float(np.hypot(*known).max())
-    # One wild vector of the estimate must not bleach all the others.
+    # One far too long vector of the estimate must not make all others look like no motion.
     flow = np.nan_to_num(flow.astype(np.float32))
     bounded = flow * np.minimum(1, longest / np.maximum(np.hypot(*flow), 1e-6))
     true_colours, colours = flow_to_image(torch.from_numpy(np.stack([known, bounded]))).permute(0, 2, 3, 1).numpy()
@@ -202,7 +207,7 @@ def _estimated(estimator: FlowEstimator, pair: TruePair) -> tuple[np.ndarray, ..
     try:
         flow = estimator.estimate(*(torch.from_numpy(x).permute(2, 0, 1)[None].float() for x in images))
     except ValueError as error:
-        raise UserError(f"FLOW.name {estimator.name}, {pair.image_t} to {pair.image_k.name}: {error}") from None
+        raise UserError(f"FLOW.name {estimator.name}, {pair.image_t} to {pair.image_k.name}: {error}") from error
     return images[0], flow[0].float().cpu().numpy(), truth, valid
 
 

@@ -31,7 +31,7 @@ class FlowSource(Protocol):
         """The flow, and where it is known to be valid, bool ``[H, W]``; ``None``: not known."""
 
     def available(self, path_t: Path, path_k: Path) -> bool:
-        """Whether the flow of a pair can be had."""
+        """Whether the flow of a pair is available."""
 
 
 def flow_estimator(settings: Settings, device: str | torch.device = "cpu") -> FlowEstimator:
@@ -54,7 +54,7 @@ def flow_estimator(settings: Settings, device: str | torch.device = "cpu") -> Fl
 
 
 def cached_flow(settings: Settings, device: str | torch.device = "cpu") -> CachedFlow:
-    """Flow of the settings' estimator, kept in their cache.
+    """Flow of the settings' estimator, computed once per pair into ``FLOW.cache``.
 
     Raises:
         UserError: as :func:`flow_estimator`.
@@ -63,7 +63,7 @@ def cached_flow(settings: Settings, device: str | torch.device = "cpu") -> Cache
 
 
 def flow_source(settings: Settings, device: str | torch.device = "cpu") -> FlowSource:
-    """Flow between listed frames: the data set's own, or an estimator's with the cache of the settings.
+    """Flow between listed frames: the data set's own, or an estimator's cached in ``FLOW.cache``.
 
     Raises:
         UserError: as :func:`etc.flow.build_flow`; ``FLOW.scale`` with the data set's own flow.

@@ -1,4 +1,4 @@
-"""Flow between two frames that are known by their files, computed once per pair and kept."""
+"""Flow between two frames given by their files, computed once per pair and cached on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CachedFlow:
 
     Args:
         estimator: from :func:`etc.flow.build_flow`.
-        folder: where computed flow is kept.
+        folder: where computed flow is written.
 
     Attributes:
         key: what the flow was made with; equal keys mean equal flow.
@@ -57,11 +57,11 @@ class CachedFlow:
         return kept, None
 
     def available(self, path_t: Path, path_k: Path) -> bool:
-        """Whether the flow of a pair can be had: an estimator gives any."""
+        """Whether the flow of a pair is available: an estimator can compute any."""
         return True
 
     def path(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> Path:
-        """Where the flow of a pair is kept."""
+        """The cache file of a pair."""
         return (
             self.folder / self.key / f"{shape[1]}x{shape[0]}" / folder_key(path_t) / f"{path_t.stem}__{path_k.stem}.png"
         )
@@ -79,17 +79,17 @@ class CachedFlow:
         return flow if flow.shape[1:] == tuple(shape) else None
 
     def compute(self, path_t: Path, path_k: Path, image_t: np.ndarray, image_k: np.ndarray) -> np.ndarray:
-        """The flow of a pair that is read already, RGB uint8 ``[H, W, 3]``; it is not written.
+        """The flow of a pair whose images are read already, RGB uint8 ``[H, W, 3]``; it is not written.
 
         Raises:
-            UserError: frames of different sizes or too small, or an estimator that gives another size.
+            UserError: frames of different sizes or too small, or a flow of another size or that is not finite.
         """
         name, shape = self.estimator.name, image_t.shape[:2]
         pair = [torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (image_t, image_k)]
         try:
             flow = self.estimator.estimate(*pair)
         except ValueError as error:
-            raise UserError(f"FLOW.name {name}, {path_t} to {path_k.name}: {error}") from None
+            raise UserError(f"FLOW.name {name}, {path_t} to {path_k.name}: {error}") from error
         if flow.shape != (1, 2, *shape):
             raise UserError(f"FLOW.name {name} gave a flow {tuple(flow.shape)} for frames of {shape}")
         if not flow.isfinite().all():

@@ -1,4 +1,4 @@
-"""The flow that a data set brings along, found by the names of its frames."""
+"""The flow files that belong to a data set, found by the names of its frames."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -15,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.transform import MEAN, STD
 from etc.errors import UserError
 from etc.weights import how_to_get
 from flownet import VARIANTS, load_flownet2
 from utils.files import sha256_of
-
-RAFT_NAMES = ("raft_small", "raft_large")
 
 _PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -61,11 +61,10 @@ def build_flow(
     """Build an estimator.
 
     Args:
-        name: ``dis``, ``raft_small``, ``raft_large``, ``flownet2`` and its variants ``flownet2-c``, ``-s``, ``-sd``,
-            ``-cs`` and ``-css``, or ``package.module:factory`` (a function without arguments that
-            returns an object with ``estimate``).
-        weights: weight file; RAFT without one downloads torchvision's (hash-checked), FlowNet2 needs one.
-        preset: of ``dis``.
+        name: one of ``etc.config.schema.FLOW_ESTIMATORS``, or ``package.module:factory`` (a function without
+            arguments that returns an object with ``estimate``).
+        weights: weight file; RAFT without one downloads torchvision's (hash-checked), FlowNet2 requires one.
+        preset: speed and accuracy of ``dis``.
         device: where networks run.
         normalized: the published code's two mistakes: mean/std-normalised images instead of 0..255, and
             FlowNet2's vectors not scaled along when images are resized to multiples of 64.
@@ -74,18 +73,12 @@ def build_flow(
     Raises:
         UserError: an unknown name, weights that are missing or do not fit, or a scale that cannot be used.
     """
-    if name == "dis":
-        estimator: FlowEstimator = DisFlow(preset=preset)
-    elif name in RAFT_NAMES:
-        estimator = RaftFlow(name, weights=weights, device=device)
-    elif name in VARIANTS:
-        resize_mode: Literal["scaled", "published"] = "published" if normalized else "scaled"
-        estimator = FlowNet2Flow(name, weights=weights, device=device, resize_mode=resize_mode)
+    if name in CONSTRUCTORS:
+        estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized))
     elif ":" in name:
         estimator = _imported(name)
     else:
-        known = ", ".join(("dis", *RAFT_NAMES, *VARIANTS, "package.module:factory"))
-        raise UserError(f"FLOW.name {name!r} is none of {known}")
+        raise UserError(f"FLOW.name {name!r} is none of {', '.join(FLOW_ESTIMATORS)}")
     if scale != 1:
         estimator = ScaledFlow(estimator, scale=scale)
     return NormalizedInput(estimator) if normalized else estimator
@@ -108,10 +101,14 @@ class DisFlow:
         height, width = rgb_t.shape[-2:]
         # OpenCV chooses the pyramid of smaller images by their width alone, and crashes on 16 x 300 pixels.
         pair = [_padded(x, max(96, height), max(96, width)) for x in (rgb_t, rgb_k)]
-        # A new solver a call: OpenCV's holds buffers of the last size and is not safe between threads.
-        solver = cv2.DISOpticalFlow_create(self.preset)
-        flows = [solver.calc(_gray(t), _gray(k), None)[:height, :width] for t, k in zip(*pair, strict=True)]
-        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(rgb_t.device)
+        # A new solver per call: OpenCV's holds buffers of the last size and is not safe between threads.
+        solver = cv2.DISOpticalFlow.create(self.preset)
+        flows = [
+            solver.calc(_gray(t), _gray(k), None)  # type: ignore[call-overload]  # the stubs ask for an initial flow
+            for t, k in zip(*pair, strict=True)
+        ]
+        flow = np.stack(flows)[:, :height, :width]
+        return torch.from_numpy(flow).permute(0, 3, 1, 2).contiguous().to(rgb_t.device)
 
 
 class RaftFlow:
@@ -183,10 +180,10 @@ class FlowNet2Flow:
 
 
 class ScaledFlow:
-    """Estimates on reduced images: memory and time shrink with the square of ``scale``, small things are lost.
+    """Estimates on reduced images: memory and time shrink with the square of ``scale``, small objects are lost.
 
     Args:
-        estimator: what works on the reduced images.
+        estimator: the estimator that sees the reduced images.
         scale: above 0, at most 1.
     """
 
@@ -222,6 +219,36 @@ class NormalizedInput:
         return self.estimator.estimate((rgb_t - mean) / std, (rgb_k - mean) / std)
 
 
+class _Options(NamedTuple):
+    """What the settings say of the estimator, see :func:`build_flow`; each constructor takes what it needs."""
+
+    weights: str | Path | None
+    preset: str
+    device: str | torch.device
+    normalized: bool
+
+
+def _dis(name: str, options: _Options) -> FlowEstimator:
+    return DisFlow(preset=options.preset)
+
+
+def _raft(name: str, options: _Options) -> FlowEstimator:
+    return RaftFlow(name, weights=options.weights, device=options.device)
+
+
+def _flownet2(name: str, options: _Options) -> FlowEstimator:
+    resize_mode: Literal["scaled", "published"] = "published" if options.normalized else "scaled"
+    return FlowNet2Flow(name, weights=options.weights, device=options.device, resize_mode=resize_mode)
+
+
+CONSTRUCTORS: dict[str, Callable[[str, _Options], FlowEstimator]] = {
+    "dis": _dis,
+    "raft_small": _raft,
+    "raft_large": _raft,
+    **dict.fromkeys(VARIANTS, _flownet2),
+}
+
+
 def _padded(image: Tensor, height: int, width: int) -> Tensor:
     """The image continued to the right and down by its border pixels."""
     return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]), mode="replicate")
@@ -236,7 +263,7 @@ def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
     if rgb_t.shape != rgb_k.shape or rgb_t.ndim != 4 or rgb_t.shape[1] != 3:
         raise ValueError(f"expected two [N, 3, H, W] images, got {tuple(rgb_t.shape)} and {tuple(rgb_k.shape)}")
     if min(rgb_t.shape[-2:]) < smallest:
-        raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} at least")
+        raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} pixels at least")
 
 
 def _read_weights(name: str, path: str | Path) -> dict[str, Tensor]:
@@ -268,7 +295,7 @@ def _imported(name: str) -> FlowEstimator:
     try:
         estimator = getattr(importlib.import_module(module), factory)()
     except (ImportError, AttributeError) as error:
-        raise UserError(f"FLOW.name {name}: {error}") from None
+        raise UserError(f"FLOW.name {name}: {error}") from error
     if not callable(getattr(estimator, "estimate", None)):
         raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
     for attribute in ("name", "key"):

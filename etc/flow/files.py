@@ -1,4 +1,4 @@
-"""Optical flow on disk: Middlebury ``.flo``, KITTI 16-bit PNG, and where a data set keeps its own flow."""
+"""Optical flow on disk: Middlebury ``.flo``, KITTI 16-bit PNG, and where the flow files of a data set are found."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_flo(path: str | Path, flow: np.ndarray) -> None:
 
 
 def write_kitti(path: str | Path, flow: np.ndarray, valid: np.ndarray | None = None) -> None:
-    """Write float32 ``[2, H, W]`` as KITTI PNG (steps of 1/64 px), atomically; vectors too long are invalid."""
+    """Write float32 ``[2, H, W]`` as KITTI PNG (steps of 1/64 px), atomically; vectors that do not fit are invalid."""
     fits = (np.abs(flow) <= KITTI_REACH).all(axis=0)
     stored = np.empty((*flow.shape[1:], 3), np.uint16)
     bounded = np.nan_to_num(np.clip(flow, -KITTI_REACH, KITTI_REACH))
@@ -55,7 +55,7 @@ def write_kitti(path: str | Path, flow: np.ndarray, valid: np.ndarray | None = N
 
 
 def data_set_flow(image_t: Path, image_k: Path) -> Path | None:
-    """The flow file that a data set keeps for a frame pair, or ``None``.
+    """The data set's own flow file of a frame pair, or ``None``.
 
     It lies beside the frames: in the parallel folder ``flow`` of ``leftImg8bit`` (Cityscapes layout) or in
     the folder ``flow`` inside the frames' own, named ``{frame t}_to_{number of frame k}_flow`` with ``.png``
@@ -106,5 +106,5 @@ def _read_flo(path: Path) -> np.ndarray:
     width, height = (int(n) for n in np.frombuffer(data[4:12], "<i4"))
     if width < 1 or height < 1 or len(data) != 12 + 8 * width * height:
         raise UserError(f"{path} is truncated: {len(data)} bytes for a flow of {width}x{height}")
-    planes = np.frombuffer(data[12:], "<f4").reshape(height, width, 2)
-    return np.ascontiguousarray(planes.transpose(2, 0, 1), dtype=np.float32)
+    vectors = np.frombuffer(data[12:], "<f4").reshape(height, width, 2)
+    return np.ascontiguousarray(vectors.transpose(2, 0, 1), dtype=np.float32)

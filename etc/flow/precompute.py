@@ -1,4 +1,4 @@
-"""Fills the flow store ahead of a training or a scoring, on the GPU where there is one, in any number of processes."""
+"""Fills the flow cache before a training or a scoring, on the GPU where there is one, in any number of processes."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
 
 
 def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | torch.device = "cpu") -> tuple[int, int]:
-    """Compute what the store lacks; a run that was cut off goes on where it stopped.
+    """Compute the flow that the cache lacks; a run that was interrupted continues where it stopped.
 
     Processes started by torchrun share the pairs.
 
     Args:
-        settings: the estimator and the store (``FLOW``), and see :func:`frame_pairs`.
+        settings: the estimator and the cache (``FLOW``), and see :func:`frame_pairs`.
         purposes: what the flow is for.
-        device: where networks run; the store does not depend on it.
+        device: where networks run; the cache does not depend on it.
 
     Returns:
-        Pairs computed, and pairs that were in the store already, over all processes.
+        Pairs computed, and pairs that were in the cache already, over all processes.
 
     Raises:
         UserError: missing files, damaged frames, frames that the estimator cannot take, or ``FLOW.name dataset``.
@@ -89,7 +89,7 @@ def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | to
 
 
 def _images_to_do(flow: CachedFlow, pair: FramePair) -> tuple[np.ndarray, np.ndarray] | None:
-    """Both frames, RGB uint8 ``[H, W, 3]``; ``None`` where their flow is in the store."""
+    """Both frames, RGB uint8 ``[H, W, 3]``; ``None`` where their flow is in the cache."""
     image_t = read_image(pair[0])
     if flow.kept(*pair, image_t.shape[:2]) is not None:
         return None

@@ -1,4 +1,4 @@
-"""Predictions of the clips to be scored, as label maps, colour pictures and videos; finished files are kept."""
+"""Predictions of the clips to be scored, as label maps, colour pictures and videos; finished frames are skipped."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class LoadedFrame(NamedTuple):
 
 
 class PredictionStats(NamedTuple):
-    """What a run did: frames predicted and kept, seconds inside the network and in all."""
+    """What a run did: frames predicted and skipped, seconds inside the network and in total."""
 
     predicted: int
     skipped: int
@@ -87,7 +87,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
 
     Args:
         settings: the settings.
-        overwrite: remove all predictions in the folder first.
+        overwrite: first remove all predictions in the folder.
 
     Raises:
         UserError: missing or broken files; a checkpoint or palette that does not fit; predictions in the folder that
@@ -128,7 +128,7 @@ def _predict_clips(
     predicted = reread = 0
     files = [frame for clip in clips for frame in clip.frames]
     with ExitStack() as stack:
-        # Videos close behind the network's back, in the queue; after an error none of them must appear.
+        # The encoder's queue closes the videos while the network goes on; after an error none of them must appear.
         videos = stack.enter_context(ExitStack())
         pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
         encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
@@ -141,10 +141,11 @@ def _predict_clips(
                 todo = [frame for frame in frames if frame.ids is None]
                 ids = iter(predictor([frame.rgb for frame in todo]) if todo else ())
                 for frame in frames:
-                    if frame.ids is None:
-                        frame = frame._replace(ids=next(ids))
-                        pictures.put(_write_pictures, frame, palette)
-                    encoder.put(encode_overlay, video, frame.rgb, frame.ids, palette)
+                    frame_ids = frame.ids
+                    if frame_ids is None:
+                        frame_ids = next(ids)
+                        pictures.put(_write_pictures, frame.files, frame_ids, palette)
+                    encoder.put(encode_overlay, video, frame.rgb, frame_ids, palette)
                 predicted, reread = predicted + len(todo), reread + len(frames) - len(todo)
                 bar.update(len(frames))
             encoder.put(video.close)
@@ -152,7 +153,7 @@ def _predict_clips(
 
 
 def _batches(loaded: Iterator[LoadedFrame], count: int, size: int) -> Iterator[list[LoadedFrame]]:
-    """The next ``count`` frames, a clip, in groups of ``size``.
+    """The next ``count`` frames, which form a clip, in groups of ``size``.
 
     Raises:
         UserError: frames of different sizes.
@@ -174,18 +175,18 @@ def _load(files: FramePaths) -> LoadedFrame:
         return LoadedFrame(files, rgb, None)
     try:
         ids = read_label(files.gray)
-    except UserError:  # not ours, or damaged: predicted again
+    except UserError:  # damaged, or not a label map: predicted again
         return LoadedFrame(files, rgb, None)
     return LoadedFrame(files, rgb, ids if ids.shape == rgb.shape[:2] else None)
 
 
-def _write_pictures(frame: LoadedFrame, palette: np.ndarray) -> None:
-    write_png(frame.files.gray, frame.ids)
-    write_png(frame.files.color, colorize(frame.ids, palette))
+def _write_pictures(files: FramePaths, ids: np.ndarray, palette: np.ndarray) -> None:
+    write_png(files.gray, ids)
+    write_png(files.color, colorize(ids, palette))
 
 
 def _older(file: Path, image: Path) -> bool:
-    """Whether a frame was rendered or extracted anew, under its old name, after its prediction."""
+    """Whether a prediction is older than its frame: the frame was rendered or extracted again under the same name."""
     return image.is_file() and file.stat().st_mtime_ns < image.stat().st_mtime_ns
 
 

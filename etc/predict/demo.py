@@ -1,4 +1,4 @@
-"""Predictions of whatever the user points at: colour pictures, overlays and a video."""
+"""Predictions of a list, a folder, an image, a video file or a camera: colour pictures, overlays and a video."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def demonstrate(settings: Settings, *, max_frames: int | None = None) -> Predict
 
     Args:
         settings: the settings.
-        max_frames: stop after so many frames.
+        max_frames: stop after this many frames; ``None``: no limit.
 
     Raises:
         UserError: nothing at ``TEST.demo_dir``, or something that cannot be read; a checkpoint or palette that does

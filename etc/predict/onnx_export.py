@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file of free height and width, compared with torch before it gets its name."""
+"""A trained network as an ONNX file for images of any size; its outputs are compared with torch's before it is kept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from etc.networks import trained_network
 from utils.files import replacing, sha256_of
 
 OPSET = 18  # the oldest that torch writes without converting: read by most runtimes
-SIZES = ((128, 256), (97, 161))  # the second is divisible by nothing that networks stride by
-TOLERANCE = 1e-3  # of a logit
+SIZES = ((128, 256), (97, 161))  # the second is not divisible by any output stride
+TOLERANCE = 1e-3  # largest difference of a logit
 AGREEMENT = 0.999  # share of the pixels whose class is the same
-INPUT = "RGB, float32 [batch, 3, height, width], (value in 0..255 - mean) / std by channel"
+INPUT = "RGB, float32 [batch, 3, height, width], (value in 0..255 - mean) / std per channel"
 OUTPUTS = {
     "logits": "float32 [batch, classes, height, width], at the size of the input",
     "labels": "class of each pixel, uint8 [batch, height, width], at the size of the input",
@@ -46,7 +46,7 @@ class Check(NamedTuple):
 
 
 class Exportable(nn.Module):
-    """A network with the output that the file shall have: logits, or their argmax."""
+    """A network whose output is what the file will give: logits, or their argmax."""
 
     def __init__(self, network: nn.Module, *, labels: bool) -> None:
         super().__init__()
@@ -76,10 +76,10 @@ def export_onnx(
         sizes: heights and widths at which the file must agree with torch; the network is traced at the first.
 
     Returns:
-        The file, and one check a size.
+        The file, and one check per size.
 
     Raises:
-        UserError: a package is missing, ``out`` is no name for it, the checkpoint cannot be used, the network
+        UserError: a package is missing, ``out`` does not end in .onnx, the checkpoint cannot be used, the network
             cannot be exported, or the file does not compute what torch does (it is removed).
     """
     lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -88,8 +88,8 @@ def export_onnx(
     path = Path(settings.TEST.ckpt_path).with_suffix(".onnx") if out is None else Path(out)
     if path.suffix != ".onnx" or path.is_dir():
         raise UserError(f"{path}: expected a file name that ends in .onnx")
-    network = trained_network(settings).to("cpu", memory_format=torch.contiguous_format)
-    network = Exportable(network, labels=labels).eval()
+    trained = trained_network(settings).to("cpu").to(memory_format=torch.contiguous_format)
+    network = Exportable(trained, labels=labels).eval()
     samples = [_images(1 + index % 2, size) for index, size in enumerate(sizes)]
     expected = [_run_torch(network, image) for image in samples]
     program = _exported(network, sizes[0], opset)
@@ -101,9 +101,9 @@ def export_onnx(
     return path, checks
 
 
-def _exported(network: nn.Module, size: tuple[int, int], opset: int) -> torch.onnx.ONNXProgram:
-    for chatty in ("onnx_ir", "onnxscript"):  # every rewritten node at level INFO, which the scripts show
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+def _exported(network: Exportable, size: tuple[int, int], opset: int) -> torch.onnx.ONNXProgram:
+    for noisy in ("onnx_ir", "onnxscript"):  # every rewritten node at level INFO, which the scripts show
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     free = torch.export.Dim.DYNAMIC
     name = "labels" if network.labels else "logits"
     try:
@@ -119,6 +119,8 @@ def _exported(network: nn.Module, size: tuple[int, int], opset: int) -> torch.on
             dynamic_shapes={"image": {0: "batch", 2: "height", 3: "width"}},
             verbose=False,
         )
+        if result is None:
+            raise RuntimeError("torch.onnx.export returned no program")
     except Exception as error:  # whatever the code of somebody's network provokes in torch's tracing
         lines = str(error).strip().splitlines() or [""]
         raise UserError(f"the network cannot be exported: {type(error).__name__}: {lines[0]}") from error
@@ -200,17 +202,17 @@ def _check(found: Tensor, expected: Tensor) -> Check:
     Raises:
         UserError: they differ by more than ``TOLERANCE``, or in the class of more pixels than ``AGREEMENT`` allows.
     """
-    size = tuple(expected.shape[-2:])
+    height, width = expected.shape[-2:]
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise UserError(
             f"the exported file gives {found.dtype} {list(found.shape)}, torch {expected.dtype} "
             f"{list(expected.shape)}: it is removed"
         )
     if expected.dim() == 3:
-        check = Check(size, None, (found == expected).float().mean().item())
+        check = Check((height, width), None, (found == expected).float().mean().item())
     else:
         agreement = (found.argmax(1) == expected.argmax(1)).float().mean().item()
-        check = Check(size, (found - expected).abs().max().item(), agreement)
+        check = Check((height, width), (found - expected).abs().max().item(), agreement)
     # "not <=" also refuses what is not a number
     if check.agreement < AGREEMENT or (check.difference is not None and not check.difference <= TOLERANCE):
         raise UserError(f"the exported file does not compute what torch does, it is removed: {described(check)}")

@@ -150,16 +150,18 @@ class Predictor:
         return pixels.float().sub_(self._mean).div_(self._std)
 
     def _resized_logits(self, images: Tensor) -> Tensor:
-        size = tuple(images.shape[-2:])
+        height, width = images.shape[-2:]
+        size = (height, width)
         return _resize(self._logits(_resize(images, self._scaled(size, self.scales[0]))), size)
 
     def _average(self, images: Tensor) -> Tensor:
-        size = tuple(images.shape[-2:])
-        view = self._windows if self.mode == "slide" else self._softmax
-        total = None
-        for scale in self.scales:
-            part = _resize(view(_resize(images, self._scaled(size, scale))), size)
-            total = part if total is None else total.add_(part)
+        height, width = images.shape[-2:]
+        size = (height, width)
+        probabilities = self._windows if self.mode == "slide" else self._softmax
+        parts = (_resize(probabilities(_resize(images, self._scaled(size, scale))), size) for scale in self.scales)
+        total = next(parts)
+        for part in parts:
+            total.add_(part)
         return total.div_(len(self.scales))
 
     def _scaled(self, size: tuple[int, int], scale: float) -> tuple[int, int]:

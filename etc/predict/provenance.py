@@ -36,7 +36,7 @@ def provenance_of(settings: Settings) -> dict[str, Any]:
 def claim_output_folder(
     folder: Path, note: dict[str, Any], settings: Settings, *, parts: tuple[str, ...], overwrite: bool = False
 ) -> None:
-    """Make sure that what a folder of predictions holds was made with the same things, and write down which.
+    """Check that the predictions in a folder were made with the same inputs, and record these in the folder.
 
     Writes ``source.json``, the note, and ``settings.yaml``.
 
@@ -45,7 +45,7 @@ def claim_output_folder(
         note: what its predictions depend on.
         settings: the effective settings.
         parts: its sub-folders with predictions.
-        overwrite: empty these, instead of refusing what does not belong here.
+        overwrite: empty these, instead of raising an error where they hold other predictions.
 
     Raises:
         UserError: predictions of another or an unknown origin.
@@ -57,9 +57,9 @@ def claim_output_folder(
         if differing:
             what = f"with another {', '.join(differing)}" if old else "by something that left no source.json"
             raise UserError(
-                f"{folder} holds predictions made {what}: use --overwrite to replace them, or another folder"
+                f"{folder} holds predictions made {what}: use --overwrite to replace them, or give another folder"
             )
-    # All processes have looked before the first one changes anything, and none starts before that is done.
+    # All processes have checked before the first one changes anything, and none continues before that is done.
     distributed.barrier()
     if distributed.rank() == 0:
         if overwrite:

@@ -1,8 +1,9 @@
-"""Labels for unlabelled video: what a teacher is sure of, per class, and what its neighbouring frames confirm.
+"""Pseudo labels for unlabelled video: what a teacher predicts with confidence and neighbouring frames confirm.
 
 Two passes. The first predicts every frame once, keeps class and confidence of each pixel on disk and counts
-confidences into one histogram a class; the second drops what is not sure enough. Memory does not grow with the number
-of frames, and other thresholds need no second prediction. Processes started by torchrun share the frames.
+confidences into one histogram per class; the second drops pixels below the confidence threshold. Memory does not
+grow with the number of frames, and other thresholds need no second prediction. Processes started by torchrun share
+the frames.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,14 +51,14 @@ LIST_FILE = "train.lst"
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What was made.
+    """The frames, their files, and the counts.
 
     Attributes:
         frames: the frames, each with its own label where it has one.
         raw: the file of the teacher's prediction of each frame, see :func:`read_teacher`.
         labels: the file of the pseudo labels of each frame.
-        filled: bool ``[N]``, whether a frame has any label left.
-        predicted, kept: pixels that the teacher gave to each class, and those that kept it; int64 ``[K]``.
+        filled: bool ``[N]``, whether any label of a frame was kept.
+        predicted, kept: pixels that the teacher gave to each class, and how many of them were kept; int64 ``[K]``.
         least: the least confidence of each class, float64 ``[K]``.
         before, after: confusion counts against the frames' own labels, int64 ``[K, K]``.
     """
@@ -77,19 +79,19 @@ def make_pseudo_labels(
 ) -> PseudoLabels:
     """Write ``labels/<name>.png`` of every frame into a folder, in the encoding that ``DATA.label_map`` reads.
 
-    The teacher is ``TEST.ckpt_path`` with all that section TEST says of prediction. Its predictions are kept in
-    ``teacher``: a run that was cut off, or one with another choice, predicts only what is missing there. Pixels that
-    are not kept are 255.
+    The teacher is ``TEST.ckpt_path`` with the prediction settings of section TEST. Its predictions are kept in
+    ``teacher``: a run that was interrupted, or one with another choice, predicts only what is missing there. Pixels
+    that are not kept are 255.
 
     Args:
         settings: the settings.
         choice: which labels are kept.
-        frames: see :func:`video_frames`; labels of theirs are only compared with.
+        frames: see :func:`video_frames`; their own labels are only compared with the pseudo labels.
         out: the folder.
-        overwrite: throw away predictions of another teacher in ``out``.
+        overwrite: delete predictions of another teacher in ``out``.
 
     Raises:
-        UserError: a choice that makes no sense, frames or a checkpoint that cannot be read, predictions of another
+        UserError: an invalid choice, frames or a checkpoint that cannot be read, predictions of another
             teacher in ``out``, or no flow for ``temporal``.
     """
     choice.check()
@@ -101,11 +103,11 @@ def make_pseudo_labels(
     note = {key: value for key, value in provenance_of(settings).items() if not key.startswith("colors")}
     claim_output_folder(out / "teacher", note, settings, parts=("raw",), overwrite=overwrite)
     if distributed.rank() == 0:
-        # It comes back when all labels are there: a run that is cut off leaves no list of labels of two kinds.
+        # It is written again when all labels are there: an interrupted run leaves no list that mixes two choices.
         (out / LIST_FILE).unlink(missing_ok=True)
-    # Neighbours in one process: their flow is asked for twice.
+    # Consecutive frames go to one process, because the flow between neighbours is needed twice.
     start, stop = (len(frames) * (distributed.rank() + i) // distributed.world_size() for i in (0, 1))
-    # All predictions are there when the sum is: the neighbours of a frame may be another process's.
+    # The sum waits for all processes: the prediction of a neighbour may be made by another one.
     histogram = distributed.sum_counts(_teach(predictor, plan, range(start, stop)))
     least = confidence_thresholds(histogram, choice)
     result = _filter(settings, plan, least, flow, range(start, stop))
@@ -192,7 +194,7 @@ def _plan(settings: Settings, frames: list[Frame], out: Path, *, temporal: bool)
         if not any(near):
             raise UserError("--temporal: no two of the frames follow each other (DATA.layout, DATA.frame_step)")
     raw, labels = ([out / folder / f"{name}.png" for name in names] for folder in ("teacher/raw", "labels"))
-    # What a list cannot hold is said before the work, not after it.
+    # Paths that a list cannot hold are an error now, before the work.
     format_frames(
         Frame(frame.image, _below(path, Path(data.data_root))) for frame, path in zip(frames, labels, strict=True)
     )
@@ -210,7 +212,7 @@ def _check_flow(flow: FlowSource, plan: _Plan) -> None:
 
 
 def _teach(predictor: Predictor, plan: _Plan, own: range) -> Tensor:
-    """Predict what is missing and count confidences, int64 ``[K, LEVELS]``."""
+    """Predict missing frames and count confidence levels, int64 ``[K, LEVELS]``."""
     histogram = torch.zeros(predictor.classes * LEVELS, dtype=torch.int64)
     loaded = ordered_map(lambda i: _load(plan.images[i], plan.raw[i]), own, workers=DECODERS, ahead=AHEAD)
     bar = tqdm(total=len(own), desc="teacher", unit="frame", disable=distributed.rank() > 0)
@@ -218,10 +220,10 @@ def _teach(predictor: Predictor, plan: _Plan, own: range) -> Tensor:
         for index, (rgb, prediction) in zip(own, loaded, strict=True):
             if prediction is None:
                 best, ids = predictor.probabilities([rgb])[0].max(0)
-                planes = [ids, confidence_levels(1 - best), torch.zeros_like(ids)]
-                prediction = torch.stack(planes, -1).cpu().numpy().astype(np.uint16)
+                channels = [ids, confidence_levels(1 - best), torch.zeros_like(ids)]
+                prediction = torch.stack(channels, -1).cpu().numpy().astype(np.uint16)
                 writers.put(write_png, plan.raw[index], prediction)
-            ids, levels = _planes(prediction, plan.raw[index], predictor.classes)
+            ids, levels = _unpacked(prediction, plan.raw[index], predictor.classes)
             histogram += torch.bincount((ids.long() * LEVELS + levels).flatten(), minlength=len(histogram))
             bar.update()
     return histogram.view(predictor.classes, LEVELS)
@@ -240,25 +242,25 @@ def _load(image: Path, raw: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def read_teacher(raw: Path, classes: int) -> tuple[Tensor, Tensor]:
-    """A prediction of the teacher as it is kept: train ids, uint8 ``[H, W]``, and confidence levels, int64 ``[H, W]``.
+    """The teacher's prediction in a file: train ids, uint8 ``[H, W]``, and confidence levels, int64 ``[H, W]``.
 
     Raises:
         UserError: the file is missing, damaged or something else.
     """
-    return _planes(read_png16(raw), raw, classes)
+    return _unpacked(read_png16(raw), raw, classes)
 
 
-def _planes(stored: np.ndarray, raw: Path, classes: int) -> tuple[Tensor, Tensor]:
+def _unpacked(stored: np.ndarray, raw: Path, classes: int) -> tuple[Tensor, Tensor]:
     ids, levels = stored[..., 0], stored[..., 1]
     if ids.max() >= classes or levels.max() >= LEVELS:
-        raise UserError(f"{raw} is no prediction of this teacher: delete it")
+        raise UserError(f"{raw} holds no prediction of this teacher (class or confidence out of range): delete it")
     return torch.from_numpy(ids.astype(np.uint8)), torch.from_numpy(levels.astype(np.int64))
 
 
 def _filter(
     settings: Settings, plan: _Plan, least: Tensor, flow: FlowSource | None, own: range
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Write the labels that are kept; gives which frames have any, pixels kept, and both confusion counts."""
+    """Write the labels that are kept; returns which frames have any, pixels kept, and both confusion matrices."""
     data = settings.DATA
     classes, root = data.classes, Path(data.data_root)
     table, encoded = label_table(data.label_map, classes, settings.TRAIN.ignore_label), _encoding(data.label_map)
@@ -268,15 +270,16 @@ def _filter(
     with TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
         for index in tqdm(own, desc="filter", unit="frame", disable=distributed.rank() > 0):
             ids, levels = read_teacher(plan.raw[index], classes)
+            height, width = ids.shape
             keep = levels >= least[ids.long()]
             if flow is not None:
-                keep &= temporally_consistent(ids, _beside(plan, index, ids.shape, flow, settings), classes)
+                keep &= temporally_consistent(ids, _beside(plan, index, (height, width), flow, settings), classes)
             writers.put(write_png, plan.labels[index], encoded[torch.where(keep, ids, ignored).numpy()])
             kept += torch.bincount(ids[keep], minlength=classes)
             filled[index] = keep.any()
             label = plan.frames[index].label
             if label is not None:
-                truth = torch.from_numpy(read_train_ids(root / label, table, ids.shape))
+                truth = torch.from_numpy(read_train_ids(root / label, table, (height, width)))
                 before += confusion(ids, truth, classes)
                 after += confusion(ids, torch.where(keep, truth, ignored), classes)
     return filled, kept, before, after
@@ -296,7 +299,7 @@ def _beside(plan: _Plan, index: int, shape: tuple[int, int], flow: FlowSource, s
 
 
 def _encoding(label_map: str) -> np.ndarray:
-    """Train id -> the value that stands for it in label files, uint8 ``[256]``; what is no class stays 255."""
+    """Train id -> the value that stands for it in label files, uint8 ``[256]``; 255 for everything that is no class."""
     values = np.arange(256, dtype=np.uint8)
     if label_map == "cityscapes":
         values[:] = IGNORE
@@ -307,15 +310,17 @@ def _encoding(label_map: str) -> np.ndarray:
 def _around(listed: list[Frame], settings: Settings) -> list[Frame]:
     """Listed frames and those before and after them, as far as they lie on disk without a gap."""
     data = settings.DATA
+    beside = partial(neighbour, layout=data.layout, frame_step=data.frame_step)
     found = {frame.image: frame for frame in listed}
     for frame in listed:
         for step in (-1, 1):
-            path: Path | None = Path(data.data_root) / frame.image
-            while (path := neighbour(path, step, layout=data.layout, frame_step=data.frame_step)) and path.is_file():
+            path = beside(Path(data.data_root) / frame.image, step)
+            while path is not None and path.is_file():
                 image = Path(frame.image).with_name(path.name).as_posix()
                 if image in found:
                     break
                 found[image] = Frame(image)
+                path = beside(path, step)
     return [found[image] for image in sorted(found)]
 
 

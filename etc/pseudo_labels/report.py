@@ -1,4 +1,4 @@
-"""What pseudo labels turned out to be: a table, files for programs, and a picture to look at."""
+"""The results of pseudo-labelling: a table, JSON and list files, and a picture of examples."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def save(made: PseudoLabels, settings: Settings, choice: Choice, out: str | Path
 
 
 def figures(made: PseudoLabels, settings: Settings) -> dict[str, Any]:
-    """Every figure by name, lists of one value a class; NaN where there is none.
+    """Every figure by name, lists of one value per class; NaN where it is undefined.
 
-    ``before`` is what the teacher predicted, ``after`` what was kept of it, both over pixels with a label of their own;
+    ``before`` is what the teacher predicted, ``after`` what was kept of it, both over pixels with a ground-truth label;
     ``precision`` there is the share of a class's pseudo labels that are right.
     """
     result: dict[str, Any] = {
@@ -61,7 +61,7 @@ def figures(made: PseudoLabels, settings: Settings) -> dict[str, Any]:
 
 
 def pseudo_table(made: PseudoLabels, settings: Settings) -> str:
-    """The figures for people, fit for 100 columns."""
+    """The figures for people, at most 100 columns wide."""
     data = figures(made, settings)
     compared = data["before"]["pixels"] > 0
     rows = [["class", "of the teacher's pixels %", "kept %", "least confidence"]]
@@ -90,7 +90,7 @@ def pseudo_table(made: PseudoLabels, settings: Settings) -> str:
 
 
 def examples(made: PseudoLabels, settings: Settings) -> np.ndarray:
-    """Frames from all over the list, what the teacher says of them and what is kept, RGB uint8 ``[H, W, 3]``."""
+    """Frames spread over the list, the teacher's prediction and the labels that are kept, RGB uint8 ``[H, W, 3]``."""
     data = settings.DATA
     palette = read_colors(data.colors_path, data.classes)
     encoded = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)

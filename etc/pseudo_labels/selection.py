@@ -1,8 +1,9 @@
-"""Which labels of a teacher are kept: by confidence, over all classes or class by class, and by agreement over time."""
+"""Which labels of a teacher to keep: by confidence, with one threshold or one per class, and by agreement in time."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,8 @@ from etc.metrics.warping import warp_labels
 
 # Confidence p is counted in steps of its uncertainty: most p are so close to 1 that steps of p itself could not
 # separate them.
-STEPS = 256  # for each halving of 1 - p
-LEVELS = 24 * STEPS + 1  # float32 knows no smaller uncertainty than 2**-24
+STEPS = 256  # per halving of 1 - p
+LEVELS = 24 * STEPS + 1  # the smallest uncertainty of a float32 probability is 2**-24
 
 
 class Choice(NamedTuple):
@@ -22,7 +23,7 @@ class Choice(NamedTuple):
 
     Attributes:
         threshold: the least confidence, in [0, 1); ``None`` where a share is kept.
-        keep_share: the share of each class's pixels to keep, the surest ones, in (0, 1].
+        keep_share: the share of each class's pixels to keep, the most confident ones, in (0, 1].
         temporal: keep only what a neighbouring frame confirms along the flow.
     """
 
@@ -41,7 +42,7 @@ class Choice(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """What is known of a frame k beside frame t.
+    """What is known of a frame k that neighbours frame t.
 
     Attributes:
         ids: its train ids, uint8 ``[H, W]``.
@@ -57,7 +58,7 @@ class Neighbour(NamedTuple):
 
 
 def confidence_levels(uncertainty: Tensor) -> Tensor:
-    """Levels of confidence, int64 0..``LEVELS`` - 1, of doubts 1 - p in [0, 1], any shape; more is surer."""
+    """Confidence levels, int64 0..``LEVELS`` - 1, most confident last, of uncertainties 1 - p in [0, 1], any shape."""
     halvings = -torch.log2(uncertainty.clamp(min=2.0**-24))
     return (halvings * STEPS).to(torch.int64).clamp_(0, LEVELS - 1)
 
@@ -75,6 +76,8 @@ def confidence_thresholds(histogram: Tensor, choice: Choice) -> Tensor:
     if choice.threshold is not None:
         level = math.ceil(-math.log2(1 - choice.threshold) * STEPS)
         return torch.full((len(histogram),), min(level, LEVELS - 1))
+    if choice.keep_share is None:
+        raise ValueError("a choice of labels needs either a threshold or a share to keep")
     at_least = histogram.flip(1).cumsum(1).flip(1)
     # float64 and a little less: 7% of 100 pixels are 7, not the 8 above 7.000000000000001
     wanted = (histogram.sum(1, keepdim=True).double() * choice.keep_share - 1e-6).ceil()
@@ -82,9 +85,7 @@ def confidence_thresholds(histogram: Tensor, choice: Choice) -> Tensor:
     return (at_least >= wanted.clamp(min=1)).sum(1).sub_(1).clamp_(min=0)
 
 
-def temporally_consistent(
-    ids: Tensor, neighbours: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], classes: int
-) -> Tensor:
+def temporally_consistent(ids: Tensor, neighbours: Sequence[Neighbour], classes: int) -> Tensor:
     """Where at least one neighbouring frame shows the same class along the flow, and none another one.
 
     Args:
@@ -93,7 +94,7 @@ def temporally_consistent(
         classes: number of classes K.
 
     Returns:
-        bool ``[H, W]``. Pixels that leave the frame or are occluded in a neighbour are not judged by it.
+        bool ``[H, W]``. A neighbour says nothing about pixels that leave its frame or are occluded in it.
     """
     agreed, denied = (torch.zeros_like(ids, dtype=torch.bool) for _ in range(2))
     for other in neighbours:

@@ -146,7 +146,7 @@ def _correlation_grad(
     settings = (pad_size, kernel_size, max_displacement, stride1, stride2)
     if use_cupy(backend, f1):
         return cupy_backend.correlation_grad(grad, f1, f2, *settings)
-    return correlation_backward(grad, f1, f2, make_plan(f1, tuple(grad.shape[2:]), *settings))
+    return correlation_backward(grad, f1, f2, make_plan(f1, grad.shape[2:], *settings))
 
 
 @_correlation_grad.register_fake

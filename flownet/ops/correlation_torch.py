@@ -1,11 +1,11 @@
-"""Torch backend of the correlation: one matrix product a row, not one pass over the maps a displacement.
+"""Torch backend of the correlation: one matrix product per row, not one pass over the maps per displacement.
 
 The products of a row of ``f1`` with the displaced rows of ``f2`` form one matrix, of which the correlation is
 a band of diagonals. The whole matrix takes about three times the arithmetic that is needed, but reads each
 feature once where a loop over 441 displacements reads it 441 times.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -78,15 +78,18 @@ class Plan(NamedTuple):
 
 def make_plan(
     f1: Tensor,
-    out_size: tuple[int, int],
+    out_size: Sequence[int],
     pad_size: int,
     kernel_size: int,
     max_displacement: int,
     stride1: int,
     stride2: int,
 ) -> Plan:
+    channels, height, width = f1.shape[1:]
     return Plan(
-        *f1.shape[1:],
+        channels=channels,
+        height=height,
+        width=width,
         kernel=kernel_size,
         stride1=stride1,
         stride2=stride2,
@@ -109,7 +112,7 @@ def correlation_forward(f1: Tensor, f2: Tensor, plan: Plan) -> Tensor:
         for at in product(range(plan.stride2), repeat=2):
             _products(_split(f1[n], plan, 0, at), _split(f2[n], plan, plan.reach, at), plan, _part(dense, plan, at))
         if not direct:
-            target.copy_(sum(_windows(dense, plan)))
+            target.copy_(sum(_windows(dense, plan), start=dense.new_zeros(())))
     return out
 
 
@@ -129,7 +132,7 @@ def correlation_backward(grad: Tensor, f1: Tensor, f2: Tensor, plan: Plan) -> tu
     return grad_f1, grad_f2
 
 
-def _split(features: Tensor, plan: Plan, margin: int, at: tuple[int, int]) -> Tensor:
+def _split(features: Tensor, plan: Plan, margin: int, at: Sequence[int]) -> Tensor:
     """One set ``[rows, columns, C]`` of ``[C, H, W]``, zero outside the map; one at a time, which saves memory."""
     size = (plan.set_height + 2 * margin, plan.set_width + 2 * margin, plan.channels)
     chosen = torch.zeros(size, dtype=accumulation_dtype(features), device=features.device)
@@ -138,20 +141,20 @@ def _split(features: Tensor, plan: Plan, margin: int, at: tuple[int, int]) -> Te
     return chosen
 
 
-def _merge(chosen: Tensor, plan: Plan, margin: int, at: tuple[int, int], out: Tensor) -> None:
+def _merge(chosen: Tensor, plan: Plan, margin: int, at: Sequence[int], out: Tensor) -> None:
     """The transpose of :func:`_split`: writes every pixel of ``out [C, H, W]`` that the set holds."""
     pixels, places = _placement(plan, margin, at)
     out[pixels] = chosen[places].permute(2, 0, 1)
 
 
-def _placement(plan: Plan, margin: int, at: tuple[int, int]) -> tuple[tuple, tuple]:
+def _placement(plan: Plan, margin: int, at: Sequence[int]) -> tuple[tuple, tuple]:
     """The pixels of a map ``[C, H, W]`` that belong to the set of row and column residue ``at``, and their places."""
     rows, row_places = plan.placement(at[0], margin, plan.height, plan.set_height)
     columns, column_places = plan.placement(at[1], margin, plan.width, plan.set_width)
     return (slice(None), rows, columns), (row_places, column_places)
 
 
-def _part(dense: Tensor, plan: Plan, at: tuple[int, int]) -> Tensor:
+def _part(dense: Tensor, plan: Plan, at: Sequence[int]) -> Tensor:
     """The dense products ``[D, D, rows, columns]`` that belong to a set, as a view."""
     return dense[:, :, at[0] :: plan.stride2, at[1] :: plan.stride2]
 

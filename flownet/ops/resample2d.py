@@ -80,10 +80,12 @@ def _resample2d(image: Tensor, flow: Tensor, kernel_size: int, bilinear: bool, b
     source = image.reshape(batch, channels, height * width)
     out = image.new_empty(batch, channels, flow.shape[2] * flow.shape[3])
     for n, band, rows, columns in _bands(flow, dtype):
-        pixels, total = source[n], None
-        for index, row, column in _taps(rows, columns, height, width, kernel_size, bilinear):
-            gathered, weight = _gather(pixels, index).to(dtype), row.weight * column.weight
-            total = gathered.mul_(weight) if total is None else total.addcmul_(gathered, weight)
+        pixels = source[n]
+        taps = _taps(rows, columns, height, width, kernel_size, bilinear)
+        index, row, column = next(taps)
+        total = _gather(pixels, index).to(dtype).mul_(row.weight * column.weight)
+        for index, row, column in taps:
+            total.addcmul_(_gather(pixels, index).to(dtype), row.weight * column.weight)
         out[n, :, band] = total
     return out.view(batch, channels, *flow.shape[2:])
 
@@ -169,7 +171,7 @@ def _gather(pixels: Tensor, index: Tensor) -> Tensor:
 class _Tap(NamedTuple):
     """One of the rows or columns that are read, for each of P samples."""
 
-    index: Tensor  # int32 [P], inside the image
+    place: Tensor  # row or column, int32 [P], inside the image
     weight: Tensor  # [P]
     slope: float  # derivative of the weight by the position
 
@@ -182,8 +184,8 @@ def _taps(
     column_taps = _axis_taps(columns, width, kernel_size, bilinear)
     for row, column in product(row_taps, column_taps):
         # int32 arithmetic is several times faster than int64 on a CPU
-        first = row.index if height * width < 2**31 else row.index.long()
-        yield (first * width + column.index).long(), row, column
+        first = row.place if height * width < 2**31 else row.place.long()
+        yield (first * width + column.place).long(), row, column
 
 
 def _axis_taps(position: Tensor, size: int, kernel_size: int, bilinear: bool) -> Iterator[_Tap]:

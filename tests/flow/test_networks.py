@@ -77,7 +77,7 @@ def test_missing_and_foreign_weights_are_one_line(words, tmp_path, capsys):
     assert f"{weights} does not hold the weights of flownet2-sd" in capsys.readouterr().err
     small = ["TRAIN.train_h=49", "FLOW.name=flownet2-s", "FLOW.source=online", f"FLOW.weights={weights}"]
     assert run("train_with_flow", *words, f"TRAIN.save_path={tmp_path}/small", *small) == 2
-    assert "too small for flow: 64 at least" in capsys.readouterr().err
+    assert "too small for flow: 64 pixels at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["raft_small", "flownet2-s", "flownet2-cs", "flownet2"])

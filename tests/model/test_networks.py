@@ -183,7 +183,7 @@ def test_networks_can_be_exported(arch):
 
 @pytest.mark.parametrize("arch", ["psp18", "mobile", "deeplabv3_mobilenet_v3_large"])
 def test_training_on_one_image_says_what_to_do(arch):
-    with pytest.raises(ValueError, match="batch of 1 image a process"):
+    with pytest.raises(ValueError, match="batch of 1 image per process"):
         built(arch).train()(torch.randn(1, 3, 48, 64))
 
 

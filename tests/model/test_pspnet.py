@@ -115,7 +115,7 @@ def test_features_are_the_backbone_and_the_image_means(psp18):
 
 
 def test_training_on_one_image_is_refused_with_the_reason(psp18):
-    with pytest.raises(ValueError, match="batch of 1 image a process"):
+    with pytest.raises(ValueError, match="batch of 1 image per process"):
         psp18.train()(torch.randn(1, 3, 33, 33))
 
 

@@ -1,4 +1,7 @@
-"""A synthetic driving world with exact labels, flow and visibility."""
+"""A synthetic driving world with exact labels, flow and visibility.
+
+``render`` draws frames of a ``scene``; ``write`` stores them in the Cityscapes layout. Needs no data and no network.
+"""
 
 from etc.data.world.render import Frame, World, WorldFlow
 from etc.data.world.write import write_world

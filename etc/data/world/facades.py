@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from etc.data.world.surface import BUILDING, FENCE, WALL
-from etc.data.world.textures import Colour, Floats, Rng, Texture, masonry, noise, plain, to_rgba
+from etc.data.world.textures import Floats, Rng, Texture, masonry, noise, plain, to_rgba
 
 TEXELS = 20.0  # a metre
 TONES = (
@@ -152,7 +152,7 @@ def _ground_floor(rng: Rng, image: Floats, ground: float, bay: float) -> None:
     rows, columns = image.shape[:2]
     top = rows - round(ground)
     if rng.random() < 0.55:
-        sign: Colour = rng.uniform(30, 220, 3)
+        sign = rng.uniform(30, 220, 3)
         image[top : top + 14] = np.asarray(sign, np.float32) * 0.8
         for at in range(10, columns - 12, 9):
             if rng.random() < 0.6:

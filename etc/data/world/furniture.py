@@ -5,6 +5,8 @@ Local axes: x across, z along the street, origin at the foot.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from etc.data.world.surface import POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, City, Surface, upright
@@ -74,7 +76,7 @@ def sign(city: City, rng: Rng) -> list[Surface]:
     parts = [post(city, top, 0.08, kind=1)]
     for i in range(1 if rng.random() < 0.7 else 2):
         kind = int(rng.integers(SIGNS))
-        plate = city.get(("sign", kind), lambda r, k=kind: _sign(r, k))
+        plate = city.get(("sign", kind), partial(_sign, kind=kind))
         size = 0.75 if kind < SIGNS - 1 else 1.3
         parts.append(upright((-size / 2, -0.05), (size / 2, -0.05), top - (i + 1) * 0.75, top - i * 0.75, plate))
     return parts

@@ -37,7 +37,7 @@ class Sway:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera driving along +Z. Metres, radians, ``speed`` in metres a frame."""
+    """A pinhole camera driving along +Z. Metres, radians, ``speed`` in metres per frame."""
 
     height: int
     width: int

@@ -49,8 +49,8 @@ class Ground:
     def surface(self, rng: Rng) -> Surface:
         """The finished plane, with stains."""
         height, width = self._label.shape
-        stains = 1 + 0.07 * noise(rng, height // 10, width // 10, cell=6)
-        stains = cv2.resize(stains, (width, height), interpolation=cv2.INTER_LINEAR)
+        coarse = 1 + 0.07 * noise(rng, height // 10, width // 10, cell=6)
+        stains = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
         colour = cv2.multiply(self._colour, cv2.merge([stains] * 3), dtype=cv2.CV_8U)
         rgba = cv2.cvtColor(colour, cv2.COLOR_RGB2RGBA)
         return flat((-REACH, REACH), (self._start, self._end), Texture(rgba, self._label), layer=GROUND)

@@ -12,7 +12,7 @@ from etc.data.world.geometry import Array
 from etc.data.world.textures import Texture
 
 BAND = 1.5  # a slanted plane is drawn in bands of this depth ratio, each from its own mip level
-SOFTNESS = 0.6  # mip levels are chosen this much coarser than one texel a pixel: less shimmer
+SOFTNESS = 0.6  # mip levels are chosen this much coarser than one texel per pixel: less shimmer
 SOLID = 127  # alpha from which a pixel belongs to the surface
 
 

@@ -47,7 +47,7 @@ class Sensor:
         warmth = self.warmth.at(t)
         light = light * np.array([gain * (1 + warmth), gain, gain * (1 - warmth)], np.float32)
         spread = np.sqrt(self.read**2 + self.shot**2 * light / 255)
-        light += spread * rng.standard_normal(light.shape, np.float32)
+        light = light + spread * rng.standard_normal(light.shape, np.float32)
         return np.clip(light + np.float32(0.5), 0, 255).astype(np.uint8)
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -44,7 +44,7 @@ class City:
     """Looks shared by all streets of one style: a key gives the same texture whatever was made before."""
 
     style_seed: int
-    _made: dict[Hashable, object] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def rng(self, *key: Hashable) -> Rng:
         return np.random.default_rng([self.style_seed, crc32(repr(key).encode())])
@@ -52,7 +52,7 @@ class City:
     def get(self, key: tuple[Hashable, ...], make: Callable[[Rng], T]) -> T:
         if key not in self._made:
             self._made[key] = make(self.rng(*key))
-        return self._made[key]  # type: ignore[return-value]
+        return self._made[key]
 
 
 def upright(

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 Rng = np.random.Generator
-Colour = Sequence[float]
+Colour = Sequence[float] | np.ndarray
 
 SUPERSAMPLE = 2  # sketches are drawn this much finer than the texture they become
 
@@ -23,17 +23,17 @@ class Texture:
     """A texture with its labels and its filtered copies.
 
     Args:
-        rgba: straight RGBA, uint8 ``[H, W, 4]``. Cut-outs have alpha 0 where one sees through.
-        label: Cityscapes labelId of the whole texture, or one a texel, uint8 ``[H, W]``.
+        rgba: straight RGBA, uint8 ``[H, W, 4]``. Cut-outs have alpha 0 where they are transparent.
+        label: Cityscapes labelId of the whole texture, or one per texel, uint8 ``[H, W]``.
     """
 
-    def __init__(self, rgba: Image, label: int | Image) -> None:
+    def __init__(self, rgba: np.ndarray, label: int | np.ndarray) -> None:
         self.label = label
         self.cut_out = bool((rgba[..., 3] < 255).any())
         if self.cut_out:
             # premultiplied: filtering must not bleed the colour of transparent texels into the edge
             rgba = cv2.multiply(rgba, cv2.merge((*[rgba[..., 3]] * 3, np.full_like(rgba[..., 3], 255))), scale=1 / 255)
-        self._levels: dict[tuple[int, int], Image] = {(0, 0): rgba}
+        self._levels: dict[tuple[int, int], np.ndarray] = {(0, 0): rgba}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,7 +41,7 @@ class Texture:
         height, width = self._levels[0, 0].shape[:2]
         return width, height
 
-    def level(self, x: int, y: int) -> Image:
+    def level(self, x: int, y: int) -> np.ndarray:
         """The texture averaged by ``2**x`` across and ``2**y`` down: planes are mostly seen at a slant."""
         if (x, y) not in self._levels:
             finer = self.level(x - 1, y) if x > 0 else self.level(x, y - 1)
@@ -93,7 +93,7 @@ class Sketch:
             self.disc(x, y, half, None, colour, label)
 
     def ring(self, x: float, y: float, radius: float, thickness: float, colour: Colour) -> None:
-        """A circle line; inside it one sees through."""
+        """A circle line; its inside is transparent."""
         centre = (round(x * self._scale), round((self._height - y) * self._scale))
         cv2.circle(
             self._rgba,

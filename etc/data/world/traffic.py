@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def _pedestrian(street: Street, body: Body, *, stride: float) -> None:
     cloth = street.city.get(("trousers", kind), people.trousers)
     phase = rng.uniform(0, 2 * np.pi)
     for i, shade in enumerate((0.75, 1.0)):
-        texture = street.city.get(("leg", kind, i), lambda r, s=shade: people.leg(r, s, cloth))
+        texture = street.city.get(("leg", kind, i), partial(people.leg, shade=shade, key=cloth))
         swing = Sway(stride, 14.0, phase + i * np.pi) if stride else None
         limb = upright(
             (-0.2 + (i - 0.5) * 0.14, 0.02 - 0.01 * i),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def car(city: City, kind: str, paint: int) -> list[Surface]:
     skins = [tail, *([sheet] if kind == "sedan" else []), glass, sheet, glass, sheet, nose]
     parts = extrude(profile, width, skins)
     for x, shade in ((-width / 2, 0.8), (width / 2, 0.95)):
-        side = city.get(("side", shade, *key), lambda rng, s=shade: _car_side(rng, profile, belt, colour * s))
+        side = city.get(("side", shade, *key), partial(_car_side, profile=profile, belt=belt, colour=colour * shade))
         parts.append(upright((x, 0), (x, length), 0, _roof(profile), side, facing=1 if x < 0 else -1))
     return [*_centred(parts, length), shadow(city, width, length)]
 
@@ -136,17 +137,13 @@ def _block(city: City, kind: str, label: int, paint: int, place: tuple[float, fl
     colour = city.get(("livery", *key), _livery)
     parts = []
     for x, shade in ((-width / 2, 0.8), (width / 2, 1.0)):
-        side = city.get(
-            ("flank", shade, *key),
-            lambda rng, s=shade: _flank(rng, kind, label, (length, top - base), colour * s),
-        )
+        flank = partial(_flank, kind=kind, label=label, size=(length, top - base), colour=colour * shade)
+        side = city.get(("flank", shade, *key), flank)
         facing = 1 if x < 0 else -1
         parts.append(upright((x, start), (x, start + length), base, top, side, facing=facing))
     for z, rear in ((start, True), (start + length, False)):
-        end = city.get(
-            ("end", rear, *key),
-            lambda rng, r=rear: _face(rng, kind, label, (width, top - base), colour, rear=r),
-        )
+        face = partial(_face, kind=kind, label=label, size=(width, top - base), colour=colour, rear=rear)
+        end = city.get(("end", rear, *key), face)
         facing = -1 if rear else 1
         parts.append(upright((-width / 2, z), (width / 2, z), base, top, end, facing=facing))
     return parts

@@ -111,7 +111,7 @@ def encode_flow(flow: WorldFlow, label: NDArray[np.uint8], label_k: NDArray[np.u
 
     Valid is a pixel that is visible in frame k, and that the flow as stored (rounded to 1/64 px) takes to a pixel of
     the same label: a scorer that reads the file and takes the nearest pixel then finds the ground truth consistent.
-    The vector of a pixel that is not valid is exact as well, but where it does not fit the format: 0 stands there.
+    The vector of a pixel that is not valid is exact as well, except where it does not fit the format: there it is 0.
 
     Args:
         flow: t -> k.
