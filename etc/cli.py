@@ -12,6 +12,7 @@ from typing import get_args, get_origin
 
 from etc.config import DEFAULT_CONFIG, load_settings
 from etc.config.schema import SECTIONS, Settings
+from etc.data.layouts import check_layout
 from etc.errors import UserError
 
 USER_ERROR = 2
@@ -49,7 +50,7 @@ def argument_parser(description: str | None, sections: tuple[str, ...] = tuple(S
 
 def settings_from(words: argparse.Namespace) -> Settings:
     """Settings from parsed arguments."""
-    return load_settings(words.config, words.overrides)
+    return check_layout(load_settings(words.config, words.overrides))
 
 
 def run(main: Callable[[], int]) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from etc import cli, distributed
 from etc.config import TOOLKIT, load_settings
-from etc.data.sources import CITYSCAPES
+from etc.data.cityscapes import PUBLISHED_CLIPS
 from etc.distributed import device_of
 from etc.evaluate.clips import score_clips
 from etc.evaluate.tables import clip_table
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-gaps", action="store_true", help="frames may lack a prediction (TEST.allow_gaps)")
     parser.add_argument(
         "--cityscapes",
-        choices=CITYSCAPES,
+        choices=PUBLISHED_CLIPS,
         help="the clips of the published protocol: 108 sampled ones or all 500 (TEST.cityscapes)",
     )
 

@@ -1,32 +1,34 @@
 """Write the list files of a data set from its official folder.
 
-    python tool/make_lists.py cityscapes data/cityscapes          # into data/lists/cityscapes
-    python tool/make_lists.py camvid data/camvid
-    python tool/make_lists.py folder my/videos --out my/lists     # every folder of frames becomes a clip
-
-Cityscapes: train.lst and val.lst (frames with a label), test.lst (frames for the test server), val_clips.lst (the 500
-validation snippets of 30 frames) and val_clips_sampled.lst (the 108 snippets that published numbers come from).
+python tool/make_lists.py cityscapes data/cityscapes          # into data/lists/cityscapes
+python tool/make_lists.py camvid data/camvid
+python tool/make_lists.py folder my/videos --out my/lists     # every folder of frames becomes a clip
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from etc import cli
-from etc.data.make_lists import camvid_lists, cityscapes_lists, folder_lists, write_lists
+from etc.data.layouts import LAYOUTS
+from etc.data.make_lists import write_lists
 from etc.errors import UserError
-
-LAYOUTS = {"cityscapes": cityscapes_lists, "camvid": camvid_lists, "folder": folder_lists}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layout", choices=LAYOUTS, help="naming and folders of the data set")
+    described = (f"  {layout.name}\n{textwrap.indent(layout.description, '    ')}" for layout in LAYOUTS.values())
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="layouts:\n" + "\n".join(described),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("layout", choices=LAYOUTS, help="how the data set names its files and folders, see below")
     parser.add_argument("root", help="folder of the data set")
     parser.add_argument("--out", help="folder of the lists (default: data/lists/<layout>)")
     args = parser.parse_args(argv)
     if not Path(args.root).is_dir():
         raise UserError(f"{args.root} is not a folder")
-    lists = LAYOUTS[args.layout](args.root)
+    lists = LAYOUTS[args.layout].make_lists(Path(args.root))
     out = Path(args.out or f"data/lists/{args.layout}")
     write_lists(lists, out)
     for name, text in lists.items():

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 
 import cv2
 
+from etc.data.cityscapes import CITYSCAPES, FRAMES, LABELS, SEQUENCES, label_path
 from etc.data.clip_dataset import ClipDataset, FlowReader
 from etc.data.frame_names import frame_number, images_in
 from etc.data.images import read_image, read_label, write_png
@@ -73,7 +74,7 @@ class Bench:
             [frame for frame in clip.frames if frame.label],
             [[1]],
             data_root=clip.root,
-            layout="cityscapes",
+            layout=CITYSCAPES,
             frame_step=1,
             transform=ClipTransform(size=(crop, crop)),
             label_table=label_table("cityscapes", 19, 255),
@@ -85,20 +86,20 @@ class Bench:
 
 def _rendered(root: Path, height: int, width: int, count: int) -> BenchClip:
     write_world(root, train_snippets=0, val_snippets=1, height=height, width=width, frames=count, labelled=(0,))
-    images = sorted(root.glob("leftImg8bit/val/*/*.png"))
-    return _clip(root, images, [_label_of(image) for image in images[:1]])
+    images = sorted(root.glob(f"{FRAMES}/val/*/*.png"))
+    return _clip(root, images, [label_path(image) for image in images[:1]])
 
 
 def _copied(data: Path, root: Path, height: int, width: int, count: int) -> BenchClip:
     images = _labelled_clip(data, count)
     copies, labels = [], []
     for image in images:
-        copy = root / "leftImg8bit/val" / image.parent.name / f"{image.stem}.png"
+        copy = root / FRAMES / "val" / image.parent.name / f"{image.stem}.png"
         write_png(copy, cv2.resize(read_image(image), (width, height), interpolation=cv2.INTER_AREA))
         copies.append(copy)
-        if _label_of(image).is_file():
-            labels.append(_label_of(copy))
-            label = read_label(_label_of(image))
+        if label_path(image).is_file():
+            labels.append(label_path(copy))
+            label = read_label(label_path(image))
             write_png(labels[-1], cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST))
     return _clip(root, copies, labels)
 
@@ -106,30 +107,23 @@ def _copied(data: Path, root: Path, height: int, width: int, count: int) -> Benc
 def _clip(root: Path, images: list[Path], labels: list[Path]) -> BenchClip:
     frames = [
         Frame(str(image.relative_to(root)), str(label.relative_to(root)) if label in labels else None)
-        for image, label in ((image, _label_of(image)) for image in images)
+        for image, label in ((image, label_path(image)) for image in images)
     ]
     return BenchClip(root, frames)
 
 
-def _label_of(image: Path) -> Path:
-    """Where the Cityscapes layout keeps the label of a frame."""
-    split, city = image.parts[-3:-1]
-    name = f"{image.stem.removesuffix('_leftImg8bit')}_gtFine_labelIds.png"
-    return image.parents[3] / "gtFine" / split / city / name
-
-
 def _labelled_clip(data: Path, count: int) -> list[Path]:
     """``count`` frames of one snippet in a row, a labelled one among them that is not the last."""
-    for kind in ("leftImg8bit_sequence", "leftImg8bit"):
+    for kind in (SEQUENCES, FRAMES):
         for folder in sorted(data.glob(f"{kind}/*/*")):
             snippets = defaultdict(list)
             for image in images_in(folder):
-                number = frame_number(image, "cityscapes")
+                number = frame_number(image, CITYSCAPES)
                 if number:
                     snippets[number.head].append(image)
             for images in snippets.values():
                 for index, image in enumerate(images[:-1]):
-                    if len(images) >= count and _label_of(image).is_file():
+                    if len(images) >= count and label_path(image).is_file():
                         start = min(index, len(images) - count)
                         return images[start : start + count]
-    raise UserError(f"{data} holds no labelled Cityscapes snippet of {count} frames (leftImg8bit_sequence, gtFine)")
+    raise UserError(f"{data} holds no labelled Cityscapes snippet of {count} frames ({SEQUENCES}, {LABELS})")

@@ -36,8 +36,10 @@ class Data(_Section):
     """Where the frames are and how they are named."""
 
     data_root: str = Field("data/cityscapes", description="folder that the list files are relative to")
-    layout: Literal["cityscapes", "camvid", "folder"] = Field(
-        "cityscapes", description="how frame numbers are read from file names; folder: sorted order"
+    # Names of etc/data/layouts.py, which checks them: the list there knows how each data set is read.
+    layout: str = Field(
+        "cityscapes",
+        description="how frame numbers are read from file names; tool/make_lists.py --help lists the layouts",
     )
     train_list: str = Field("data/lists/cityscapes/train.lst", description="one 'image label' or 'image' per line")
     val_list: str = Field("data/lists/cityscapes/val.lst", description="labelled frames for mIoU")
@@ -46,7 +48,7 @@ class Data(_Section):
         description="all frames of the clips to score, one 'image [label]' per line, a blank line between clips",
     )
     classes: int = Field(19, description="number of classes", ge=1, le=254)
-    label_map: Literal["cityscapes", "none"] = Field(
+    label_map: str = Field(
         "cityscapes", description="cityscapes: labelIds -> 19 train ids; none: labels are train ids already"
     )
     frame_step: Positive = Field(1, description="difference between the frame numbers of consecutive frames")

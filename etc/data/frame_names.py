@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from etc.errors import UserError
 
-Layout = Literal["cityscapes", "camvid", "folder"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".webp")
 
-_PATTERNS = {
-    # {city}_{seq}_{frame}_leftImg8bit; the city's name may hold hyphens
-    "cityscapes": re.compile(r"^(?P<head>.+_\d+_)(?P<number>\d+)(?P<tail>_leftImg8bit)$"),
-    # {seq}_{number}, or {seq}_f{number} in Seq05VD and 0006R0; the number keeps its own width
-    "camvid": re.compile(r"^(?P<head>.+_f?)(?P<number>\d+)(?P<tail>)$"),
-}
 
+class Layout(NamedTuple):
+    """How a data set names its files. All layouts are listed in :mod:`etc.data.layouts`.
 
-def folder_key(path: Path) -> str:
-    """A name for the folder of a frame in a store: folders of different clips may bear the same name."""
-    digest = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:8]
-    return f"{path.parent.name}-{digest}"
+    Attributes:
+        name: the value of ``DATA.layout``.
+        description: one or more lines for ``tool/make_lists.py --help``: the folders expected, the lists written.
+        frame_name: matches the stem of a frame, with groups ``head``, ``number`` and ``tail``; ``None``: names hold no
+            frame numbers, and the frames of a folder follow each other in natural order.
+        make_lists: folder of the data set -> its list files, name -> text; raises ``UserError`` for another folder.
+        label_ids: the value that stands for each train id in label files, in the order of the train ids; every other
+            value up to the highest of them is ignored. The layout's name is then a value of ``DATA.label_map`` too.
+            ``None``: label files hold train ids.
+    """
+
+    name: str
+    description: str
+    frame_name: re.Pattern[str] | None
+    make_lists: Callable[[Path], dict[str, str]]
+    label_ids: tuple[int, ...] | None = None
 
 
 class FrameNumber(NamedTuple):
-    """A file name taken apart: frames of one sequence share ``head`` and ``tail``."""
+    """The parts of a file name: frames of one sequence share ``head`` and ``tail``; ``width`` counts the digits."""
 
     head: str
     number: int
@@ -36,10 +44,15 @@ class FrameNumber(NamedTuple):
     width: int
 
 
+def folder_key(path: Path) -> str:
+    """A unique name for the folder of a frame, for use in a cache: folders of different clips may share a name."""
+    digest = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:8]
+    return f"{path.parent.name}-{digest}"
+
+
 def frame_number(path: str | Path, layout: Layout) -> FrameNumber | None:
-    """The frame number in a file name; ``None`` where the layout has none (``folder``) or it does not match."""
-    pattern = _PATTERNS.get(layout)
-    match = pattern.match(Path(path).stem) if pattern else None
+    """The frame number in a file name; ``None`` if the name does not match, or the layout has no frame numbers."""
+    match = layout.frame_name.match(Path(path).stem) if layout.frame_name else None
     if match is None:
         return None
     return FrameNumber(match["head"], int(match["number"]), match["tail"], len(match["number"]))
@@ -49,27 +62,27 @@ def neighbour(path: Path, offset: int, *, layout: Layout, frame_step: int = 1) -
     """The frame ``offset`` frames after ``path`` (before it when negative); it need not exist.
 
     Args:
-        path: a frame, in the folder where it lies.
+        path: a frame, with its folder.
         offset: distance in frames, not in frame numbers.
-        layout: how numbers are read; ``folder`` counts in the order of :func:`images_in`.
+        layout: how frame numbers are read; without numbers, frames are counted in the order of :func:`images_in`.
         frame_step: difference of the numbers of consecutive frames.
 
     Returns:
-        The neighbour's path; ``None`` where it would lie before the first or (``folder``) after the last frame.
+        The neighbour's path; ``None`` if it would come before the first frame or, in a layout without numbers, after
+        the last one.
 
     Raises:
         UserError: the name does not follow the layout.
     """
-    if layout == "folder":
-        siblings = _indices_of(path.parent)
-        if path.name not in siblings:
+    if layout.frame_name is None:
+        names, index_of = _listing(path.parent)
+        if path.name not in index_of:
             return None
-        index = siblings[path.name] + offset
-        names = list(siblings)
+        index = index_of[path.name] + offset
         return path.parent / names[index] if 0 <= index < len(names) else None
     parsed = frame_number(path, layout)
     if parsed is None:
-        raise UserError(f"{path.name} does not follow the {layout} naming (DATA.layout)")
+        raise UserError(f"{path.name} does not follow the {layout.name} naming (DATA.layout)")
     number = parsed.number + offset * frame_step
     if number < 0:
         return None
@@ -77,10 +90,10 @@ def neighbour(path: Path, offset: int, *, layout: Layout, frame_step: int = 1) -
 
 
 def follows(path: str, previous: str, *, layout: Layout, frame_step: int = 1) -> bool:
-    """Whether one listed frame is the next frame of another; ``folder``: whether they share the folder."""
+    """Whether one listed frame is the next frame of another; without numbers: whether they share the folder."""
     if Path(path).parent != Path(previous).parent:
         return False
-    if layout == "folder":
+    if layout.frame_name is None:
         return True
     later, earlier = frame_number(path, layout), frame_number(previous, layout)
     if later is None or earlier is None:
@@ -89,7 +102,7 @@ def follows(path: str, previous: str, *, layout: Layout, frame_step: int = 1) ->
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder, ``frame_2`` before ``frame_10``; hidden files are none of them."""
+    """The images of a folder in natural order, ``frame_2`` before ``frame_10``; hidden files are left out."""
     if not folder.is_dir():
         return []
     images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
@@ -97,12 +110,13 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
-    """Numbers in a name by value, not by digits: ffmpeg and others write them without leading zeros."""
+    """Sorts numbers in a name by their value: ffmpeg and others write them without leading zeros."""
     words = re.findall(r"[0-9]+|[^0-9]+", path.name)
     return [(0, int(word)) if word[0] in "0123456789" else (1, word) for word in words], path.name
 
 
 @lru_cache(maxsize=4096)
-def _indices_of(folder: Path) -> dict[str, int]:
-    """The images of a folder -> their index; listed once, as folders can be large."""
-    return {path.name: index for index, path in enumerate(images_in(folder))}
+def _listing(folder: Path) -> tuple[list[str], dict[str, int]]:
+    """The images of a folder in order, and the index of each; listed once, because folders can be large."""
+    names = [path.name for path in images_in(folder)]
+    return names, {name: index for index, name in enumerate(names)}

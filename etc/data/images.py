@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,9 @@ from utils.files import write_bytes
 
 _PNG_HEAD, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 _JPEG_HEAD, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+# What Pillow raises for damaged files: one flipped bit may lead to any of them.
+_UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+_ORIENTATION = 0x0112  # EXIF tag; 5..8 are rotated by 90 degrees
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -26,23 +31,11 @@ def read_image(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def read_label(path: str | Path) -> np.ndarray:
-    """A label map as stored, uint8 ``[H, W]``.
-
-    Raises:
-        UserError: the file is missing, truncated, no image, or has not one 8-bit channel.
-    """
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
-    if label.ndim != 2 or label.dtype != np.uint8:
-        raise UserError(f"{path}: a label map has one 8-bit channel, this file has {label.dtype} {label.shape}")
-    return label
-
-
 def read_png16(path: str | Path) -> np.ndarray:
     """A PNG of three 16-bit channels in file order, uint16 ``[H, W, 3]``.
 
     Raises:
-        UserError: as :func:`read_label`.
+        UserError: the file is missing, truncated, no image, or has other channels.
     """
     image = _decode(path, cv2.IMREAD_UNCHANGED)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint16:
@@ -64,24 +57,32 @@ def write_png(path: str | Path, image: np.ndarray, compression: int = 3) -> None
 
 
 def _decode(path: str | Path, flags: int) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(_read(path), np.uint8), flags)
+    if image is None:
+        raise UserError(f"{path} is not an image that can be decoded")
+    return image
+
+
+def _read(path: str | Path) -> bytes:
+    """The bytes of an image file, whole."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    truncated = _is_truncated(data)
-    image = None if truncated or not data else cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is None:
-        raise UserError(f"{path} is {'truncated' if truncated else 'not an image that can be decoded'}")
-    return image
+    if not data:
+        raise UserError(f"{path} is empty: not an image that can be decoded")
+    if _is_truncated(data):
+        raise UserError(f"{path} is truncated")
+    return data
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a PNG or JPEG file lacks its end: OpenCV decodes what is there of a cut file and fills the rest."""
+    """Whether a PNG or JPEG file lacks its end: of such a file, OpenCV decodes what is there and fills the rest."""
     if data.startswith(_PNG_HEAD):
         return data.rfind(PNG_END) < 0
     if not data.startswith(_JPEG_HEAD):
         return False
-    # The end marker counts behind the pixels only: a thumbnail in the header has one of its own.
+    # Only an end marker after the pixels counts: a thumbnail in the header has one of its own.
     segment = len(_JPEG_HEAD)
     while data[segment : segment + 2] != _JPEG_SCAN:
         fill = data[segment + 1 : segment + 2] == b"\xff"
@@ -93,61 +94,93 @@ def _is_truncated(data: bytes) -> bool:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height."""
-    with _opened(path) as image:
-        width, height = image.size
-        # A frame is turned as its camera says when it is read; a label map has no such note.
-        turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) >= 5
+    """Width and height, from the head of the file.
+
+    Raises:
+        UserError: the file is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # A frame is rotated on reading as its camera noted in the file; a label map has no such note.
+            turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) >= 5
+    except _UNDECODABLE as error:
+        reason = getattr(error, "strerror", None) or "not an image that can be decoded"
+        raise UserError(f"cannot read {path}: {reason}") from error
     return (height, width) if turned else (width, height)
 
 
-class StoredPng(NamedTuple):
-    """A PNG as it is stored: its pixels, and its palette where it has one."""
+class LabelFile(NamedTuple):
+    """The pixels of a label map or prediction as stored, and the palette if the file has one.
+
+    Attributes:
+        path: the file.
+        pixels: uint8 or uint16 ``[H, W]``, or uint8 ``[H, W, 3 or 4]``.
+        palette: RGB, uint8 ``[256, 3]``.
+    """
 
     path: Path
     pixels: np.ndarray
     palette: np.ndarray | None
 
     def ids(self) -> np.ndarray:
-        """Gray values or palette indices, uint8 or uint16 ``[H, W]``."""
+        """Gray values or palette indices, uint8 or uint16 ``[H, W]``.
+
+        Raises:
+            UserError: the channels differ, so the file is a colour picture.
+        """
         if self.pixels.ndim == 2:
             return self.pixels
         red = self.pixels[:, :, 0]
         if (self.pixels[:, :, 1:3] != red[:, :, None]).any():
             raise UserError(
-                f"{self.path} is a picture in colours, ids have one channel: TEST.prediction_ids color reads the "
-                "colours of DATA.colors_path"
+                f"{self.path} is a picture in colours: expected a label map with one channel of ids (predictions in "
+                "the colours of DATA.colors_path are read with TEST.prediction_ids color)"
             )
         return red
 
     def colors(self) -> np.ndarray:
-        """RGB, uint8 ``[H, W, 3]``."""
+        """RGB, uint8 ``[H, W, 3]``.
+
+        Raises:
+            UserError: the file is gray.
+        """
         if self.palette is not None:
             return self.palette[self.pixels]
         if self.pixels.ndim == 2:
-            raise UserError(f"{self.path} is gray: TEST.prediction_ids color wants colours (train or label: ids)")
+            raise UserError(f"{self.path} is gray: TEST.prediction_ids color needs colours (train or label: ids)")
         return self.pixels[:, :, :3]
 
 
-def _opened(path: Path) -> Image.Image:
+def read_label(path: str | Path) -> np.ndarray:
+    """A label map as stored: gray values or palette indices, uint8 or uint16 ``[H, W]``.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, no image, or a colour picture.
+    """
+    return read_label_file(path).ids()
+
+
+def read_label_file(path: str | Path) -> LabelFile:
+    """A label map or prediction with its palette, for :meth:`LabelFile.ids` or :meth:`LabelFile.colors`.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, no image, or holds other numbers than 8 or 16 bits.
+    """
+    path, palette = Path(path), None
+    data = _read(path)
     try:
-        return Image.open(path)
-    except OSError as error:
-        reason = error.strerror or "not an image that can be decoded"
-        raise UserError(f"cannot read {path}: {reason}") from None
-
-
-def read_stored(path: Path) -> StoredPng:
-    with _opened(path) as image:
-        palette = None
-        try:
+        if data.startswith(_PNG_HEAD):
+            # Pillow stops decoding at the last pixel, and so before the checksum that shows a damaged one.
+            Image.open(BytesIO(data)).verify()
+        with Image.open(BytesIO(data)) as image:
             if image.mode == "P":
                 palette = np.zeros((256, 3), np.uint8)
                 colors = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
                 palette[: len(colors)] = colors
             pixels = np.array(image)
-        except (OSError, SyntaxError):
-            raise UserError(f"{path} is truncated or damaged") from None
+    except _UNDECODABLE as error:
+        raise UserError(f"{path} is not an image that can be decoded") from error
     if image.mode == "LA":
         pixels = pixels[:, :, 0]
     if pixels.dtype == np.bool_:
@@ -156,4 +189,4 @@ def read_stored(path: Path) -> StoredPng:
         if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
             raise UserError(f"{path}: expected whole numbers of 8 or 16 bits, this file has {pixels.dtype}")
         pixels = pixels.astype(np.uint16)
-    return StoredPng(path, pixels, palette)
+    return LabelFile(path, pixels, palette)

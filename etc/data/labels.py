@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from etc.config import find_file
 from etc.config.schema import Settings
 from etc.data.images import read_label
+from etc.data.layouts import label_ids_of
 from etc.errors import UserError
 
 IGNORE = 255
-INVALID = 254  # marks, inside a table only, values that must not occur
-
-# Cityscapes labelIds of the 19 train ids, in their order (cityscapesScripts, labels.py).
-CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+INVALID = 254  # inside a table only: marks values that must not occur
 
 
-def label_table(label_map: Literal["cityscapes", "none"], classes: int, ignore_label: int) -> np.ndarray:
+def label_table(label_map: str, classes: int, ignore_label: int) -> np.ndarray:
     """Lookup table from stored label values to train ids, uint8 ``[256]``.
 
-    Train ids are 0..classes-1 and 255 (ignore). With ``"cityscapes"`` every labelId outside the 19 classes is
-    ignored; with ``"none"`` values are train ids already, ``ignore_label`` and 255 are ignored, and the others
-    are errors when they occur.
+    Train ids are 0..classes-1 and 255 (ignore). With a label map (``DATA.label_map``, see
+    :data:`etc.data.layouts.LABEL_MAPS`) every value up to its highest one that stands for no class is ignored, and so
+    is 255; with ``"none"`` values are train ids already, ``ignore_label`` and 255 are ignored. All other values are
+    errors when they occur.
 
     Raises:
-        UserError: ``"cityscapes"`` with another number of classes than 19.
+        ConfigError: there is no such label map.
+        UserError: the label map has another number of classes.
     """
-    if label_map == "cityscapes":
-        if classes != len(CITYSCAPES_LABEL_IDS):
-            raise UserError(f"DATA.label_map cityscapes has 19 classes, DATA.classes is {classes}")
-        table = np.full(256, IGNORE, np.uint8)
-        table[list(CITYSCAPES_LABEL_IDS)] = np.arange(classes)
-        # Above 33 there is no Cityscapes label id: a colour image or train ids were given by mistake.
-        table[34:255] = INVALID
+    label_ids, table = label_ids_of(label_map), np.full(256, INVALID, np.uint8)
+    if label_ids is None:
+        table[:classes] = np.arange(classes)
+        table[[ignore_label, IGNORE]] = IGNORE
         return table
-    table = np.full(256, INVALID, np.uint8)
-    table[:classes] = np.arange(classes)
-    table[[ignore_label, IGNORE]] = IGNORE
+    if classes != len(label_ids):
+        raise UserError(f"DATA.label_map {label_map} has {len(label_ids)} classes, DATA.classes is {classes}")
+    # Above the highest id there is no label: a colour image or train ids were given by mistake.
+    table[: max(label_ids) + 1] = IGNORE
+    table[IGNORE] = IGNORE
+    table[list(label_ids)] = np.arange(classes)
     return table
+
+
+def to_train_ids(label: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Stored label values -> train ids, and the first value outside the classes.
+
+    Args:
+        label: as :func:`~etc.data.images.read_label` gives it. Of 16-bit values only 0..255 can be in the table;
+            65535, all bits set as in an 8-bit 255, is ignored.
+        table: as :func:`label_table` makes it.
+
+    Returns:
+        Train ids, uint8 ``[H, W]``, to be used only if the value beside them is ``None``.
+    """
+    if label.dtype == np.uint16:
+        table = np.concatenate([table, np.full(65535 - len(table), INVALID, np.uint8), [np.uint8(IGNORE)]])
+    ids = table[label]
+    wrong = ids == INVALID
+    return ids, int(label[wrong][0]) if wrong.any() else None
 
 
 def read_train_ids(path: str | Path, table: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -57,18 +74,17 @@ def read_train_ids(path: str | Path, table: np.ndarray, shape: tuple[int, int] |
     label = read_label(path)
     if shape is not None and label.shape != tuple(shape):
         raise UserError(f"{path}: label is {label.shape[1]}x{label.shape[0]}, its frame is {shape[1]}x{shape[0]}")
-    ids = table[label]
-    wrong = ids == INVALID
-    if wrong.any():
-        raise UserError(f"{path}: label value {int(label[wrong][0])} is outside the classes")
+    ids, wrong = to_train_ids(label, table)
+    if wrong is not None:
+        raise UserError(f"{path}: label value {wrong} is outside the classes (DATA.classes, DATA.label_map)")
     return ids
 
 
 def read_names(path: str | Path, classes: int) -> list[str]:
-    """Class names, one a line.
+    """Class names, one per line.
 
     Raises:
-        UserError: the file is missing or has not one name a class.
+        UserError: the file is missing, or does not have one name per class.
     """
     names = [line.strip() for line in _lines(path)]
     if len(names) != classes:
@@ -77,10 +93,10 @@ def read_names(path: str | Path, classes: int) -> list[str]:
 
 
 def read_colors(path: str | Path, classes: int) -> np.ndarray:
-    """Palette, uint8 ``[256, 3]`` RGB; ids without a class are black.
+    """Colours of the classes, uint8 ``[256, 3]`` RGB; ids without a class are black.
 
     Raises:
-        UserError: the file is missing or has not one ``R G B`` line a class.
+        UserError: the file is missing, or does not have one ``R G B`` line per class.
     """
     palette = np.zeros((256, 3), np.uint8)
     rows = [line.split() for line in _lines(path)]

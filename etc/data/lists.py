@@ -13,17 +13,18 @@ from etc.errors import UserError
 
 
 class Frame(NamedTuple):
-    """A line of a list file; paths relative to ``DATA.data_root``."""
+    """One line of a list file; paths are relative to ``DATA.data_root``."""
 
     image: str
     label: str | None = None
 
 
 Clip = list[Frame]
+Lists = dict[str, str]  # name of a list file -> its text
 
 
 def read_frames(path: str | Path) -> list[Frame]:
-    """The frames of a list file, ``image label`` or ``image`` a line; blank lines and ``#`` lines are skipped.
+    """The frames of a list file, ``image label`` or ``image`` per line; blank lines and ``#`` lines are skipped.
 
     Raises:
         UserError: the file is missing, empty, or a line has more than two words.

@@ -9,35 +9,16 @@ from pathlib import Path
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.cityscapes import official_clips
 from etc.data.frame_names import IMAGE_SUFFIXES, images_in
 from etc.data.images import write_png
+from etc.data.layouts import layout_named
 from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
-from etc.data.make_lists import official_clips
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-# What the published protocol scores (all of it is the full set): clips, frames, pairs.
-CITYSCAPES = {"sampled": (108, 3240, 3132), "full": (500, 15000, 14500)}
-
-
-def cityscapes_clips(root: str | Path, which: str) -> list[Clip]:
-    """The clips of the published protocol, ``sampled`` or ``full``; the frames need not be there yet.
-
-    Raises:
-        UserError: the clips are not as many, or not as long, as published: the name lists were changed.
-    """
-    clips = official_clips(root, which)
-    found = len(clips), sum(map(len, clips)), sum(len(clip) - 1 for clip in clips)
-    if found != CITYSCAPES[which]:
-        names = "{} clips, {} frames, {} pairs"
-        raise UserError(
-            f"TEST.cityscapes {which} is {names.format(*CITYSCAPES[which])}; data/lists/cityscapes gives "
-            f"{names.format(*found)}"
-        )
-    return clips
 
 
 def clips_of_frames(settings: Settings) -> list[Clip]:
@@ -111,10 +92,10 @@ def clips_to_score(settings: Settings) -> list[Clip]:
     if test.frames:
         return clips_of_frames(settings)
     if test.cityscapes:
-        clips = cityscapes_clips(data.data_root, test.cityscapes)
+        clips = official_clips(data.data_root, test.cityscapes)
         check_files((f for clip in clips for f in clip), data.data_root, source=f"TEST.cityscapes {test.cityscapes}")
         return clips
     prepare(settings)
-    clips = read_clips(data.clip_list, layout=data.layout, frame_step=data.frame_step)
+    clips = read_clips(data.clip_list, layout=layout_named(data.layout), frame_step=data.frame_step)
     check_files((frame for clip in clips for frame in clip), data.data_root, source=data.clip_list)
     return clips

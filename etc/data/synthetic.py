@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
-from etc.data.make_lists import cityscapes_lists, write_lists
+from etc.data.cityscapes import cityscapes_lists
+from etc.data.make_lists import write_lists
 from etc.data.world import write_world
 from etc.errors import UserError
 from utils.files import write_text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from etc.config.schema import Settings, Train
 from etc.data.frame_names import neighbour
+from etc.data.layouts import layout_named
 from etc.data.lists import Frame, check_files, existing_neighbours, read_frames
 from etc.data.synthetic import prepare
 from etc.errors import UserError
@@ -52,7 +53,8 @@ def _wanted(train: Train) -> list[int]:
 def _existing(settings: Settings, frames: list[Frame], wanted: list[int]) -> list[list[int]]:
     """Those of the wanted neighbours that are on disk; all must be, unless ``DATA.allow_missing_neighbours`` is set."""
     data = settings.DATA
-    found = existing_neighbours(frames, data.data_root, wanted, layout=data.layout, frame_step=data.frame_step)
+    layout = layout_named(data.layout)
+    found = existing_neighbours(frames, data.data_root, wanted, layout=layout, frame_step=data.frame_step)
     lacking = [frame.image for frame, offsets in zip(frames, found, strict=True) if len(offsets) < len(wanted)]
     if lacking and settings.frames_per_clip > 1 and not data.allow_missing_neighbours:
         raise UserError(
@@ -66,8 +68,9 @@ def _existing(settings: Settings, frames: list[Frame], wanted: list[int]) -> lis
 def listed_pairs(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> list[tuple[Path, Path]]:
     """Every frame with each of its neighbours."""
     data, pairs = settings.DATA, []
+    layout = layout_named(data.layout)
     for frame, own in zip(frames, offsets, strict=True):
         path = Path(data.data_root) / frame.image
         for offset in own:
-            pairs.append((path, neighbour(path, offset, layout=data.layout, frame_step=data.frame_step)))
+            pairs.append((path, neighbour(path, offset, layout=layout, frame_step=data.frame_step)))
     return pairs

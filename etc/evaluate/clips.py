@@ -24,7 +24,7 @@ from etc.data.sources import clips_to_score
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipScorer, Counts, PairScorer, ScoredFrame, metrics_of_pairs, metrics_of_windows
-from etc.evaluate.prediction_files import Predictions
+from etc.evaluate.predictions import Predictions, predictions_from
 from etc.evaluate.results import ClipScores
 from etc.flow.build import FlowSource, flow_source
 from etc.metrics import bootstrap_interval, iou_counts, iou_scores, mean_iou
@@ -47,11 +47,11 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     ``device`` (default: that of the settings), and kept in ``FLOW.cache``.
 
     Raises:
-        UserError: as :class:`etc.evaluate.prediction_files.Predictions`; missing frames or lists; clips shorter than
+        UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; clips shorter than
             a stride.
     """
     clips = clips_to_score(settings)
-    predictions = Predictions(settings, clips)
+    predictions = predictions_from(settings, clips)
     views = flow_settings(settings, device or device_of(settings.TEST.device))
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):

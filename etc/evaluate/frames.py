@@ -1,4 +1,4 @@
-"""Labelled frames: their confusion counts; and the predictions of frames as the Cityscapes test server takes them."""
+"""Confusion counts of labelled frames; and predictions of frames in the format of the Cityscapes test server."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config import dump_settings
 from etc.config.schema import Settings
+from etc.data.cityscapes import CITYSCAPES, LABEL_IDS, submission_name
 from etc.data.frame_names import frame_number
 from etc.data.images import read_image, write_png
-from etc.data.labels import CITYSCAPES_LABEL_IDS, label_table, read_train_ids
+from etc.data.labels import label_table, read_train_ids
 from etc.data.lists import Frame, check_files, read_frames
 from etc.data.sources import labelled_frames
 from etc.data.synthetic import prepare
@@ -33,15 +34,15 @@ def score_frames(settings: Settings, export: str | Path | None = None) -> FrameS
 
     Args:
         settings: the settings.
-        export: folder for the predictions of all frames, see :class:`LabelExport`; frames without label are then
-            predicted and not scored.
+        export: folder for the predictions of all frames, see :class:`LabelExport`; frames without a label are then
+            predicted, but not scored.
 
     Returns:
-        The scores of the labelled frames, of which there may be none where predictions are exported.
+        The scores of the labelled frames; with ``export`` there may be none.
 
     Raises:
         UserError: missing files, a checkpoint that does not fit, or an export that cannot be made; without
-            ``export`` also frames without label.
+            ``export`` also frames without a label.
     """
     if export is None:
         frames, writer = labelled_frames(settings, settings.TEST.test_list), None
@@ -58,10 +59,20 @@ def score_frames(settings: Settings, export: str | Path | None = None) -> FrameS
 def confusion_of(
     predictor: Predictor, frames: list[Frame], settings: Settings, *, desc: str, export: LabelExport | None = None
 ) -> Tensor:
-    """Confusion counts, int64 ``[K, K]``, of a predictor over the labelled ones of some frames, of all processes.
+    """Confusion counts of a predictor over the labelled frames among ``frames``, summed over all processes.
+
+    Args:
+        predictor: predicts one frame at a time.
+        frames: the frames of all processes; each process takes its share.
+        settings: the settings.
+        desc: title of the progress bar.
+        export: receives the prediction of every frame, with or without a label.
+
+    Returns:
+        int64 ``[K, K]``, rows are the labels.
 
     Raises:
-        UserError: a frame or label that cannot be read, or does not fit.
+        UserError: a frame or label that cannot be read, or labels of another size or with other classes.
     """
     data = settings.DATA
     root, counts = Path(data.data_root), torch.zeros(data.classes, data.classes, dtype=torch.int64)
@@ -79,34 +90,33 @@ def confusion_of(
 
 
 class LabelExport:
-    """Writes predictions as the Cityscapes test server takes them.
+    """Writes predictions in the format of the Cityscapes test server.
 
-    One 8-bit PNG of label ids a frame, named ``<city>_<sequence>_<frame>_pred_labelIds.png``, of the frame's own size;
-    ``settings.yaml`` stands beside them.
+    One 8-bit PNG of label ids per frame, named ``<city>_<sequence>_<frame>_pred_labelIds.png``, in the size of the
+    frame; ``settings.yaml`` is written beside them.
 
     Args:
-        folder: where they go; no PNG may lie there, as it could be another network's.
-        frames: the frames to come.
+        folder: the folder to write to. It must hold no PNG, because that could come from another network.
+        frames: the frames that will be predicted.
         settings: the settings.
 
     Raises:
-        UserError: classes that are not those of Cityscapes, frames that are not named as Cityscapes names them, two
-            frames of one name, or a folder with PNG files.
+        UserError: classes other than those of Cityscapes, frames not named as in Cityscapes, two frames of the same
+            name, or a folder with PNG files.
 
     Source: cityscapesScripts, evalPixelLevelSemanticLabeling.py, ``getPrediction``.
     """
 
     def __init__(self, folder: str | Path, frames: list[Frame], settings: Settings) -> None:
         self.folder, self.settings = Path(folder), settings
-        self.label_ids = np.array(CITYSCAPES_LABEL_IDS, np.uint8)
-        if settings.DATA.label_map != "cityscapes":
+        self.label_ids = np.array(LABEL_IDS, np.uint8)
+        if settings.DATA.label_map != CITYSCAPES.name:
             raise UserError("--export writes Cityscapes label ids, it needs DATA.label_map cityscapes")
-        self.names: dict[str, str] = {}
+        names: dict[str, str] = {}
         for frame in frames:
-            if frame_number(frame.image, "cityscapes") is None:
+            if frame_number(frame.image, CITYSCAPES) is None:
                 raise UserError(f"--export: {frame.image} is not named <city>_<sequence>_<frame>_leftImg8bit")
-            name = Path(frame.image).stem.removesuffix("_leftImg8bit")
-            first = self.names.setdefault(name, frame.image)
+            first = names.setdefault(submission_name(frame.image), frame.image)
             if first != frame.image:
                 raise UserError(f"--export: {first} and {frame.image} would have the same file")
         there = sum(1 for _ in self.folder.rglob("*.png"))
@@ -114,19 +124,18 @@ class LabelExport:
             raise UserError(f"--export {folder} holds {there} PNG files already: give a new folder")
 
     def start(self) -> None:
-        """Write the settings; all processes have looked into the folder before the first one fills it."""
+        """Write the settings, after all processes have found the folder empty."""
         distributed.barrier()
         if distributed.rank() == 0:
             write_text(self.folder / "settings.yaml", dump_settings(self.settings))
 
     def write(self, frame: Frame, ids: np.ndarray) -> None:
-        """Write the prediction of a frame, train ids, uint8 ``[H, W]``."""
-        name = Path(frame.image).stem.removesuffix("_leftImg8bit")
-        write_png(self.folder / f"{name}_pred_labelIds.png", self.label_ids[ids])
+        """Write the prediction of a frame, given as train ids, uint8 ``[H, W]``."""
+        write_png(self.folder / submission_name(frame.image), self.label_ids[ids])
 
 
 def _listed_frames(settings: Settings) -> list[Frame]:
-    """The frames to test, with or without label, all files checked."""
+    """The frames to test, with or without a label, all files checked."""
     prepare(settings)
     path = settings.TEST.test_list or settings.DATA.val_list
     frames = read_frames(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from etc.data.cityscapes import FRAME_TAIL, flow_folder, frame_folder, frame_id
 from etc.data.frame_names import IMAGE_SUFFIXES
 from etc.data.images import read_png16, write_png
 from etc.errors import UserError
@@ -61,13 +62,8 @@ def data_set_flow(image_t: Path, image_k: Path) -> Path | None:
     the folder ``flow`` inside the frames' own, named ``{frame t}_to_{number of frame k}_flow`` with ``.png``
     (KITTI) or ``.flo``.
     """
-    stem_t, stem_k = (path.stem.removesuffix("_leftImg8bit") for path in (image_t, image_k))
-    parts = list(image_t.parent.parts)
-    if "leftImg8bit" in parts:
-        parts[len(parts) - 1 - parts[::-1].index("leftImg8bit")] = "flow"
-        folder = Path(*parts)
-    else:
-        folder = image_t.parent / "flow"
+    stem_t, stem_k = frame_id(image_t), frame_id(image_k)
+    folder = flow_folder(image_t.parent) or image_t.parent / "flow"
     for suffix in (".png", ".flo"):
         path = folder / f"{stem_t}_to_{stem_k.rpartition('_')[2]}_flow{suffix}"
         if path.is_file():
@@ -80,15 +76,11 @@ def frames_of_flow(path: Path) -> tuple[Path, Path] | None:
     stem_t, _, rest = path.stem.rpartition("_to_")
     head, underscore, _ = stem_t.rpartition("_")
     stem_k = head + underscore + rest.removesuffix("_flow")
-    parts, tail = list(path.parent.parts), ""
-    if not stem_t or "flow" not in parts:
+    folder, tail = frame_folder(path.parent), FRAME_TAIL
+    if not stem_t or folder is None:
         return None
-    index = len(parts) - 1 - parts[::-1].index("flow")
-    parallel = [*parts[:index], "leftImg8bit", *parts[index + 1 :]]
-    if Path(*parallel).is_dir():
-        folder, tail = Path(*parallel), "_leftImg8bit"
-    else:
-        folder = path.parent.parent
+    if not folder.is_dir():
+        folder, tail = path.parent.parent, ""
     for suffix in IMAGE_SUFFIXES:
         frames = folder / f"{stem_t}{tail}{suffix}", folder / f"{stem_k}{tail}{suffix}"
         if all(frame.is_file() for frame in frames):

@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.cityscapes import label_path
 from etc.data.frame_names import images_in, neighbour
 from etc.data.images import read_image, read_png16, write_png
-from etc.data.labels import CITYSCAPES_LABEL_IDS, IGNORE, label_table, read_train_ids
+from etc.data.labels import IGNORE, label_table, read_train_ids
+from etc.data.layouts import label_ids_of, layout_named
 from etc.data.lists import Frame, check_files, format_frames, prediction_names, read_frames
 from etc.data.synthetic import prepare
 from etc.data.video import AHEAD, DECODERS
@@ -187,9 +189,10 @@ def _plan(settings: Settings, frames: list[Frame], out: Path, *, temporal: bool)
     images = [Path(data.data_root) / frame.image for frame in frames]
     near: list[list[int]] = [[] for _ in frames]
     if temporal:
+        layout = layout_named(data.layout)
         index = {image: i for i, image in enumerate(images)}
         for image, own in zip(images, near, strict=True):
-            paths = [neighbour(image, o, layout=data.layout, frame_step=data.frame_step) for o in (-1, 1)]
+            paths = [neighbour(image, o, layout=layout, frame_step=data.frame_step) for o in (-1, 1)]
             own += [index[path] for path in paths if path in index]
         if not any(near):
             raise UserError("--temporal: no two of the frames follow each other (DATA.layout, DATA.frame_step)")
@@ -301,16 +304,17 @@ def _beside(plan: _Plan, index: int, shape: tuple[int, int], flow: FlowSource, s
 def _encoding(label_map: str) -> np.ndarray:
     """Train id -> the value that stands for it in label files, uint8 ``[256]``; 255 for everything that is no class."""
     values = np.arange(256, dtype=np.uint8)
-    if label_map == "cityscapes":
+    label_ids = label_ids_of(label_map)
+    if label_ids is not None:
         values[:] = IGNORE
-        values[: len(CITYSCAPES_LABEL_IDS)] = CITYSCAPES_LABEL_IDS
+        values[: len(label_ids)] = label_ids
     return values
 
 
 def _around(listed: list[Frame], settings: Settings) -> list[Frame]:
     """Listed frames and those before and after them, as far as they lie on disk without a gap."""
     data = settings.DATA
-    beside = partial(neighbour, layout=data.layout, frame_step=data.frame_step)
+    beside = partial(neighbour, layout=layout_named(data.layout), frame_step=data.frame_step)
     found = {frame.image: frame for frame in listed}
     for frame in listed:
         for step in (-1, 1):
@@ -326,10 +330,8 @@ def _around(listed: list[Frame], settings: Settings) -> list[Frame]:
 
 def _cityscapes_label(frame: Frame, root: Path) -> str | None:
     """The label that Cityscapes has for a frame, if it has one."""
-    path = Path(frame.image)
-    folders = ["gtFine" if part in ("leftImg8bit", "leftImg8bit_sequence") else part for part in path.parent.parts]
-    label = Path(*folders) / f"{path.stem.removesuffix('_leftImg8bit')}_gtFine_labelIds.png"
-    return label.as_posix() if "gtFine" in folders and (root / label).is_file() else None
+    label = label_path(Path(frame.image))
+    return label.as_posix() if label is not None and (root / label).is_file() else None
 
 
 def _below(path: Path, root: Path) -> str:

@@ -26,7 +26,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
 from etc.evaluate.clips import flow_settings
-from etc.evaluate.prediction_files import Predictions
+from etc.evaluate.predictions import Predictions, predictions_from
 from etc.metrics.warping import warp_labels
 from etc.report.runs import Run
 
@@ -238,7 +238,7 @@ def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predicti
     kind = run.tc["predictions"]["ids"]
     change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
     test = test.model_copy(update={**change, "save_folder": str(run.folder)})
-    return Predictions(settings.model_copy(update={"TEST": test}), clips)
+    return predictions_from(settings.model_copy(update={"TEST": test}), clips)
 
 
 def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tuple[np.ndarray, np.ndarray]:

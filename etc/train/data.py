@@ -8,6 +8,7 @@ from pathlib import Path
 from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset
 from etc.data.labels import label_table
+from etc.data.layouts import layout_named
 from etc.data.lists import Frame, check_files, read_frames
 from etc.data.synthetic import prepare
 from etc.data.training_list import listed_pairs, neighbour_offsets, third_offsets
@@ -51,7 +52,7 @@ def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None
         # The baseline gets the same offsets, so that all its other random numbers are the same.
         offsets,
         data_root=data.data_root,
-        layout=data.layout,
+        layout=layout_named(data.layout),
         frame_step=data.frame_step,
         transform=ClipTransform(
             size=(train.train_h, train.train_w),

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from etc.data.clip_dataset import ClipDataset, EpochSampler
 from etc.data.images import write_png
 from etc.data.labels import label_table
+from etc.data.layouts import LAYOUTS
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform, normalise
 from etc.errors import UserError
@@ -47,7 +48,7 @@ def data_set(root: Path, **changes) -> ClipDataset:
         "frames": frames,
         "offsets": [[o for o in (-3, -2, -1, 1, 2, 3) if 0 <= number + o < 7] for number in range(7)],
         "data_root": root,
-        "layout": "camvid",
+        "layout": LAYOUTS["camvid"],
         "frame_step": 1,
         "transform": ClipTransform(size=(17, 25), scale=(0.7, 1.4)),
         "label_table": label_table("none", 5, 255),

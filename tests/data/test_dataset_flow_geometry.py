@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from etc.data.clip_dataset import ClipDataset
 from etc.data.images import write_png
 from etc.data.labels import label_table
+from etc.data.layouts import LAYOUTS
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform
 from etc.data.world import World
@@ -62,7 +63,7 @@ def data(world, tmp_path) -> ClipDataset:
         [Frame(f"s_{T:03d}.png")],
         [[K - T]],
         data_root=tmp_path,
-        layout="camvid",
+        layout=LAYOUTS["camvid"],
         frame_step=1,
         transform=Recording(size=CROP, scale=(0.75, 2.0)),
         label_table=label_table("cityscapes", 19, 255),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from etc.data.frame_names import follows, frame_number, images_in, neighbour
+from etc.data.layouts import LAYOUTS
 from etc.errors import UserError
 
 
@@ -24,7 +25,7 @@ from etc.errors import UserError
     ],
 )  # fmt: skip
 def test_frame_numbers_of_the_layouts(name, layout, expected):
-    assert frame_number(Path("some") / "folder" / name, layout) == expected
+    assert frame_number(Path("some") / "folder" / name, LAYOUTS[layout]) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,17 +43,17 @@ def test_frame_numbers_of_the_layouts(name, layout, expected):
 )
 def test_neighbours_keep_sequence_width_and_suffix(name, layout, step, offset, expected):
     path = Path("/data/x") / name
-    assert neighbour(path, offset, layout=layout, frame_step=step) == Path("/data/x") / expected
+    assert neighbour(path, offset, layout=LAYOUTS[layout], frame_step=step) == Path("/data/x") / expected
 
 
 def test_before_the_first_frame_there_is_none():
-    assert neighbour(Path("Seq05VD_f00001.png"), -2, layout="camvid") is None
-    assert neighbour(Path("Seq05VD_f00001.png"), -1, layout="camvid", frame_step=2) is None
+    assert neighbour(Path("Seq05VD_f00001.png"), -2, layout=LAYOUTS["camvid"]) is None
+    assert neighbour(Path("Seq05VD_f00001.png"), -1, layout=LAYOUTS["camvid"], frame_step=2) is None
 
 
 def test_a_name_that_does_not_follow_the_layout_is_an_error():
     with pytest.raises(UserError, match=r"frame7\.png does not follow the cityscapes naming \(DATA\.layout\)"):
-        neighbour(Path("frame7.png"), 1, layout="cityscapes")
+        neighbour(Path("frame7.png"), 1, layout=LAYOUTS["cityscapes"])
 
 
 @pytest.fixture
@@ -75,11 +76,21 @@ def test_names_of_digits_and_letters_can_be_ordered(tmp_path):
 
 
 def test_neighbours_in_a_folder_follow_its_order(folder):
-    assert neighbour(folder / "f_2.png", 1, layout="folder") == folder / "f_10.png"
-    assert neighbour(folder / "f_2.png", -1, layout="folder") == folder / "f_1.JPG"
-    assert neighbour(folder / "f_2.png", -2, layout="folder") is None
-    assert neighbour(folder / "f_2.png", 3, layout="folder") is None
-    assert neighbour(folder / "missing.png", 1, layout="folder") is None
+    assert neighbour(folder / "f_2.png", 1, layout=LAYOUTS["folder"]) == folder / "f_10.png"
+    assert neighbour(folder / "f_2.png", -1, layout=LAYOUTS["folder"]) == folder / "f_1.JPG"
+    assert neighbour(folder / "f_2.png", -2, layout=LAYOUTS["folder"]) is None
+    assert neighbour(folder / "f_2.png", 3, layout=LAYOUTS["folder"]) is None
+    assert neighbour(folder / "missing.png", 1, layout=LAYOUTS["folder"]) is None
+
+
+def test_a_large_folder_is_listed_once_for_all_its_frames(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(40)]
+    for path in paths:
+        path.touch()
+    listed = []
+    monkeypatch.setattr("etc.data.frame_names.images_in", lambda folder: listed.append(folder) or paths)
+    assert [neighbour(path, 1, layout=LAYOUTS["folder"]) for path in paths] == [*paths[1:], None]
+    assert listed == [tmp_path]
 
 
 @pytest.mark.parametrize(
@@ -99,4 +110,4 @@ def test_neighbours_in_a_folder_follow_its_order(folder):
     ],
 )
 def test_which_frame_follows_which(later, earlier, layout, step, expected):
-    assert follows(later, earlier, layout=layout, frame_step=step) is expected
+    assert follows(later, earlier, layout=LAYOUTS[layout], frame_step=step) is expected

@@ -6,6 +6,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from etc.data.images import read_image, read_label, read_png16, write_png
 from etc.errors import UserError
@@ -150,11 +151,70 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     assert "directory" in refused(read_image, tmp_path)
 
 
-def test_a_label_map_must_have_one_channel_of_eight_bits(tmp_path, rgb):
+def as_palette(ids: np.ndarray, path) -> None:
+    """Palette PNG as VOC, DAVIS and YouTube-VOS have them: the index is the id, colours are for the eye."""
+    image = Image.fromarray(ids, mode="P")
+    image.putpalette(np.random.default_rng(2).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    image.save(path)
+
+
+LABEL_WRITERS = {
+    "gray": lambda ids, path: write_png(path, ids),
+    "16 bits": lambda ids, path: write_png(path, ids.astype(np.uint16)),
+    "three equal channels": lambda ids, path: write_png(path, np.repeat(ids[:, :, None], 3, 2)),
+    "palette": as_palette,
+    "palette of 4 bits": lambda ids, path: as_palette(ids % 16, path),
+    "gray and alpha": lambda ids, path: Image.fromarray(np.dstack([ids, ids // 2])).save(path),
+    "gray in RGB and alpha": lambda ids, path: Image.fromarray(np.dstack([ids, ids, ids, ids // 2])).save(path),
+}
+
+
+@pytest.mark.parametrize("write", LABEL_WRITERS.values(), ids=LABEL_WRITERS)
+def test_the_same_ids_come_out_of_every_kind_of_label_file(tmp_path, rgb, write):
+    ids = rgb[:, :, 0] % 16
+    write(ids, tmp_path / "x.png")
+    label = read_label(tmp_path / "x.png")
+    np.testing.assert_array_equal(label, ids)
+    assert label.dtype in (np.uint8, np.uint16)
+
+
+def test_sixteen_bit_label_values_are_kept(tmp_path):
+    ids = np.array([[0, 255, 256], [26001, 40000, 65535]], np.uint16)
+    write_png(tmp_path / "x.png", ids)
+    np.testing.assert_array_equal(read_label(tmp_path / "x.png"), ids)
+
+
+def test_a_colour_picture_is_no_label_map(tmp_path, rgb):
     write_png(tmp_path / "color.png", rgb)
-    assert "one 8-bit channel" in refused(read_label, tmp_path / "color.png")
-    write_png(tmp_path / "deep.png", rgb[:, :, 0].astype(np.uint16))
-    assert "uint16" in refused(read_label, tmp_path / "deep.png")
+    assert "a picture in colours: expected a label map" in refused(read_label, tmp_path / "color.png")
+
+
+@pytest.mark.parametrize("write", [LABEL_WRITERS["gray"], LABEL_WRITERS["16 bits"], as_palette])
+def test_a_truncated_or_damaged_label_is_refused_wherever_it_is_cut_or_damaged(tmp_path, rgb, write):
+    """Pillow alone reads files without their end, and bits that only a checksum shows to be wrong."""
+    path, ids = tmp_path / "x.png", rgb[:6, :9, 0]
+    write(ids, path)
+    data = path.read_bytes()
+    for end in range(len(data)):
+        path.write_bytes(data[:end])
+        refused(read_label, path)
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            label = read_label(path)
+        except UserError as error:
+            assert str(path) in str(error)
+        else:  # the length of the last chunk, which no pixel depends on
+            np.testing.assert_array_equal(label, ids)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_label_is_named_so(tmp_path, rgb, suffix, share):
+    data = cv2.imencode(suffix, rgb[:, :, 0])[1].tobytes()
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "truncated" in refused(read_label, path)
 
 
 def test_a_flow_png_must_have_three_channels_of_sixteen_bits(tmp_path, rgb):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from etc.data.images import write_png
 from etc.data.labels import label_table, read_colors, read_names, read_train_ids
@@ -71,6 +72,23 @@ def test_train_ids_pass_and_the_ignored_value_becomes_255(tmp_path):
     ids = read_train_ids(write(tmp_path / "x.png", 0, 10, 11, 255, shape=(1, 4)), table)
     assert ids.tolist() == [[0, 10, 255, 255]]
     assert ids.dtype == np.uint8
+
+
+def test_sixteen_bit_labels_are_read_and_values_without_a_class_named(tmp_path):
+    table = label_table("none", 254, 255)
+    write_png(tmp_path / "x.png", np.array([[0, 253, 255, 65535]], np.uint16))
+    ids = read_train_ids(tmp_path / "x.png", table)
+    assert ids.tolist() == [[0, 253, 255, 255]] and ids.dtype == np.uint8
+    write_png(tmp_path / "x.png", np.array([[0, 26001]], np.uint16))
+    with pytest.raises(UserError, match="label value 26001 is outside the classes"):
+        read_train_ids(tmp_path / "x.png", table)
+
+
+def test_palette_labels_are_read_by_their_index(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8), mode="P")
+    image.putpalette(bytes(range(255, -1, -1)) * 3)
+    image.save(tmp_path / "x.png")
+    assert read_train_ids(tmp_path / "x.png", label_table("none", 3, 255)).tolist() == [[0, 1, 2, 255]]
 
 
 @pytest.mark.parametrize(("classes", "value"), [(11, 12), (11, 254), (2, 2), (253, 253)])

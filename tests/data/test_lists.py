@@ -2,6 +2,7 @@
 
 import pytest
 
+from etc.data.layouts import LAYOUTS
 from etc.data.lists import (
     Frame,
     check_files,
@@ -50,7 +51,7 @@ def test_a_line_of_three_words_is_named_by_its_number(write):
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only comments\n"])
-@pytest.mark.parametrize("read", [read_frames, lambda path: read_clips(path, layout="folder")])
+@pytest.mark.parametrize("read", [read_frames, lambda path: read_clips(path, layout=LAYOUTS["folder"])])
 def test_a_list_without_frames_is_an_error(write, text, read):
     with pytest.raises(UserError, match="lists no frame"):
         read(write(text))
@@ -66,38 +67,38 @@ def test_a_missing_list_and_a_binary_one_are_named(tmp_path):
 
 def test_blank_lines_end_clips_and_comments_do_not(write):
     path = write("\n\na/1.png\n# here\na/2.png l.png\n\n\n\nb/9.png\nb/3.png\n\n")
-    clips = read_clips(path, layout="folder")
+    clips = read_clips(path, layout=LAYOUTS["folder"])
     assert names(clips) == [["a/1.png", "a/2.png"], ["b/9.png", "b/3.png"]]
     assert clips[0][1].label == "l.png"
 
 
 def test_a_list_without_blank_lines_is_cut_where_the_numbers_or_the_sequence_jump(write):
     images = [city(3), city(4), city(5), city(7), city(8), city(9, 1), city(10, 1)]
-    clips = read_clips(write("\n".join(images)), layout="cityscapes")
+    clips = read_clips(write("\n".join(images)), layout=LAYOUTS["cityscapes"])
     assert names(clips) == [images[:3], images[3:5], images[5:]]
 
 
 def test_frame_step_decides_which_frames_are_consecutive(write):
     path = write("v/s_00001.png\nv/s_00003.png\nv/s_00005.png\n")
-    assert len(read_clips(path, layout="camvid", frame_step=2)) == 1
+    assert len(read_clips(path, layout=LAYOUTS["camvid"], frame_step=2)) == 1
     with pytest.raises(UserError, match="one frame"):
-        read_clips(path, layout="camvid", frame_step=1)
+        read_clips(path, layout=LAYOUTS["camvid"], frame_step=1)
 
 
 def test_folders_are_clips_in_the_folder_layout(write):
-    clips = read_clips(write("a/x.png\na/y.png\nb/x.png\nb/y.png\n"), layout="folder")
+    clips = read_clips(write("a/x.png\na/y.png\nb/x.png\nb/y.png\n"), layout=LAYOUTS["folder"])
     assert names(clips) == [["a/x.png", "a/y.png"], ["b/x.png", "b/y.png"]]
 
 
 @pytest.mark.parametrize("text", ["a/x.png\n", "a/x.png\na/y.png\n\nb/only.png\n", "a/x.png\na/y.png\nb/only.png\n"])
 def test_a_clip_of_one_frame_is_an_error_that_names_it(write, text):
     with pytest.raises(UserError, match=r"(only|x)\.png has one frame"):
-        read_clips(write(text), layout="folder")
+        read_clips(write(text), layout=LAYOUTS["folder"])
 
 
 def test_what_is_formatted_reads_back(write):
     clips = [[Frame("a/1.png", "l.png"), Frame("a/2.png")], [Frame("b/1.png"), Frame("b/2.png", "m.png")]]
-    assert read_clips(write(format_clips(clips)), layout="folder") == clips
+    assert read_clips(write(format_clips(clips)), layout=LAYOUTS["folder"]) == clips
     assert read_frames(write(format_frames(clips[0]))) == clips[0]
 
 
@@ -107,7 +108,7 @@ def test_a_path_with_a_space_is_refused_when_it_is_written():
 
 
 def test_grouping_nothing_gives_nothing():
-    assert group_clips([], layout="cityscapes") == []
+    assert group_clips([], layout=LAYOUTS["cityscapes"]) == []
 
 
 def test_predictions_are_named_by_the_stem():
@@ -158,5 +159,5 @@ def test_neighbours_on_disk_are_found_frame_by_frame(tmp_path):
     for number in (0, 1, 2, 4):
         (tmp_path / city(number)).touch()
     frames = [Frame(city(0)), Frame(city(2)), Frame(city(9))]
-    found = existing_neighbours(frames, tmp_path, [-2, -1, 1, 2], layout="cityscapes")
+    found = existing_neighbours(frames, tmp_path, [-2, -1, 1, 2], layout=LAYOUTS["cityscapes"])
     assert found == [[1, 2], [-2, -1, 2], []]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from etc.data.cityscapes import cityscapes_lists
+from etc.data.layouts import LAYOUTS
 from etc.data.lists import check_files, prediction_names, read_clips, read_frames
-from etc.data.make_lists import camvid_lists, cityscapes_lists, folder_lists, write_lists
+from etc.data.make_lists import camvid_lists, folder_lists, write_lists
 from etc.errors import UserError
 
 LISTS = Path(__file__).resolve().parents[2] / "data" / "lists"
@@ -52,14 +54,14 @@ def test_training_and_validation_frames_have_their_labels(lists, official):
 
 
 def test_the_sampled_set_has_108_clips_3240_frames_and_3132_pairs(lists):
-    clips = read_clips(lists / "val_clips_sampled.lst", layout="cityscapes")
+    clips = read_clips(lists / "val_clips_sampled.lst", layout=LAYOUTS["cityscapes"])
     assert len(clips) == 108
     assert sum(len(clip) for clip in clips) == 3240
     assert sum(len(clip) - 1 for clip in clips) == 3132
 
 
 def test_a_clip_is_the_frames_from_19_before_to_10_after_the_annotated_one(lists):
-    clips = read_clips(lists / "val_clips_sampled.lst", layout="cityscapes")
+    clips = read_clips(lists / "val_clips_sampled.lst", layout=LAYOUTS["cityscapes"])
     for clip, stem in zip(clips, stems("val_sampled_clips"), strict=True):
         city, sequence, annotated = stem.split("_")
         expected = [f"{city}_{sequence}_{int(annotated) + i:06d}_leftImg8bit" for i in range(-19, 11)]
@@ -70,7 +72,7 @@ def test_a_clip_is_the_frames_from_19_before_to_10_after_the_annotated_one(lists
 
 
 def test_the_full_set_has_all_500_clips_and_every_frame_its_own_prediction(lists):
-    clips = read_clips(lists / "val_clips.lst", layout="cityscapes")
+    clips = read_clips(lists / "val_clips.lst", layout=LAYOUTS["cityscapes"])
     assert len(clips) == 500 and {len(clip) for clip in clips} == {30}
     names = prediction_names([frame for clip in clips for frame in clip])
     assert len(set(names)) == 15000
@@ -123,7 +125,7 @@ def test_sequences_and_labelled_frames_of_a_folder_in_the_same_layout(tmp_path):
     lists = cityscapes_lists(tmp_path, clips="sequences", labelled=(1, 11))
     assert [line.count("00001_") + line.count("00011_") for line in lists["val.lst"].splitlines()] == [2, 2]
     write_lists(lists, tmp_path / "lists")
-    clips = read_clips(tmp_path / "lists" / "val_clips.lst", layout="cityscapes")
+    clips = read_clips(tmp_path / "lists" / "val_clips.lst", layout=LAYOUTS["cityscapes"])
     assert [len(clip) for clip in clips] == [4, 3]
     assert all(frame.label for clip in clips for frame in clip)
 

@@ -14,6 +14,7 @@ import torch
 from etc import distributed
 from etc.config import load_settings
 from etc.data.images import read_image
+from etc.data.layouts import LAYOUTS
 from etc.data.lists import read_clips
 from etc.errors import UserError
 from etc.flow.build import flow_source
@@ -66,7 +67,7 @@ def test_pairs_of_overlapping_clips_stand_there_once(words, tmp_path):
     lines = (tmp_path / "clips.lst").read_text().splitlines()
     (tmp_path / "clips.lst").write_text("\n".join([*lines[:4], "", *lines[2:]]))
     settings = load_settings(None, words)
-    assert len(read_clips(settings.DATA.clip_list, layout="cityscapes")) == 2
+    assert len(read_clips(settings.DATA.clip_list, layout=LAYOUTS["cityscapes"])) == 2
     assert len(frame_pairs(settings, "clips")) == len(set(frame_pairs(settings, "clips"))) == 10
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from etc.config import TOOLKIT, load_settings
+from etc.data.cityscapes import official_clips
 from etc.data.images import read_image, read_label, write_png
-from etc.data.sources import cityscapes_clips
 from etc.display.mp4 import Mp4Writer
 from etc.errors import UserError
 from etc.flow.cache import CachedFlow
@@ -170,7 +170,7 @@ def test_wrong_words_are_one_line_and_exit_code_2(clip, tmp_path, capsys, words,
 )
 def test_the_published_protocol_is_thirty_frames_around_each_annotated_one(which, file, clips, tmp_path):
     annotated = (TOOLKIT / f"data/lists/cityscapes/{file}.txt").read_text().split()
-    found = cityscapes_clips(tmp_path, which)
+    found = official_clips(tmp_path, which)
     assert len(found) == len(annotated) == clips
     for clip, stem in zip(found, annotated, strict=True):
         head, _, number = stem.rpartition("_")
@@ -179,18 +179,18 @@ def test_the_published_protocol_is_thirty_frames_around_each_annotated_one(which
 
 
 def test_changed_name_lists_are_not_the_published_protocol(tmp_path, monkeypatch):
-    monkeypatch.setattr("etc.data.make_lists.NAMES", tmp_path)
+    monkeypatch.setattr("etc.data.cityscapes.SPLITS", tmp_path)
     (tmp_path / "val_names.txt").write_text("frankfurt_000000_000294")
     with pytest.raises(UserError, match=r"full is 500 clips, 15000 frames.* gives 1 clips, 30 frames, 29 pairs"):
-        cityscapes_clips(tmp_path, "full")
+        official_clips(tmp_path, "full")
 
 
 def test_the_published_clips_are_scored_from_the_official_folder(tmp_path, monkeypatch, capsys):
     """One clip stands for all: the lists are cut to it."""
     monkeypatch.chdir(tmp_path)
     stem = "frankfurt_000000_000294"
-    monkeypatch.setattr("etc.data.sources.CITYSCAPES", {"sampled": (1, 30, 29)})
-    monkeypatch.setattr("etc.data.make_lists.NAMES", tmp_path)
+    monkeypatch.setattr("etc.data.cityscapes.PUBLISHED_CLIPS", {"sampled": (1, 30, 29)})
+    monkeypatch.setattr("etc.data.cityscapes.SPLITS", tmp_path)
     (tmp_path / "val_sampled_clips.txt").write_text(stem)
     gray = np.arange(64 * 96, dtype=np.uint8).reshape(SHAPE)
     for number in range(275, 305):

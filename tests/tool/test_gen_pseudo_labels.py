@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from etc.data.layouts import LAYOUTS
 from etc.data.lists import read_clips, read_frames
 from etc.data.transform import normalise
 from etc.flow.files import data_set_flow, read_flow
@@ -168,7 +169,7 @@ def test_a_constant_teacher_is_confirmed_wherever_a_neighbour_shows_the_pixel(wo
     more = [f"TEST.ckpt_path={tmp_path}/constant.pth", "--frames", clips, "--threshold", 0, "--temporal"]
     assert run("gen_pseudo_labels", *words, *more, "--out", out) == 0
     shares = []
-    for clip in read_clips(clips, layout="cityscapes"):
+    for clip in read_clips(clips, layout=LAYOUTS["cityscapes"]):
         paths = [tiny_world / frame.image for frame in clip]
         for t, path in enumerate(paths):
             seen = np.zeros((64, 128), bool)

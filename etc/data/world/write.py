@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from etc.data.cityscapes import FLOW, FRAMES, LABELS, frame_name, label_name
 from etc.data.world.render import World, WorldFlow
 
 # Each city has textures and colours of its own: a network that has seen few of them does not know the next.
@@ -163,8 +164,7 @@ def _write_all(snippets: Sequence[_Snippet], workers: int) -> Iterator[None]:
 def _write_snippet(snippet: _Snippet) -> None:
     s = snippet
     world = World(seed=s.seed, style_seed=s.style_seed, height=s.height, width=s.width, frames=s.frames)
-    kinds = ("leftImg8bit", "gtFine", "flow")
-    images, labels, flows = (Path(s.root) / kind / s.split / s.city for kind in kinds)
+    images, labels, flows = (Path(s.root) / kind / s.split / s.city for kind in (FRAMES, LABELS, FLOW))
     for folder in (images, labels, flows):
         folder.mkdir(parents=True, exist_ok=True)
     stem = f"{s.city}_{s.sequence:06d}"
@@ -173,8 +173,8 @@ def _write_snippet(snippet: _Snippet) -> None:
         targets.setdefault(t, []).append(k)
     for t in range(s.frames):
         frame = world.render(t)
-        _write_png(images / f"{stem}_{t:06d}_leftImg8bit.png", frame.image[..., ::-1])
-        _write_png(labels / f"{stem}_{t:06d}_gtFine_labelIds.png", frame.label)
+        _write_png(images / frame_name(f"{stem}_{t:06d}"), frame.image[..., ::-1])
+        _write_png(labels / label_name(f"{stem}_{t:06d}"), frame.label)
         for k in targets.get(t, ()):
             flow = encode_flow(world.flow(t, k), frame.label, world.label(k))
             _write_png(flows / f"{stem}_{t:06d}_to_{k:06d}_flow.png", flow[..., ::-1])

@@ -1,0 +1,48 @@
+"""The list of all data layouts: the values of ``DATA.layout`` and ``DATA.label_map``, and what they mean.
+
+To add a layout, write its :class:`~etc.data.frame_names.Layout` as the modules here do, and add it to the list.
+"""
+
+from __future__ import annotations
+
+from etc.config.schema import Settings
+from etc.data.cityscapes import CITYSCAPES
+from etc.data.frame_names import Layout
+from etc.data.make_lists import CAMVID, FOLDER
+from etc.errors import ConfigError
+
+LAYOUTS = {layout.name: layout for layout in (CITYSCAPES, CAMVID, FOLDER)}
+LABEL_MAPS = {name: layout.label_ids for name, layout in LAYOUTS.items() if layout.label_ids} | {"none": None}
+
+
+def layout_named(name: str) -> Layout:
+    """The layout of a value of ``DATA.layout``.
+
+    Raises:
+        ConfigError: there is no such layout; the message names those that there are.
+    """
+    if name not in LAYOUTS:
+        raise ConfigError(f"DATA.layout {name!r} is unknown: expected one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def label_ids_of(label_map: str) -> tuple[int, ...] | None:
+    """The values that stand for the train ids in label files, by a value of ``DATA.label_map``; ``None``: train ids.
+
+    Raises:
+        ConfigError: there is no such label map; the message names those that there are.
+    """
+    if label_map not in LABEL_MAPS:
+        raise ConfigError(f"DATA.label_map {label_map!r} is unknown: expected one of {', '.join(LABEL_MAPS)}")
+    return LABEL_MAPS[label_map]
+
+
+def check_layout(settings: Settings) -> Settings:
+    """The settings, if their ``DATA.layout`` and ``DATA.label_map`` are known.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    layout_named(settings.DATA.layout)
+    label_ids_of(settings.DATA.label_map)
+    return settings

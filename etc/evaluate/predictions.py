@@ -1,0 +1,102 @@
+"""The predictions that are scored: their files, and the train ids in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from etc.config.schema import Settings
+from etc.data.cityscapes import CITYSCAPES
+from etc.data.lists import Clip
+from etc.evaluate.prediction_files import check_sizes, prediction_files
+from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
+
+
+def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
+    """The predictions that section ``TEST`` describes: those of ``TEST.predictions``, or else of ``tool/gen_video.py``.
+
+    Args:
+        settings: the settings.
+        clips: frames, relative to ``DATA.data_root``.
+
+    Raises:
+        UserError: as :class:`Predictions`.
+    """
+    data, test = settings.DATA, settings.TEST
+    kind = test.prediction_ids
+    if kind == "auto" and not test.predictions:
+        kind = "train"  # as tool/gen_video.py writes them
+    # Data sets whose labels are train ids come without label ids; then those of Cityscapes may be stated.
+    label_map = CITYSCAPES.name if kind == "label" and data.label_map == "none" else data.label_map
+    return Predictions(
+        clips,
+        Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray",
+        data_root=Path(data.data_root),
+        values=ClassValues(data.classes, settings.TRAIN.ignore_label, label_map, data.colors_path),
+        kind=kind,
+        allow_gaps=test.allow_gaps,
+    )
+
+
+class Predictions:
+    """The predictions of clips, checked to be complete and of the size of their frames.
+
+    Args:
+        clips: frames, relative to ``data_root``.
+        folder: holds the prediction files, see :func:`~etc.evaluate.prediction_files.prediction_files`.
+        data_root: folder of the frames.
+        values: the values that stand for the classes in the files.
+        kind: what the files hold; ``auto`` detects it from their values.
+        allow_gaps: whether frames may lack a prediction.
+
+    Attributes:
+        files: the file of each frame of each clip; ``None``: a gap.
+        kind: ``train``, ``label`` or ``color``.
+
+    Raises:
+        UserError: no folder, missing predictions (how many, and the first few), several files for one frame, a size
+            that differs from the frame's, or values that fit no kind or two kinds.
+    """
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        folder: Path,
+        *,
+        data_root: Path,
+        values: ClassValues,
+        kind: Kind | Literal["auto"] = "auto",
+        allow_gaps: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.files = prediction_files(clips, folder, allow_gaps=allow_gaps)
+        check_sizes(clips, self.files, data_root)
+        found = [file for row in self.files for file in row if file is not None]
+        self._read = PredictionReader(detect_kind(found, values) if kind == "auto" else kind, values)
+        self.kind = self._read.kind
+
+    def read(self, path: Path) -> np.ndarray:
+        """A prediction as train ids, uint8 ``[H, W]``; 255 is no class.
+
+        Raises:
+            UserError: the file cannot be read, or holds a value that its kind does not allow.
+        """
+        return self._read(path)
+
+    def facts(self) -> dict[str, Any]:
+        """What a result records of its predictions.
+
+        Returns:
+            ``folder``, ``ids`` (the kind), ``missing`` (number of gaps), and for predictions of ``tool/gen_video.py``
+            what they were made with.
+        """
+        missing = sum(file is None for files in self.files for file in files)
+        facts = {"folder": str(self.folder), "ids": self.kind, "missing": missing}
+        try:
+            note = json.loads((self.folder.parent / "source.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # predictions of other methods come without one
+            return facts
+        return facts | note if isinstance(note, dict) else facts
