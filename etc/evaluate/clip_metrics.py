@@ -145,7 +145,7 @@ class PairScorer:
         visible = flow.valid
         if flow.backward is not None:
             # The check takes most of the time: once for all metrics.
-            visible = visible_pixels(flow.forward, flow.backward)
+            visible = visible_pixels(flow.forward, flow.backward).numpy()
         headline, accumulator = self.headline
         before = accumulator.counts.clone()
         for metric, own in self.metrics:
@@ -161,7 +161,7 @@ class PairScorer:
         last: ScoredFrame,
         frame: ScoredFrame,
         flow: PairFlow,
-        visible: np.ndarray | Tensor | None,
+        visible: np.ndarray | None,
     ) -> None:
         if needs == "pair":
             accumulator.update(last.prediction, frame.prediction, flow.forward, valid=visible)

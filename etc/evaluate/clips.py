@@ -50,9 +50,9 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
         UserError: as :class:`etc.evaluate.prediction_files.Predictions`; missing frames or lists; class names that do
             not fit; clips shorter than a stride.
     """
-    names = class_names(settings)  # before the work: a wrong file of names must not cost a finished scoring
     clips = clips_to_score(settings)
     predictions = Predictions(settings, clips)
+    names = class_names(settings)  # before the work: a wrong file of names must not cost a finished scoring
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):

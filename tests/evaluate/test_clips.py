@@ -161,6 +161,16 @@ def test_predictions_of_another_kind_are_refused(tiny_training, prediction, mess
     assert not Path(settings.TEST.save_folder, "tc.json").exists()
 
 
+def test_class_names_that_do_not_fit_are_told_before_flow_is_computed(tiny_training, tmp_path):
+    (tmp_path / "names.txt").write_text("road\nsky\n")
+    overrides = [*tiny_training, f"DATA.names_path={tmp_path}/names.txt", "FLOW.evaluate_with=[dis@ultrafast]"]
+    settings = load_settings(None, overrides)
+    write_predictions(settings, lambda frame: np.zeros((64, 128), np.uint8))
+    with pytest.raises(UserError, match=r"names\.txt has 2 names, DATA\.classes is 19"):
+        score_clips(settings)
+    assert not (tmp_path / "flow_store").exists()
+
+
 def test_a_stored_flow_of_another_size_is_refused(tiny_training, tiny_world, tmp_path):
     settings = load_settings(None, tiny_training)
     clip = clips_to_score(settings)[0][:2]
