@@ -22,12 +22,14 @@ from etc.display.drawing import colorize, side_by_side
 from etc.display.tables import percent
 from etc.evaluate.clip_metrics import dequantise_flow, flow_of_pair
 from etc.evaluate.clips import score_clips
+from etc.evaluate.metric_list import METRICS
 from etc.flow.build import flow_source
 from etc.metrics import TemporalConsistency
 from etc.metrics.published import warp_published
 from etc.metrics.warping import warp_labels
 
-JUDGES = ("dis@medium", "dis@fast", "dis@ultrafast")
+FLOWS = ("dis@medium", "dis@fast", "dis@ultrafast")
+SHOWN = ("strict", "boundary", "published", "flicker", "segmentation", "vc8_correct")
 PICTURE_PAIR, PICTURE_CROP = 30, (slice(60, 260), slice(150, 450))
 RENAMINGS = 8
 ROAD = 3
@@ -38,17 +40,17 @@ def main() -> int:
     parser.add_argument("--student", metavar="FOLDER", help="predictions of a trained network, to be scored too")
     parser.add_argument("--work", default="exp/scoring", help="folder of predictions, results and flow")
     parser.add_argument("overrides", nargs="*")
-    words = parser.parse_args()
-    work = Path(words.work)
-    judges = f"FLOW.evaluate_with=[{', '.join(JUDGES)}]"
-    overrides = [f"FLOW.cache={work}/flow", judges, *words.overrides]
+    args = parser.parse_args()
+    work = Path(args.work)
+    flows = f"FLOW.evaluate_with=[{', '.join(FLOWS)}]"
+    overrides = [f"FLOW.cache={work}/flow", flows, *args.overrides]
     settings = load_settings(TOOLKIT / "configs/camvid/pspnet18_flow.yaml", overrides)
     labels = hand_labels(settings)
     folders = {"hand labels": work / "labels", "constant (all road)": work / "constant"}
     for (name, ids), folder in [(item, folder) for item in labels.items() for folder in folders.values()]:
         write_png(folder / f"{name}.png", np.full_like(ids, ROAD) if folder.name == "constant" else ids)
-    if words.student:
-        folders["student"] = Path(words.student)
+    if args.student:
+        folders["student"] = Path(args.student)
     print_scores(settings, folders, work)
     print_renamings(settings, labels)
     draw(settings, labels)
@@ -64,17 +66,15 @@ def hand_labels(settings: Settings) -> dict[str, np.ndarray]:
 
 
 def print_scores(settings: Settings, folders: dict[str, Path], work: Path) -> None:
-    print("\n| prediction | judge | TC strict | boundary | TC published | flicker | coverage | mIoU | VC8 correct |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    labels = [metric.label for metric in METRICS if metric.key in SHOWN]
+    print(f"\n| prediction | flow | {' | '.join(labels)} | coverage |\n|{'---|' * (len(labels) + 3)}")
     for name, folder in folders.items():
         test = {"predictions": str(folder), "prediction_ids": "train", "save_folder": str(work / folder.name)}
         result = score_clips(settings.model_copy(update={"TEST": settings.TEST.model_copy(update=test)}))
         result.save(work / folder.name)
-        same = [percent(result.figures["segmentation"]["mIoU"]), percent(result.figures["vc8_correct"])]
-        for view in result.figures["views"]:
-            shares = [percent(view[protocol]["mIoU"]) for protocol in ("strict", "boundary", "published")]
-            row = [name, view["judge"], *shares, percent(view["flicker"], 3), percent(view["coverage"]), *same]
-            print(f"| {' | '.join(row)} |")
+        for scores in result.by_flow:
+            cells = [percent(scores.figure(m), m.digits) for m in METRICS if m.key in SHOWN]
+            print(f"| {name} | {scores.name} | {' | '.join(cells)} | {percent(scores.coverage)} |")
 
 
 def print_renamings(settings: Settings, labels: dict[str, np.ndarray]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from etc import cli
 from etc.benchmark import BENCHMARKS, run_benchmarks
-from etc.benchmark.page import Origin, machine, save, text_table
+from etc.benchmark.page import Origin, machine_and_versions, save, text_table
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     frames = "Frames are rendered." if args.data is None else "Frames are real (`--data`)."
     if args.quick:
         frames += " Tiny sizes (`--quick`): the figures mean nothing."
-    origin = Origin(f"python tool/benchmark.py {shlex.join(arguments)}".strip(), machine(), frames)
+    origin = Origin(f"python tool/benchmark.py {shlex.join(arguments)}".strip(), machine_and_versions(), frames)
     print(f"{text_table(measured)}\n\n{origin.machine}. {frames}")
     if args.out:
         save(measured, origin, Path(args.out))

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     save_comparison(rows, out)
     video, picture = write_pictures(viewer, out)
     report = write_report(viewer, rows, out, clips=args.clips)
-    print(comparison_table(rows, len(runs[0].tc["clips"])))
+    print(comparison_table(rows, len(runs[0].scores.clips)))
     print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
     return 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import cv2
 import torch
 
 from etc.benchmark.measure import Figure
+from etc.display.machine import machine
 from etc.display.tables import table
 from utils.files import write_text
 
@@ -41,18 +41,12 @@ class Origin(NamedTuple):
     frames: str
 
 
-def machine() -> str:
+def machine_and_versions() -> str:
     """Processor, threads and versions, in one line."""
     return (
-        f"{_processor()}, threads: {torch.get_num_threads()}, torch {torch.__version__}, OpenCV {cv2.__version__}, "
+        f"{machine(torch.device('cpu'))}, torch {torch.__version__}, OpenCV {cv2.__version__}, "
         f"Python {platform.python_version()}"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return name[1] if name else platform.processor() or platform.machine()
 
 
 def text_table(measured: list[Measured]) -> str:

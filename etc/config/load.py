@@ -75,6 +75,18 @@ def load_settings(config: str | Path | dict | None = None, overrides: list[str] 
     return _validate(tree)
 
 
+def with_changes(settings: Settings, **sections: dict[str, Any]) -> Settings:
+    """A copy of settings with some keys changed: ``with_changes(settings, TEST={"fps": 5.0})``.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+    """
+    tree = settings.model_dump()
+    for section, change in sections.items():
+        tree[section].update(change)
+    return _validate(tree)
+
+
 def find_file(path: str | Path) -> Path:
     """A file that the settings name: at that path, or else among the lists and palettes that come with the toolkit.
 

@@ -1,0 +1,5 @@
+"""Scoring of predictions: clips (temporal consistency), labelled frames (mIoU), and validation during training.
+
+``metric_list`` names every metric of clips; ``clip_metrics`` counts them frame by frame, ``clips`` runs over all clips,
+``results`` holds and stores what comes out, ``tables`` prints it.
+"""

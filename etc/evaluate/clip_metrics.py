@@ -13,15 +13,13 @@ from torch import Tensor
 
 from etc.data.labels import IGNORE
 from etc.errors import UserError
+from etc.evaluate.metric_list import HEADLINE, METRICS, Accumulator, Needs
 from etc.flow.build import FlowSource
-from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency, confusion, iou_scores
 from etc.metrics.warping import visible_pixels
 
-BOUNDARY_BAND = 0.005  # of the image diagonal
-VC_WINDOWS = (8, 16)
-_VC_CHUNK = 64  # frames that are kept for video consistency
+_CHUNK = 64  # labelled frames that are kept for metrics of whole clips
 
-Counts = dict[str, Tensor]
+Counts = dict[str, Tensor]  # metric -> its counts
 
 
 class ScoredFrame(NamedTuple):
@@ -40,24 +38,25 @@ class PairFlow(NamedTuple):
     valid: np.ndarray | None
 
 
-def metrics_of_pairs(classes: int) -> dict[str, TemporalConsistency | FlickerRate]:
-    """Fresh accumulators of all that needs flow, by the name of their counts."""
-    return {
-        "strict": TemporalConsistency(classes),
-        "boundary": TemporalConsistency(classes, boundary_band=BOUNDARY_BAND),
-        "published": TemporalConsistency(classes, "published"),
-        "truth": TemporalConsistency(classes),
-        "flicker": FlickerRate(),
-    }
+class PairCounts(NamedTuple):
+    """Counts of one clip under one flow at one stride.
+
+    Attributes:
+        metrics: counts of the metrics that need flow.
+        totals: int64 ``[3]``: pixels of the scored pairs, scored pairs, skipped pairs.
+        headline: float64 ``[pairs]``, the headline figure of each pair, NaN where it was skipped; 0 behind the last.
+    """
+
+    metrics: Counts
+    totals: Tensor
+    headline: Tensor
 
 
-def metrics_of_windows(classes: int) -> dict[str, VideoConsistency]:
-    """Fresh accumulators of all that needs none."""
-    return {
-        f"vc{window}_{definition}": VideoConsistency(classes, window, definition)
-        for window in VC_WINDOWS
-        for definition in ("vspw", "correct")
-    }
+class ClipCounts(NamedTuple):
+    """Counts of one clip: of the metrics that need no flow, and of the others for each flow and stride."""
+
+    frames: Counts
+    pairs: list[PairCounts]
 
 
 class ClipScorer:
@@ -69,10 +68,9 @@ class ClipScorer:
     """
 
     def __init__(self, classes: int, pairs: list[PairScorer]) -> None:
-        self.classes, self.pairs = classes, pairs
-        self.metrics = metrics_of_windows(classes)
-        self.windows = [_Windows(metric) for metric in self.metrics.values()]
-        self.segmentation = torch.zeros(classes, classes, dtype=torch.int64)
+        self.pairs = pairs
+        self.frames = {m.key: m.build(classes) for m in METRICS if m.needs == "labelled frame"}
+        self.chunks = {m.key: LabelledChunks(m.build(classes)) for m in METRICS if m.needs == "labelled clip"}
         self.shape: tuple[int, ...] = ()
 
     def add(self, frame: ScoredFrame | None) -> None:
@@ -86,17 +84,20 @@ class ClipScorer:
             if frame.prediction.shape != self.shape:
                 raise UserError(f"the predictions of {frame.path.name} and of the frames before differ in size")
             if frame.label is not None:
-                self.segmentation += confusion(frame.prediction, frame.label, self.classes)
-        for windows in self.windows:
-            windows.add(frame)
+                for accumulator in self.frames.values():
+                    accumulator.update(frame.prediction, frame.label)
+        for chunks in self.chunks.values():
+            chunks.add(frame)
         for pairs in self.pairs:
             pairs.add(frame)
 
-    def counts(self) -> Counts:
-        """Integer counts of the clip that do not depend on flow."""
-        for windows in self.windows:
-            windows.end()
-        return {name: metric.counts for name, metric in self.metrics.items()} | {"segmentation": self.segmentation}
+    def counts(self, pairs: int) -> ClipCounts:
+        """All counts of the clip, with room for the headline figures of that many pairs."""
+        for chunks in self.chunks.values():
+            chunks.end()
+        accumulators = self.frames | {key: chunks.accumulator for key, chunks in self.chunks.items()}
+        frames = {key: accumulator.counts for key, accumulator in accumulators.items()}
+        return ClipCounts(frames, [scorer.counts(pairs) for scorer in self.pairs])
 
 
 class PairScorer:
@@ -111,7 +112,9 @@ class PairScorer:
 
     def __init__(self, classes: int, flow: FlowSource, *, occlusion: bool, stride: int = 1) -> None:
         self.flow, self.occlusion, self.stride = flow, occlusion, stride
-        self.metrics = metrics_of_pairs(classes)
+        self.metrics = [(metric, metric.build(classes)) for metric in METRICS if metric.needs_flow]
+        self.headline = next((metric, own) for metric, own in self.metrics if metric.key == HEADLINE)
+        self.classes = classes
         self.pixels = self.skipped = 0
         self.figures: list[float] = []
         # The last frames and pairs: the oldest of ``stride`` is the one that the next belongs to.
@@ -130,50 +133,59 @@ class PairScorer:
                 self.pairs.append((last.prediction, self._add_pair(last, frame)))
         self.frames.append(frame)
 
-    def counts(self, pairs: int) -> Counts:
-        """Integer counts, and ``pairs``: strict TC of each pair, filled up with zeros to that many."""
+    def counts(self, pairs: int) -> PairCounts:
+        """All counts, with room for the headline figures of that many pairs."""
         figures = torch.zeros(pairs, dtype=torch.float64)
         figures[: len(self.figures)] = torch.tensor(self.figures, dtype=torch.float64)
-        return {name: metric.counts for name, metric in self.metrics.items()} | {
-            "pixels": torch.tensor(self.pixels),
-            "skipped": torch.tensor(self.skipped),
-            "scored": torch.tensor(len(self.figures) - self.skipped),
-            "pairs": figures,
-        }
+        totals = torch.tensor([self.pixels, len(self.figures) - self.skipped, self.skipped])
+        return PairCounts({metric.key: own.counts for metric, own in self.metrics}, totals, figures)
 
     def _add_pair(self, last: ScoredFrame, frame: ScoredFrame) -> PairFlow:
         flow = flow_of_pair(self.flow, last.path, frame.path, frame.prediction.shape, occlusion=self.occlusion)
-        self.pixels += frame.prediction.size
-        before = self.metrics["strict"].counts.clone()
         visible = flow.valid
         if flow.backward is not None:
-            # The check takes most of the time: once for three metrics.
-            visible = visible_pixels(flow.forward, flow.backward)
-        for name in ("strict", "boundary"):
-            self.metrics[name].update(last.prediction, frame.prediction, flow.forward, valid=visible)
-        self.metrics["published"].update(last.prediction, frame.prediction, dequantise_flow(flow.forward))
-        self.figures.append(iou_scores(self.metrics["strict"].counts - before)["mIoU"])
-        if last.label is not None and frame.label is not None:
-            self.metrics["truth"].update(last.label, frame.label, flow.forward, valid=visible)
-        pair_before = self.pairs[0] if len(self.pairs) == self.stride else None
-        if pair_before is not None:
-            self._add_flicker(*pair_before, last.prediction, flow, frame.prediction)
+            # The check takes most of the time: once for all metrics.
+            visible = visible_pixels(flow.forward, flow.backward).numpy()
+        headline, accumulator = self.headline
+        before = accumulator.counts.clone()
+        for metric, own in self.metrics:
+            self._update(own, metric.needs, last, frame, flow, visible)
+        self.pixels += frame.prediction.size
+        self.figures.append(headline.figure(headline.compute(self.classes, accumulator.counts - before)))
         return flow
 
-    def _add_flicker(self, a: np.ndarray, flow_ab: PairFlow, b: np.ndarray, flow_bc: PairFlow, c: np.ndarray) -> None:
-        if flow_bc.valid is not None:
-            # A path that lands on a pixel without a visible successor ends there.
-            b = np.where(flow_bc.valid, b, np.uint8(IGNORE))
-        forward, backward = (flow_ab.forward, flow_bc.forward), (flow_ab.backward, flow_bc.backward)
-        self.metrics["flicker"].update(a, b, c, *forward, *backward, flow_ab.valid)
+    def _update(
+        self,
+        accumulator: Accumulator,
+        needs: Needs,
+        last: ScoredFrame,
+        frame: ScoredFrame,
+        flow: PairFlow,
+        visible: np.ndarray | None,
+    ) -> None:
+        if needs == "pair":
+            accumulator.update(last.prediction, frame.prediction, flow.forward, valid=visible)
+        elif needs == "dequantised pair":
+            accumulator.update(last.prediction, frame.prediction, dequantise_flow(flow.forward))
+        elif needs == "label pair":
+            if last.label is not None and frame.label is not None:
+                accumulator.update(last.label, frame.label, flow.forward, valid=visible)
+        elif len(self.pairs) == self.stride and self.pairs[0] is not None:  # the pair that ends where this one begins
+            first, flow_before = self.pairs[0]
+            middle = last.prediction
+            if flow.valid is not None:
+                # A path that lands on a pixel without a visible successor ends there.
+                middle = np.where(flow.valid, middle, np.uint8(IGNORE))
+            forward, backward = (flow_before.forward, flow.forward), (flow_before.backward, flow.backward)
+            accumulator.update(first, middle, frame.prediction, *forward, *backward, flow_before.valid)
 
 
 def dequantise_flow(flow: np.ndarray) -> np.ndarray:
-    """Flow with the last bits that a store of 1/64 pixel steps took from it, drawn anew, always the same ones.
+    """Adds reproducible noise below 1/64 pixel to flow that was stored in steps of 1/64 pixel.
 
-    The published warp loses pixels to the class below by the rounding of its products. At positions of whole 64ths
-    every product is exact: nothing is lost, and the figure comes out points too high. What stands still stays so, and
-    flow that was never rounded is left alone.
+    The published warp loses pixels to the class below by the rounding of its products. At positions that are whole
+    64ths every product is exact: nothing is lost, and the figure comes out points too high. Pixels without motion, and
+    flow that was never rounded, stay as they are.
 
     Args:
         flow: float32 ``[2, H, W]``, pixels.
@@ -200,29 +212,29 @@ def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int,
     return PairFlow(forward, backward, valid if occlusion else None)
 
 
-class _Windows:
-    """Video consistency of the runs of labelled frames of a clip, in chunks that overlap by what a window needs."""
+class LabelledChunks:
+    """Feeds an accumulator the runs of labelled frames of a clip, in chunks that overlap by what it needs."""
 
-    def __init__(self, metric: VideoConsistency) -> None:
-        self.metric = metric
-        # "vspw" leaves out the last window of what it is given: the next chunk must begin with it.
-        self.overlap = metric.window - (metric.definition == "correct")
+    def __init__(self, accumulator: Accumulator) -> None:
+        self.accumulator = accumulator
         self.frames: list[ScoredFrame] = []
 
     def add(self, frame: ScoredFrame | None) -> None:
+        """The next frame of the clip; one without prediction or label ends the run."""
         if frame is None or frame.label is None:
             self.end()
             return
         self.frames.append(frame)
-        if len(self.frames) == _VC_CHUNK:
+        if len(self.frames) == _CHUNK:
             self._flush()
-            self.frames = self.frames[-self.overlap :]
+            self.frames = self.frames[-self.accumulator.overlap :]
 
     def end(self) -> None:
+        """Count what is left of the run."""
         self._flush()
         self.frames = []
 
     def _flush(self) -> None:
-        if len(self.frames) > self.overlap:
+        if len(self.frames) > self.accumulator.overlap:
             predictions = np.stack([frame.prediction for frame in self.frames])
-            self.metric.update(predictions, np.stack([frame.label for frame in self.frames]))
+            self.accumulator.update(predictions, np.stack([frame.label for frame in self.frames]))

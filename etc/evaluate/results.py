@@ -10,22 +10,104 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from etc.config import dump_settings
+from etc.config import dump_settings, load_settings
 from etc.config.schema import Settings
 from etc.data.labels import class_names
 from etc.errors import UserError
-from etc.metrics import iou_counts, iou_scores
+from etc.evaluate.metric_list import METRICS, ClipMetric
+from etc.metrics import iou_scores
 from utils.files import sha256_of, write_text
 
-TC_FILE, MIOU_FILE = "tc.json", "miou.json"
+TC_FILE, TC_SETTINGS_FILE, MIOU_FILE = "tc.json", "tc_settings.yaml", "miou.json"
 
 _NUMBER = r"(?:-?[\d.]+(?:[eE][-+]?\d+)?|null)"
 _NUMBERS = re.compile(rf"\[\s+({_NUMBER}(?:,\s+{_NUMBER})*)\s+\]")
+
+
+class ClipFigures(NamedTuple):
+    """What one clip scored under one flow at one stride.
+
+    Attributes:
+        figures: metric -> its headline figure, a share in [0, 1], NaN where nothing was counted.
+        pairs: strict TC of each of its pairs of frames, NaN where it was skipped.
+    """
+
+    figures: dict[str, float]
+    pairs: list[float]
+
+
+class ConstantControl(NamedTuple):
+    """The control, one class predicted everywhere: which class, and its mIoU on the labelled frames of the clips."""
+
+    class_id: int
+    mean_iou: float
+
+
+@dataclass(frozen=True)
+class FlowScores:
+    """What one flow at one stride says of all clips; metrics that need no flow say the same under each.
+
+    Attributes:
+        name: the entry of ``FLOW.evaluate_with``.
+        stride: distance of the frames of a pair.
+        flow: key of the flow; equal keys mean equal flow.
+        results: metric -> what its ``compute`` gives for all clips together.
+        intervals: metric that has a statistic -> 95% interval of its figure over clips.
+        coverage: share of the pixels of the scored pairs that strict TC counts.
+        scored: pairs that were scored.
+        skipped: pairs that lack a prediction.
+        clips: one entry per clip.
+    """
+
+    name: str
+    stride: int
+    flow: str
+    results: dict[str, Any]
+    intervals: dict[str, tuple[float, float]]
+    coverage: float
+    scored: int
+    skipped: int
+    clips: list[ClipFigures]
+
+    def figure(self, metric: ClipMetric) -> float:
+        """The headline figure of a metric, a share in [0, 1]; NaN where nothing was counted."""
+        return metric.figure(self.results[metric.key])
+
+    def record(self) -> dict[str, Any]:
+        """As ``tc.json`` holds it, without the clips."""
+        return {
+            "flow_name": self.name,
+            "stride": self.stride,
+            "flow": self.flow,
+            **self.results,
+            **{f"{key}_interval": list(interval) for key, interval in self.intervals.items()},
+            "coverage": self.coverage,
+            "pairs": {"scored": self.scored, "skipped": self.skipped},
+        }
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> FlowScores:
+        """The inverse of :meth:`record`, which must hold ``clips`` too. KeyError and the like for another record."""
+        keys = [metric.key for metric in METRICS]
+        scores = cls(
+            name=record["flow_name"],
+            stride=record["stride"],
+            flow=record["flow"],
+            results={key: record[key] for key in keys},
+            intervals={m.key: tuple(record[f"{m.key}_interval"]) for m in METRICS if m.statistic},
+            coverage=record["coverage"],
+            scored=record["pairs"]["scored"],
+            skipped=record["pairs"]["skipped"],
+            clips=[ClipFigures({key: clip[key] for key in keys}, clip["pairs"]) for clip in record["clips"]],
+        )
+        for metric in METRICS:
+            scores.figure(metric)
+        return scores
 
 
 @dataclass(frozen=True)
@@ -33,44 +115,93 @@ class ClipScores:
     """Temporal consistency and what must stand beside it.
 
     Attributes:
-        figures: ``judge``, ``stride``, ``flow`` (whose flow it was), ``strict``, ``boundary``, ``published``,
-            ``segmentation`` (each as :func:`etc.metrics.iou_scores`), ``strict_interval`` and ``published_interval``
-            (95% over clips), ``ceiling``, ``flicker``, ``coverage``, ``pairs`` (``scored``, ``skipped``),
-            ``vc{8,16}_{vspw,correct}``, ``constant`` (the control), ``predictions`` (what was scored), and where there
-            are several judges or strides ``views``: the figures of each, with its ``clips``.
-        clips: one row a clip; ``pairs`` is strict TC of each of its pairs of frames.
-        counts: ``strict``, ``published`` and ``segmentation``, counts of each clip, int64 ``[clips, K, K]``.
+        classes: names of the classes.
+        clips: names of the clips.
+        by_flow: the scores under each flow and stride, the headline first.
+        constant: the control.
+        predictions: what was scored: folder, kind of ids, frames without a prediction, and what they were made with.
+        clip_counts: metric that has a statistic -> its kept counts of each clip under the first flow, int64
+            ``[clips, ...]``, for a comparison of two runs over the same clips.
         settings: the effective settings.
     """
 
-    figures: dict[str, Any]
-    clips: list[dict[str, Any]]
-    counts: dict[str, Tensor]
+    classes: list[str]
+    clips: list[str]
+    by_flow: list[FlowScores]
+    constant: ConstantControl
+    predictions: dict[str, Any]
+    clip_counts: dict[str, np.ndarray]
     settings: Settings
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``tc.json``, ``tc.csv`` (classes, then clips) and ``tc_settings.yaml``."""
-        folder = Path(folder)
-        names = class_names(self.settings)
-        content = {"classes": names, **self.figures, "clips": self.clips}
-        content["clip_counts"] = {name: iou_counts(table).tolist() for name, table in self.counts.items()}
-        write_json(folder / TC_FILE, content)
-        write_csv(folder / "tc.csv", self._rows(names))
-        write_text(folder / "tc_settings.yaml", dump_settings(self.settings))
+    @property
+    def first(self) -> FlowScores:
+        """The scores under the first flow and stride, which are the ones to quote."""
+        return self.by_flow[0]
 
-    def _rows(self, names: list[str]) -> list[list[Any]]:
-        """Every view's figure of all clips, of each class and of each clip."""
-        first = self.figures | {"clips": self.clips}
-        rows: list[list[Any]] = [["judge", "stride", "kind", "name", "strict", "published"]]
-        for view in self.figures.get("views", [first]):
-            strict, published = view["strict"], view["published"]
-            head = [view["judge"], view["stride"]]
-            rows.append([*head, "all", "", strict["mIoU"], published["mIoU"]])
-            classes = zip(names, strict["iou"], published["iou"], strict=True)
-            rows += [[*head, "class", *row] for row in classes]
-            clips = zip(self.clips, view["clips"], strict=True)
-            rows += [[*head, "clip", clip["clip"], own["strict"], own["published"]] for clip, own in clips]
+    @property
+    def checkpoint(self) -> str | None:
+        """SHA-256 of the checkpoint that made the predictions; ``None`` for predictions made by others."""
+        return self.predictions.get("checkpoint_sha256")
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tc.json``, ``tc.csv`` (all clips together, classes, clips) and ``tc_settings.yaml``."""
+        folder = Path(folder)
+        content = {"classes": self.classes, **self.first.record()}
+        content["constant"] = {"class": self.constant.class_id, "mIoU": self.constant.mean_iou}
+        content["predictions"] = self.predictions
+        if len(self.by_flow) > 1:
+            content["flow_settings"] = [own.record() | {"clips": self._clip_records(own)} for own in self.by_flow]
+        content["clips"] = self._clip_records(self.first)
+        content["clip_counts"] = {key: counts.tolist() for key, counts in self.clip_counts.items()}
+        write_json(folder / TC_FILE, content)
+        write_csv(folder / "tc.csv", self._rows())
+        write_text(folder / TC_SETTINGS_FILE, dump_settings(self.settings))
+
+    def _clip_records(self, scores: FlowScores) -> list[dict[str, Any]]:
+        rows = zip(self.clips, scores.clips, strict=True)
+        return [{"clip": name, **clip.figures, "pairs": clip.pairs} for name, clip in rows]
+
+    def _rows(self) -> list[list[Any]]:
+        """One column per metric; one row for all clips, one per class and one per clip, under each flow and stride."""
+        rows: list[list[Any]] = [["flow_name", "stride", "kind", "name", *(metric.key for metric in METRICS)]]
+        for scores in self.by_flow:
+            head = [scores.name, scores.stride]
+            rows.append([*head, "all", "", *map(scores.figure, METRICS)])
+            for k, name in enumerate(self.classes):
+                rows.append([*head, "class", name, *(_of_class(scores.results[m.key], k) for m in METRICS)])
+            for name, clip in zip(self.clips, scores.clips, strict=True):
+                rows.append([*head, "clip", name, *(clip.figures[m.key] for m in METRICS)])
         return rows
+
+
+def _of_class(result: Any, k: int) -> float:
+    """IoU of one class where a metric has one."""
+    return result["iou"][k] if isinstance(result, dict) and "iou" in result else math.nan
+
+
+def read_clip_scores(folder: Path) -> ClipScores:
+    """Read what :meth:`ClipScores.save` wrote into a folder.
+
+    Raises:
+        UserError: a file is missing, or ``tc.json`` was written by another version of the toolkit.
+    """
+    path = folder / TC_FILE
+    tc, settings = read_result(path), load_settings(folder / TC_SETTINGS_FILE)
+    try:
+        control = tc["constant"]
+        return ClipScores(
+            classes=tc["classes"],
+            clips=[clip["clip"] for clip in tc["clips"]],
+            by_flow=[FlowScores.of_record(record) for record in tc.get("flow_settings", [tc])],
+            constant=ConstantControl(control["class"], control["mIoU"]),
+            predictions=dict(tc["predictions"]),
+            clip_counts={m.key: np.asarray(tc["clip_counts"][m.key], np.int64) for m in METRICS if m.statistic},
+            settings=settings,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        lacking = f" (no {error})" if isinstance(error, KeyError) else ""
+        again = f"score it again with tool/eval_tc.py TEST.save_folder {folder}"
+        raise UserError(f"{path} was not written by this version of the toolkit{lacking}: {again}") from error
 
 
 @dataclass(frozen=True)
@@ -119,16 +250,6 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:
         raise UserError(f"{path} is not a result file") from None
-
-
-def clip_counts(tc: dict[str, Any], protocol: Literal["strict", "published", "segmentation"]) -> np.ndarray:
-    """The counts of each clip in a read ``tc.json``, for a comparison of two runs over the same clips.
-
-    Returns:
-        int64 ``[clips, 3, K]``, rows as of :func:`etc.metrics.iou_counts`; the statistic over it is
-        :func:`etc.metrics.mean_iou`.
-    """
-    return np.asarray(tc["clip_counts"][protocol], dtype=np.int64)
 
 
 def _with_nan(node: dict[str, Any]) -> dict[str, Any]:

@@ -1,70 +1,78 @@
-"""Results for people: terminal tables, and the pictures of a training step."""
+"""Results of an evaluation as tables for the terminal."""
 
 from __future__ import annotations
 
 import math
 
 from etc.data.labels import class_names
-from etc.display.tables import percent, table
-from etc.evaluate.results import ClipScores, FrameScores
+from etc.display.tables import WIDTH, percent, table, table_in_blocks
+from etc.evaluate.metric_list import HEADLINE, METRICS, PUBLISHED, SEGMENTATION
+from etc.evaluate.results import ClipScores, FlowScores, FrameScores
 
 SHOWN_CLIPS = 5  # of the least consistent ones; the files hold all
+SHORTEST_NAME = 16  # columns that the name of a clip is left, however many metrics stand beside it
 
 
 def clip_table(result: ClipScores) -> str:
     """Every figure of a scoring, fit for 100 columns."""
-    figures = result.figures
-    names = class_names(result.settings)
-    pairs, constant = figures["pairs"], figures["constant"]
-    of_what = "any class" if math.isnan(constant["mIoU"]) else names[constant["class"]]
-    control = f"{of_what} everywhere, mIoU {percent(constant['mIoU'])}: TC alone says little"
-    skipped = f"{pairs['skipped']} more lack a prediction" if pairs["skipped"] else "all of them"
-    head = [
-        ["temporal consistency", "mIoU %", "note"],
-        ["TC strict", percent(figures["strict"]["mIoU"]), _spread(figures["strict_interval"])],
-        ["TC of the ground truth", percent(figures["ceiling"]), "the ceiling under this flow"],
+    scores, constant = result.first, result.constant
+    rows = [["temporal consistency", "%", "note"]]
+    for metric in METRICS:
+        note = metric.note or _interval_note(scores.intervals.get(metric.key))
+        rows.append([metric.label, percent(scores.figure(metric), metric.digits), note])
+    of_what = "any class" if math.isnan(constant.mean_iou) else result.classes[constant.class_id]
+    control = f"{of_what} everywhere, mIoU {percent(constant.mean_iou)}: TC alone says little"
+    skipped = f"{scores.skipped} more lack a prediction" if scores.skipped else "all of them"
+    rows += [
         ["TC of a constant", "100.00", control],
-        ["TC boundary", percent(figures["boundary"]["mIoU"]), "strict, near class boundaries"],
-        ["TC published", percent(figures["published"]["mIoU"]), "only to compare with published numbers"],
-        ["flicker rate", percent(figures["flicker"], 3), "share of pixels that go a, b, a"],
-        ["VC8 / VC16 vspw", _pair(figures, "vspw"), "constant where the truth is"],
-        ["VC8 / VC16 correct", _pair(figures, "correct"), "constant and right"],
-        ["mIoU", percent(figures["segmentation"]["mIoU"]), "of the labelled frames of these clips"],
-        ["coverage", percent(figures["coverage"]), "share of pixels that strict counts"],
-        ["pairs", str(pairs["scored"]), skipped],
+        ["coverage", percent(scores.coverage), "share of pixels that strict counts"],
+        ["pairs", str(scores.scored), skipped],
     ]
-    for row in head:
-        row[2] = row[2].ljust(max(len(r[2]) for r in head))
-    classes = [["class", "TC strict %", "TC published %", "IoU %"]]
-    columns = (figures[name]["iou"] for name in ("strict", "published", "segmentation"))
-    for name, *values in zip(names, *columns, strict=True):
-        classes.append([name, *map(percent, values)])
-    return "\n\n".join(map(table, [head, classes, *_clips_and_views(result)]))
-
-
-def _clips_and_views(result: ClipScores) -> list[list[list[str]]]:
-    """The least consistent clips, and the judges and strides, where there are several."""
-    tables = []
+    width = max(len(row[2]) for row in rows)
+    parts = [table([[label, value, note.ljust(width)] for label, value, note in rows]), _class_table(result)]
     if len(result.clips) > 1:
-        # A clip on which nothing was counted has no figure.
-        known = sorted((c for c in result.clips if not math.isnan(c["strict"])), key=lambda clip: clip["strict"])
-        rows = [["least consistent clips", "TC strict %", "TC published %", "flicker %"]]
-        for clip in known[:SHOWN_CLIPS]:
-            shares = percent(clip["strict"]), percent(clip["published"]), percent(clip["flicker"], 3)
-            rows.append([_cut(clip["clip"], 48), *shares])
-        tables.append(rows)
-    if views := result.figures.get("views"):
-        rows = [
-            ["judge", "stride", "TC strict", "95% interval", "ceiling", "boundary", "published", "flicker", "cover"]
-        ]
-        for view in views:
-            low, high = view["strict_interval"]
-            interval = "-" if math.isnan(low) else f"{percent(low)} - {percent(high)}"
-            shares = view["ceiling"], view["boundary"]["mIoU"], view["published"]["mIoU"]
-            row = [_cut(view["judge"], 20), str(view["stride"]), percent(view["strict"]["mIoU"]), interval]
-            rows.append([*row, *map(percent, shares), percent(view["flicker"], 3), percent(view["coverage"])])
-        tables.append(rows)
-    return tables
+        parts.append(_least_consistent(result))
+    if len(result.by_flow) > 1:
+        parts.append(_flow_table(result.by_flow))
+    return "\n\n".join(parts)
+
+
+def _class_table(result: ClipScores) -> str:
+    rows = [["class", "TC strict %", "TC published %", "IoU %"]]
+    columns = [result.first.results[key]["iou"] for key in (HEADLINE, PUBLISHED, SEGMENTATION)]
+    for name, *values in zip(result.classes, *columns, strict=True):
+        rows.append([name, *map(percent, values)])
+    return table(rows)
+
+
+def _least_consistent(result: ClipScores) -> str:
+    """The clips of lowest strict TC, with all that is measured along the flow."""
+    shown = [metric for metric in METRICS if metric.needs_flow]
+    room = max(SHORTEST_NAME, WIDTH - sum(len(metric.key) + 2 for metric in shown))
+    named = zip(result.clips, (clip.figures for clip in result.first.clips), strict=True)
+    # A clip on which nothing was counted has no figure.
+    known = sorted((row for row in named if not math.isnan(row[1][HEADLINE])), key=lambda row: row[1][HEADLINE])
+    rows = [["least consistent clips, %", *(metric.key for metric in shown)]]
+    for name, figures in known[:SHOWN_CLIPS]:
+        rows.append([_cut(name, room), *(percent(figures[metric.key], metric.digits) for metric in shown)])
+    return table(rows)
+
+
+def _flow_table(by_flow: list[FlowScores]) -> str:
+    """One column per flow and stride, with all that depends on them."""
+    shown = [metric for metric in METRICS if metric.needs_flow]
+    columns = [["flow", "stride"]]
+    for metric in shown:
+        columns[0] += [f"{metric.label} %", "  95% over clips"] if metric.statistic else [f"{metric.label} %"]
+    columns[0] += ["coverage %", "pairs"]
+    for scores in by_flow:
+        column = [_cut(scores.name, 20), str(scores.stride)]
+        for metric in shown:
+            column.append(percent(scores.figure(metric), metric.digits))
+            if metric.statistic:
+                column.append(_bounds(scores.intervals[metric.key]))
+        columns.append([*column, percent(scores.coverage), str(scores.scored)])
+    return table_in_blocks(columns)
 
 
 def _cut(name: str, width: int) -> str:
@@ -72,13 +80,18 @@ def _cut(name: str, width: int) -> str:
     return name if len(name) <= width else f"...{name[3 - width :]}"
 
 
-def _spread(interval: list[float]) -> str:
-    low, high = interval
-    return "one clip gives no interval" if math.isnan(low) else f"95% over clips {percent(low)} - {percent(high)}"
+def _bounds(interval: tuple[float, float]) -> str:
+    return "-" if math.isnan(interval[0]) else " - ".join(map(percent, interval))
+
+
+def _interval_note(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    return "one clip gives no interval" if math.isnan(interval[0]) else f"95% over clips {_bounds(interval)}"
 
 
 def frame_table(result: FrameScores) -> str:
-    """IoU and accuracy of each class, the share of the labelled pixels that it has; mIoU, mAcc and allAcc."""
+    """IoU, accuracy and share of the labelled pixels of each class; mIoU, mAcc and allAcc."""
     figures, pixels = result.figures, result.counts.sum(1) / result.counts.sum()
     rows = [["class", "IoU %", "accuracy %", "pixels %"]]
     columns = figures["iou"], figures["accuracy"], pixels.tolist()
@@ -86,7 +99,3 @@ def frame_table(result: FrameScores) -> str:
         rows.append([name, *map(percent, shares)])
     summary = "  ".join(f"{name} {percent(figures[name])}" for name in ("mIoU", "mAcc", "allAcc"))
     return f"{table(rows)}\n\n{summary}  ({result.frames} frames, classes that occur)"
-
-
-def _pair(figures: dict, definition: str) -> str:
-    return " / ".join(percent(figures[f"vc{window}_{definition}"]) for window in (8, 16))

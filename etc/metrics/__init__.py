@@ -1,14 +1,22 @@
-"""Metrics on arrays and tensors: mIoU, temporal consistency, video consistency, bootstrap intervals.
+"""Accuracy and consistency over time, kept as integer counts that add up over frames, clips and processes.
 
-Imports nothing else of etc, so that it can be used with anybody's predictions.
+``confusion`` and ``iou_scores`` give mIoU. ``SegmentationIoU``, ``TemporalConsistency``, ``VideoConsistency`` and
+``FlickerRate`` are accumulators: ``update`` adds frames, pairs, clips or triples of frames, ``merge`` adds another
+accumulator, and ``counts`` (int64, on the CPU) is all that an all-reduce has to sum for a sharded run to end with
+the very same figures.
+
+Label maps are integer tensors or numpy arrays with ids 0..K-1; 255 means "no label". This package imports nothing else
+of etc, so that it serves in any evaluation loop; docs/scoring.md says what the figures mean.
 """
 
 from etc.metrics.bootstrap import bootstrap_difference, bootstrap_interval
-from etc.metrics.iou import confusion, iou_counts, iou_scores, mean_iou
-from etc.metrics.temporal import FlickerRate, TemporalConsistency, VideoConsistency
+from etc.metrics.iou import SegmentationIoU, confusion, iou_counts, iou_scores, mean_iou
+from etc.metrics.temporal import TemporalConsistency
+from etc.metrics.video import FlickerRate, VideoConsistency
 
 __all__ = [
     "FlickerRate",
+    "SegmentationIoU",
     "TemporalConsistency",
     "VideoConsistency",
     "bootstrap_difference",

@@ -6,7 +6,6 @@ from torch import Tensor
 
 Labels = Tensor | np.ndarray
 
-
 IGNORE = 255
 
 

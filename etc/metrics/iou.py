@@ -13,6 +13,7 @@ from etc.metrics.checks import (
     as_integers,
     require_choice,
     require_classes,
+    require_same,
 )
 from etc.metrics.warping import joint_histogram
 
@@ -66,7 +67,7 @@ def iou_scores(
             an absent one counting as 0.
 
     Returns:
-        ``mIoU``, ``mAcc`` and ``allAcc`` in [0, 1]; ``iou``, one value a class (an absent one is NaN under
+        ``mIoU``, ``mAcc`` and ``allAcc`` in [0, 1]; ``iou``, one value per class (an absent one is NaN under
         "present", 0 under "published"); ``pixels``, how many were counted. Without any pixel all shares are
         NaN: nothing was measured.
 
@@ -91,8 +92,37 @@ def iou_scores(
     }
 
 
+class SegmentationIoU:
+    """IoU of predictions against labels, over all frames added.
+
+    ``counts`` is the :func:`confusion` of those frames, int64 ``[K, K]``, rows are the labels.
+
+    Args:
+        num_classes: K.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        require_classes(num_classes, limit=32767)
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+
+    def update(self, pred: Labels, target: Labels) -> None:
+        """Adds predicted and true ids of a frame, or of a batch of frames; see :func:`confusion`."""
+        self.counts += confusion(pred, target, self.num_classes).cpu()
+
+    def merge(self, other: "SegmentationIoU") -> "SegmentationIoU":
+        """Adds the counts of ``other``; returns self. ValueError when the two differ in their classes."""
+        require_same(self, other, ("num_classes",))
+        self.counts += other.counts
+        return self
+
+    def compute(self) -> dict[str, float | int | list[float]]:
+        """The :func:`iou_scores` of the pooled counts, averaged over the classes that occur."""
+        return iou_scores(self.counts)
+
+
 def iou_counts(counts: Tensor) -> Tensor:
-    """What IoU needs of confusion counts ``[..., K, K]``: int64 ``[..., 3, K]``, a class's hits, row and column sum."""
+    """What IoU needs of confusion counts ``[..., K, K]``: hits, row and column sum per class, int64 ``[..., 3, K]``."""
     return torch.stack([counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)], dim=-2)
 
 

@@ -1,12 +1,4 @@
-"""Accuracy and consistency over time, kept as integer counts that add up over frames, clips and processes.
-
-``confusion`` and ``iou_scores`` give mIoU. ``TemporalConsistency``, ``VideoConsistency`` and ``FlickerRate``
-are accumulators: ``update`` adds pairs, clips or triples of frames, ``merge`` adds another accumulator, and
-``counts`` (int64, on the CPU) is all that an all-reduce has to sum for a sharded run to end with the very
-same figures.
-
-Label maps are integer tensors or numpy arrays with ids 0..K-1; 255 means "no label".
-"""
+"""Temporal consistency: IoU between the prediction of a frame and that of the next one, warped along the flow."""
 
 import math
 from typing import Literal
@@ -15,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etc.metrics.bootstrap import bootstrap_difference, bootstrap_interval
 from etc.metrics.checks import (
     Labels,
     as_flow,
@@ -25,22 +16,9 @@ from etc.metrics.checks import (
     require_classes,
     require_same,
 )
-from etc.metrics.iou import confusion, iou_counts, iou_scores, mean_iou
+from etc.metrics.iou import iou_scores
 from etc.metrics.published import warp_published
-from etc.metrics.video import FlickerRate, VideoConsistency
 from etc.metrics.warping import boundary_band, ignore_where, joint_histogram, warp_labels
-
-__all__ = [
-    "FlickerRate",
-    "TemporalConsistency",
-    "VideoConsistency",
-    "bootstrap_difference",
-    "bootstrap_interval",
-    "confusion",
-    "iou_counts",
-    "iou_scores",
-    "mean_iou",
-]
 
 
 class TemporalConsistency:

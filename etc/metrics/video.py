@@ -1,4 +1,4 @@
-"""Consistency over more than two frames: video consistency (VC) and the flicker rate. See ``etc.metrics.temporal``."""
+"""Consistency over more than two frames: video consistency (VC) and the flicker rate."""
 
 import math
 from typing import Literal
@@ -40,6 +40,11 @@ class VideoConsistency:
             raise ValueError(f"window must be 2..254 frames, got {window}")
         self.num_classes, self.window, self.definition = num_classes, window, definition
         self.counts = torch.zeros(2, dtype=torch.int64)
+
+    @property
+    def overlap(self) -> int:
+        """Frames that the next chunk must repeat where a long clip is added in chunks: each window counts once."""
+        return self.window - (self.definition == "correct")  # "vspw" leaves out the last window of what it is given
 
     def update(self, preds: Labels, targets: Labels) -> None:
         """Adds one clip: predicted and true ids of its frames in order, integer ``[T, H, W]`` each.

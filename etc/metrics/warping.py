@@ -1,4 +1,4 @@
-"""What the metrics stand on: checked label maps and flows, labels carried along a flow, joint counts.
+"""Building blocks of the metrics: labels warped along a flow, occlusion, class boundaries, joint histograms.
 
 A label map in here is uint8 ``[H, W]`` with ids 0..K-1; K (``ignore``) marks a pixel that takes no part.
 On the CPU the work goes over blocks of rows that fit its cache; the order of operations favours those that

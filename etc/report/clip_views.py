@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import torch
 
+from etc.config import with_changes
 from etc.config.schema import Settings
 from etc.data.images import read_image, write_png
 from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
@@ -25,7 +26,8 @@ from etc.display.tables import percent
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
-from etc.evaluate.clips import flow_settings
+from etc.evaluate.clips import evaluation_flow, evaluation_flow_names
+from etc.evaluate.metric_list import HEADLINE
 from etc.evaluate.predictions import Predictions, predictions_from
 from etc.metrics.warping import warp_labels
 from etc.report.runs import Run
@@ -43,7 +45,7 @@ class WorstPair(NamedTuple):
         t: index of the first frame in the clip.
         following: index of the second one.
         worst_of: names of the runs whose least consistent pair it is.
-        consistency: strict TC of the pair, one a run.
+        consistency: strict TC of the pair, one per run.
         frame: RGB uint8.
         panels: for each run its prediction of both frames, and what changed between them, RGB uint8.
     """
@@ -66,7 +68,7 @@ class ClipView:
         start: first frame of the part that is shown.
         count: frames that are shown.
         stride: distance of the frames of a pair.
-        pairs: strict TC of every pair of the clip, one list a run.
+        pairs: strict TC of every pair of the clip, one list per run.
         videos: caption and mp4 file: the frames, the labels where all have one, the runs.
         frame: first frame shown, RGB uint8.
         heatmap: for each run the picture of its changes, and the share of changed pixels.
@@ -87,7 +89,7 @@ class ClipView:
 
 def clips_to_show(runs: list[Run], limit: int) -> list[int]:
     """The clips with the lowest TC, averaged over the runs, in the order of the list; at most ``limit``."""
-    mean = np.mean([[clip["strict"] for clip in run.tc["clips"]] for run in runs], axis=0)
+    mean = np.mean([[clip.figures[HEADLINE] for clip in run.scores.first.clips] for run in runs], axis=0)
     # A clip on which nothing was counted has no figure; it is not the one to look at.
     return sorted(np.argsort(np.nan_to_num(mean, nan=math.inf), kind="stable")[:limit].tolist())
 
@@ -122,14 +124,15 @@ class ClipViewer:
     def __init__(self, runs: list[Run], settings: Settings) -> None:
         self.runs, self.settings = runs, settings
         self.clips = clips_to_score(settings)
-        scored = len(runs[0].tc["clips"])
-        if scored != len(self.clips):
-            raise UserError(f"{runs[0].folder} scored {scored} clips, DATA.clip_list has {len(self.clips)}")
-        view = flow_settings(settings, device_of(settings.TEST.device))[0]
-        self.flow, self.stride = view.flow, view.stride
+        first = runs[0].scores
+        if len(first.clips) != len(self.clips):
+            raise UserError(f"{runs[0].folder} scored {len(first.clips)} clips, DATA.clip_list has {len(self.clips)}")
+        # The first alone: the others may be networks that take long to load.
+        self.flow = evaluation_flow(settings, evaluation_flow_names(settings)[0], device_of(settings.TEST.device))
+        self.stride = settings.TEST.strides[0]
         for what, own, scored in (
-            ("flow", self.flow.key, runs[0].tc["flow"]),
-            ("TEST.strides", self.stride, runs[0].tc["stride"]),
+            ("flow", self.flow.key, first.first.flow),
+            ("TEST.strides", self.stride, first.first.stride),
         ):
             if own != scored:
                 raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
@@ -143,11 +146,11 @@ class ClipViewer:
             UserError: frames, predictions or flow that cannot be read.
         """
         clip, runs = self.clips[index], self.runs
-        pairs = [run.tc["clips"][index]["pairs"] for run in runs]
+        pairs = [run.scores.first.clips[index].pairs for run in runs]
         moments = worst_pairs(pairs, [run.name for run in runs])
         part = part_to_show(len(clip), moments, frames)
         return ClipView(
-            name=runs[0].tc["clips"][index]["clip"],
+            name=runs[0].scores.clips[index],
             length=len(clip),
             start=part.start,
             count=len(part),
@@ -228,17 +231,16 @@ class ClipViewer:
             panels.append(
                 (fit_to_panel(both[0]), fit_to_panel(both[1]), fit_to_panel(highlight_changes(frames[0], changed)))
             )
-        consistency = [run.tc["clips"][index]["pairs"][t] for run in self.runs]
+        consistency = [run.scores.first.clips[index].pairs[t] for run in self.runs]
         return WorstPair(*ends, worst_of, consistency, fit_to_panel(frames[0]), panels)
 
 
 def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predictions:
     """Those that the run was scored on, read as they were read then."""
-    own, test = run.settings.TEST, settings.TEST
-    kind = run.tc["predictions"]["ids"]
+    own = run.scores.settings.TEST
+    kind = run.scores.predictions["ids"]
     change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
-    test = test.model_copy(update={**change, "save_folder": str(run.folder)})
-    return predictions_from(settings.model_copy(update={"TEST": test}), clips)
+    return predictions_from(with_changes(settings, TEST=change | {"save_folder": str(run.folder)}), clips)
 
 
 def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tuple[np.ndarray, np.ndarray]:

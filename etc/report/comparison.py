@@ -4,47 +4,42 @@ from __future__ import annotations
 
 import math
 import textwrap
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from etc.display.tables import percent, table
-from etc.evaluate.results import clip_counts, write_csv, write_json
-from etc.metrics import bootstrap_difference, mean_iou
-from etc.report.cost import Cost, machine
-from etc.report.runs import Run, figures
+from etc.display.machine import machine
+from etc.display.tables import WIDTH, percent, table_in_blocks
+from etc.evaluate.metric_list import METRICS, ClipMetric
+from etc.evaluate.results import write_csv, write_json
+from etc.metrics import bootstrap_difference
+from etc.report.cost import Cost
+from etc.report.runs import Run
 
-WIDTH = 100  # columns of the terminal table
-
-# What is compared in pairs: the name of the counts, and how they become mIoU.
-_PAIRED = {
-    "mIoU clips": ("segmentation", mean_iou),
-    "TC": ("strict", mean_iou),
-    "TC published": ("published", partial(mean_iou, convention="published")),
-}
-
-ComparisonRow = dict[str, Any]
+ComparisonRow = dict[str, Any]  # column of comparison.csv -> cell
 
 
 def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> list[ComparisonRow]:
-    """Every figure of every run, one row a run; shares in [0, 1], NaN where there is no figure.
+    """Every figure of every run, one row per run; shares in [0, 1], NaN where there is no figure.
 
-    ``<figure> difference`` is the run's figure minus that of the first run; ``low`` and ``high`` bound it (95%, clips
-    drawn with replacement, the same ones for both runs).
+    For each metric that has a statistic ``<metric> low`` and ``high`` bound the figure, and ``<metric> difference`` is
+    the run's figure minus that of the first run, with its own bounds (95%, clips drawn with replacement, the same ones
+    for both runs).
     """
     rows = []
     for run in runs:
-        row = {"run": run.name, "flow": run.tc["flow"], "stride": run.tc["stride"], **figures(run.tc, run.miou)}
-        for name, (protocol, statistic) in _PAIRED.items():
-            pair = [clip_counts(r.tc, protocol) for r in (runs[0], run)]
-            first, own = (statistic(counts.sum(0)) for counts in pair)
-            low, high = bootstrap_difference(*pair, statistic) if run is not runs[0] else (math.nan, math.nan)
-            difference = own - first if run is not runs[0] else math.nan
-            row |= {f"{name} difference": difference, f"{name} difference low": low, f"{name} difference high": high}
-        spent = cost.get(run.name)
+        scores, spent = run.scores.first, cost.get(run.name)
+        row: ComparisonRow = {"run": run.name, "flow": scores.flow, "stride": scores.stride}
+        row["mIoU"] = run.miou["mIoU"] if run.miou else math.nan
+        for metric in METRICS:
+            row[metric.key] = scores.figure(metric)
+            if metric.statistic:
+                low, high = scores.intervals[metric.key]
+                row |= {f"{metric.key} low": low, f"{metric.key} high": high}
+                row |= _difference(metric, runs[0], run)
         row |= {
+            "coverage": scores.coverage,
             "parameters": spent.parameters if spent else math.nan,
             "gflops": spent.gflops if spent else math.nan,
             "fps": spent.fps if spent else math.nan,
@@ -56,8 +51,19 @@ def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> lis
     return rows
 
 
+def _difference(metric: ClipMetric, first: Run, run: Run) -> dict[str, float]:
+    """A run minus the first one, and its bounds; NaN for the first run itself."""
+    difference = low = high = math.nan
+    if run is not first:
+        pair = [r.scores.clip_counts[metric.key] for r in (first, run)]
+        before, own = (metric.statistic(counts.sum(0)) for counts in pair)
+        difference, (low, high) = own - before, bootstrap_difference(*pair, metric.statistic)
+    name = f"{metric.key} difference"
+    return {name: difference, f"{name} low": low, f"{name} high": high}
+
+
 def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
-    """The rows as people read them: a label, and a text a run; lines without any figure are left out."""
+    """The rows as people read them: a label, and one text per run; lines without any figure are left out."""
 
     def share(key: str, digits: int = 2) -> list[str]:
         return [percent(row[key], digits) for row in rows]
@@ -69,26 +75,18 @@ def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
     def number(key: str, digits: int, scale: float = 1.0) -> list[str]:
         return ["-" if math.isnan(row[key]) else f"{row[key] * scale:.{digits}f}" for row in rows]
 
-    first = rows[0]["run"]
-    lines = [
+    lines = []
+    for metric in METRICS:
+        lines.append((metric.label, share(metric.key, metric.digits)))
+        if metric.statistic:
+            lines.append(("  95% over clips", interval(metric.key)))
+            lines.append((f"  minus {rows[0]['run']}, 95%", [_difference_text(row, metric.key) for row in rows]))
+    lines += [
         ("mIoU, test list", share("mIoU")),
-        ("mIoU, frames of the clips", share("mIoU clips")),
-        (f"  minus {first}, 95%", [_difference(row, "mIoU clips") for row in rows]),
-        ("TC strict", share("TC")),
-        ("  95% over clips", interval("TC")),
-        (f"  minus {first}, 95%", [_difference(row, "TC") for row in rows]),
-        ("TC published", share("TC published")),
-        ("  95% over clips", interval("TC published")),
-        (f"  minus {first}, 95%", [_difference(row, "TC published") for row in rows]),
-        ("TC strict at boundaries", share("TC boundary")),
-        ("TC strict of ground truth", share("ceiling")),
         ("pixels that strict counts", share("coverage")),
-        ("flicker rate", share("flicker", 3)),
-        ("VC8 correct", share("VC8")),
-        ("VC16 correct", share("VC16")),
         ("parameters, million", number("parameters", 2, 1e-6)),
-        ("GFLOPs a frame", number("gflops", 2)),
-        ("frames a second", number("fps", 2)),
+        ("GFLOPs per frame", number("gflops", 2)),
+        ("frames per second", number("fps", 2)),
         ("latency p50, ms", number("latency p50 ms", 1)),
         ("latency p95, ms", number("latency p95 ms", 1)),
     ]
@@ -101,8 +99,8 @@ def footnotes(rows: list[ComparisonRow], clips: int) -> list[str]:
     found = [f"All scores in percent. TC over pairs {pairs}, with the flow {rows[0]['flow']}."]
     if len(rows) > 1 and clips > 1:
         found.append(
-            f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {clips} clips drawn alike for "
-            "both runs; * marks an interval without 0."
+            f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {clips} clips, the same draws "
+            "for both runs; * marks an interval without 0."
         )
         if clips < 10:
             found.append(f"{clips} clips are few: such an interval is narrower than it should be.")
@@ -110,27 +108,17 @@ def footnotes(rows: list[ComparisonRow], clips: int) -> list[str]:
         found.append("One clip gives no interval.")
     places = {row["measured on"] for row in rows} - {""}
     if places:
-        found.append(f"Speed: one frame at a time, of this machine: {places.pop()}.")
+        found.append(f"Speed: one frame at a time, on this machine: {places.pop()}.")
     return found
 
 
 def comparison_table(rows: list[ComparisonRow], clips: int) -> str:
     """Figures as lines, runs as columns, in blocks of at most 100 columns."""
     lines = format_rows(rows)
-    label = max(len(text) for text, _ in lines)
-    columns = [[row["run"], *(texts[i] for _, texts in lines)] for i, row in enumerate(rows)]
-    blocks: list[list[list[str]]] = []
-    room = 0
-    for column in columns:
-        width = max(map(len, column)) + 2
-        if not blocks or width > room:
-            blocks.append([["", *(text for text, _ in lines)]])
-            room = WIDTH - label
-        blocks[-1].append(column)
-        room -= width
-    texts = [table([list(cells) for cells in zip(*block, strict=True)]) for block in blocks]
+    columns = [["", *(label for label, _ in lines)]]
+    columns += [[row["run"], *(texts[i] for _, texts in lines)] for i, row in enumerate(rows)]
     wrapped = [textwrap.fill(note, WIDTH) for note in footnotes(rows, clips)]
-    return "\n\n".join([*texts, "\n".join(wrapped)])
+    return "\n\n".join([table_in_blocks(columns), "\n".join(wrapped)])
 
 
 def save_comparison(rows: list[ComparisonRow], folder: Path) -> None:
@@ -139,7 +127,7 @@ def save_comparison(rows: list[ComparisonRow], folder: Path) -> None:
     write_csv(folder / "comparison.csv", [list(rows[0]), *(row.values() for row in rows)])
 
 
-def _difference(row: ComparisonRow, key: str) -> str:
+def _difference_text(row: ComparisonRow, key: str) -> str:
     value, low, high = (row[f"{key} difference{end}"] for end in ("", " low", " high"))
     if math.isnan(value):
         return "-"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from etc.predict.predictor import Predictor
@@ -24,7 +21,7 @@ class Cost(NamedTuple):
 
     Attributes:
         parameters: number of parameters of the network.
-        gflops: 10^9 floating-point operations a frame, a multiplication and an addition counting as two.
+        gflops: 10^9 floating-point operations per frame, a multiplication and an addition counting as two.
         seconds: how long single frames took, from the frame in memory to the label map in memory; empty where
             nothing was measured.
     """
@@ -39,14 +36,14 @@ class Cost(NamedTuple):
 
     @property
     def fps(self) -> float:
-        """Frames a second at the mean latency."""
+        """Frames per second at the mean latency."""
         return len(self.seconds) / sum(self.seconds) if self.seconds else math.nan
 
 
 def costs(predictors: dict[str, Predictor], frame: np.ndarray, *, speed: bool = True) -> dict[str, Cost]:
     """The cost of predicting one frame with each predictor, everything it does (windows, scales, mirroring) included.
 
-    The predictors take turns, so that a machine that is busy or throttles for a while is so for all of them.
+    The predictors take turns, so that a machine that is busy or throttles for a while slows all of them alike.
 
     Args:
         predictors: by the name of their run.
@@ -69,24 +66,7 @@ def costs(predictors: dict[str, Predictor], frame: np.ndarray, *, speed: bool = 
     }
 
 
-def machine(device: torch.device) -> str:
-    """What latencies were measured on, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
 def _gflops(predictor: Predictor, frame: np.ndarray) -> float:
     with FlopCounterMode(display=False) as counter:
         predictor([frame])
     return counter.get_total_flops() / 1e9
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

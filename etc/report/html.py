@@ -18,9 +18,10 @@ from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.labels import read_colors
 from etc.display.tables import percent
+from etc.evaluate.metric_list import HEADLINE, SEGMENTATION
 from etc.report.clip_views import HEAT_FULL, ClipView, ClipViewer, clips_to_show, heatmap
 from etc.report.comparison import ComparisonRow, footnotes, format_rows
-from etc.report.runs import Run, checkpoint_of
+from etc.report.runs import Run
 from utils.files import write_text
 
 REPORT_FILE = "report.html"
@@ -51,7 +52,7 @@ def write_report(
     """
     runs, settings = viewer.runs, viewer.settings
     views = [viewer.view(index, frames) for index in clips_to_show(runs, clips)]
-    total = len(runs[0].tc["clips"])
+    total = len(runs[0].scores.clips)
     page = (
         _environment()
         .get_template("report.html")
@@ -96,8 +97,8 @@ def _classes(runs: list[Run], settings: Settings) -> list[dict[str, Any]]:
     """Classes that occur: name, colour, and for each run the TC and the IoU."""
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
     tested = all(run.miou for run in runs)
-    strict = [run.tc["strict"]["iou"] for run in runs]
-    iou = [(run.miou if tested else run.tc["segmentation"])["iou"] for run in runs]
+    strict = [run.scores.first.results[HEADLINE]["iou"] for run in runs]
+    iou = [(run.miou if tested else run.scores.first.results[SEGMENTATION])["iou"] for run in runs]
     found = [
         {
             "name": name,
@@ -105,7 +106,7 @@ def _classes(runs: list[Run], settings: Settings) -> list[dict[str, Any]]:
             "TC": [own[k] for own in strict],
             "IoU": [own[k] for own in iou],
         }
-        for k, name in enumerate(runs[0].tc["classes"])
+        for k, name in enumerate(runs[0].scores.classes)
     ]
     return [row for row in found if not all(map(math.isnan, row["TC"] + row["IoU"]))]
 
@@ -147,8 +148,8 @@ def _ticks(views: list[ClipView]) -> list[tuple[float, str]]:
 
 
 def _all_clips(runs: list[Run]) -> list[tuple[str, list[float]]]:
-    rows = zip(*(run.tc["clips"] for run in runs), strict=True)
-    return [(row[0]["clip"], [clip["strict"] for clip in row]) for row in rows]
+    columns = [[clip.figures[HEADLINE] for clip in run.scores.first.clips] for run in runs]
+    return [(name, list(row)) for name, *row in zip(runs[0].scores.clips, *columns, strict=True)]
 
 
 def _player(view: ClipView, fps: float) -> dict[str, Any]:
@@ -166,8 +167,8 @@ def _details(run: Run) -> dict[str, str]:
     return {
         "name": run.name,
         "folder": str(run.folder),
-        "checkpoint": checkpoint_of(run.tc) or "",
-        "settings": dump_settings(run.settings),
+        "checkpoint": run.scores.checkpoint or "",
+        "settings": dump_settings(run.scores.settings),
     }
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from etc.config import load_settings
+from etc.config import load_settings, with_changes
 from etc.config.schema import SECTIONS, Settings
 from etc.data.images import read_image
 from etc.data.sources import clips_to_score
@@ -15,7 +14,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clips import score_clips
 from etc.evaluate.frames import score_frames
-from etc.evaluate.results import MIOU_FILE, TC_FILE, clip_counts, read_result
+from etc.evaluate.results import MIOU_FILE, TC_FILE, ClipScores, read_clip_scores, read_result
 from etc.networks import network_for_cost
 from etc.predict.clips import generate
 from etc.predict.predictor import predictor_from
@@ -32,31 +31,29 @@ class Run:
     Attributes:
         name: what the user calls it.
         folder: its result folder.
-        tc: what ``tool/eval_tc.py`` wrote there.
+        scores: what ``tool/eval_tc.py`` wrote there.
         miou: what ``tool/test.py`` wrote there; ``None`` for predictions that come without a network.
-        settings: what it was scored with.
         predicted_with: what ``tool/gen_video.py`` predicted with; ``None`` for predictions made by others.
     """
 
     name: str
     folder: Path
-    tc: dict[str, Any]
+    scores: ClipScores
     miou: dict[str, Any] | None
-    settings: Settings
     predicted_with: Settings | None
 
 
-def named_runs(words: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """``NAME=WHERE`` words as pairs, and the settings that stand behind them, if any.
+def named_runs(args: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Split ``NAME=WHERE`` arguments into pairs, and overrides of settings that follow them, if any.
 
     Raises:
-        UserError: a word of another form.
+        UserError: an argument of another form.
     """
-    first = next((i for i, word in enumerate(words) if word.partition(".")[0] in SECTIONS), len(words))
-    pairs = [word.partition("=") for word in words[:first]]
+    first = next((i for i, word in enumerate(args) if word.partition(".")[0] in SECTIONS), len(args))
+    pairs = [word.partition("=") for word in args[:first]]
     if not pairs or not all(map(all, pairs)):
-        raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(words[:first]) or 'nothing'}")
-    return [(name, where) for name, _, where in pairs], words[first:]
+        raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(args[:first]) or 'nothing'}")
+    return [(name, where) for name, _, where in pairs], args[first:]
 
 
 def runs_of(named: list[tuple[str, str]], settings: Settings, folder: Path) -> list[Run]:
@@ -96,9 +93,11 @@ def score_checkpoint(path: str, settings: Settings, folder: Path) -> None:
         UserError: missing files, or a checkpoint that does not fit.
     """
     own = _settings_in(Path(path)).get("TRAIN", {})
-    train = settings.TRAIN.model_copy(update={key: own[key] for key in ("arch", "layers") if key in own})
-    test = settings.TEST.model_copy(update={"ckpt_path": path, "save_folder": str(folder), "predictions": None})
-    settings = settings.model_copy(update={"TRAIN": train, "TEST": test})
+    settings = with_changes(
+        settings,
+        TRAIN={key: own[key] for key in ("arch", "layers") if key in own},
+        TEST={"ckpt_path": path, "save_folder": str(folder), "predictions": None},
+    )
     generate(settings)
     score_clips(settings).save(folder)
     score_frames(settings).save(folder)
@@ -113,44 +112,38 @@ def read_run(name: str, folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / TC_FILE).is_file():
         raise UserError(f"{folder} has no {TC_FILE}: write it with tool/eval_tc.py TEST.save_folder {folder}")
-    tc = read_result(folder / TC_FILE)
+    scores = read_clip_scores(folder)
     miou = read_result(folder / MIOU_FILE) if (folder / MIOU_FILE).is_file() else None
-    if not _is_current(tc, miou) or not (folder / "tc_settings.yaml").is_file():
-        raise UserError(f"{folder}: {TC_FILE} or {MIOU_FILE} was not written by this version: score it again")
-    made_with = checkpoint_of(tc)
+    if miou and "checkpoint_sha256" not in miou:
+        raise UserError(f"{folder / MIOU_FILE} was not written by this version: run tool/test.py again")
+    made_with = scores.checkpoint
     if made_with and miou and miou["checkpoint_sha256"] != made_with:
         raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
-    predicted_with = folder / "video" / "settings.yaml"
-    return Run(
-        name,
-        folder,
-        tc,
-        miou,
-        load_settings(folder / "tc_settings.yaml"),
-        load_settings(predicted_with) if made_with and predicted_with.is_file() else None,
-    )
+    settings = folder / "video" / "settings.yaml"
+    predicted_with = load_settings(settings) if made_with and settings.is_file() else None
+    return Run(name, folder, scores, miou, predicted_with)
 
 
 def check_comparable(runs: list[Run]) -> None:
     """Raise UserError where two runs bear one name, or were not scored on the same clips with the same flow."""
     first = runs[0]
-    names = [clip["clip"] for clip in first.tc["clips"]]
     for i, run in enumerate(runs[1:], 1):
         both = f"{first.name} and {run.name}"
         if run.name in {other.name for other in runs[:i]}:
             raise UserError(f"two runs are called {run.name}: give each a name of its own")
-        if run.tc["classes"] != first.tc["classes"]:
+        one, other = first.scores, run.scores
+        if other.classes != one.classes:
             raise UserError(f"{both} have different classes")
-        if [clip["clip"] for clip in run.tc["clips"]] != names:
-            raise UserError(f"{both} were scored on different clips ({len(names)} and {len(run.tc['clips'])})")
-        for what, one, other in (
-            ("flow", first.tc["flow"], run.tc["flow"]),
-            ("TEST.strides", first.tc["stride"], run.tc["stride"]),
-            ("FLOW.occlusion", first.settings.FLOW.occlusion, run.settings.FLOW.occlusion),
-            ("pairs of frames, because of gaps", first.tc["pairs"]["scored"], run.tc["pairs"]["scored"]),
+        if other.clips != one.clips:
+            raise UserError(f"{both} were scored on different clips ({len(one.clips)} and {len(other.clips)})")
+        for what, mine, theirs in (
+            ("flow", one.first.flow, other.first.flow),
+            ("TEST.strides", one.first.stride, other.first.stride),
+            ("FLOW.occlusion", one.settings.FLOW.occlusion, other.settings.FLOW.occlusion),
+            ("pairs of frames, because of gaps", one.first.scored, other.first.scored),
         ):
-            if one != other:
-                raise UserError(f"{both} were scored with different {what}: {one} and {other}")
+            if mine != theirs:
+                raise UserError(f"{both} were scored with different {what}: {mine} and {theirs}")
 
 
 def measure_costs(runs: list[Run], settings: Settings, *, speed: bool) -> dict[str, Cost]:
@@ -160,53 +153,15 @@ def measure_costs(runs: list[Run], settings: Settings, *, speed: bool) -> dict[s
     predictors = {}
     for run in runs:
         if run.predicted_with is not None:
-            test = run.predicted_with.TEST.model_copy(update={"device": settings.TEST.device})
-            own = run.predicted_with.model_copy(update={"TEST": test})
+            own = with_changes(run.predicted_with, TEST={"device": settings.TEST.device})
             predictors[run.name] = predictor_from(own, network=network_for_cost(own), device=device)
     return costs(predictors, frame, speed=speed)
 
 
-def figures(tc: dict[str, Any], miou: dict[str, Any] | None) -> dict[str, float]:
-    """The figures of a run by itself, as shares; NaN where there is none."""
-    found = {
-        "mIoU": miou["mIoU"] if miou else math.nan,
-        "mIoU clips": tc["segmentation"]["mIoU"],
-        "TC boundary": tc["boundary"]["mIoU"],
-        "flicker": tc["flicker"],
-        "VC8": tc["vc8_correct"],
-        "VC16": tc["vc16_correct"],
-        "ceiling": tc["ceiling"],
-        "coverage": tc["coverage"],
-    }
-    for name, protocol in (("TC", "strict"), ("TC published", "published")):
-        low, high = tc[f"{protocol}_interval"]
-        found |= {name: tc[protocol]["mIoU"], f"{name} low": low, f"{name} high": high}
-    return found
-
-
-def checkpoint_of(tc: dict[str, Any]) -> str | None:
-    """SHA-256 of the checkpoint that made the scored predictions; ``None`` for those made by others."""
-    note = tc["predictions"]  # NaN where there is none
-    return note.get("checkpoint_sha256") if isinstance(note, dict) else None
-
-
-def _is_current(tc: dict[str, Any], miou: dict[str, Any] | None) -> bool:
-    """Whether results hold all that is read here; older and foreign files do not."""
-    try:
-        figures(tc, miou)
-        clips = [len(clip_counts(tc, protocol)) for protocol in ("strict", "published", "segmentation")]
-        keys = (
-            {"classes", "flow", "predictions", "stride"} <= tc.keys()
-            and "scored" in tc["pairs"]
-            and (miou is None or "checkpoint_sha256" in miou)
-        )
-        return keys and set(clips) == {len(tc["clips"])} and all("pairs" in clip for clip in tc["clips"])
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
 def _settings_in(path: Path) -> dict[str, Any]:
-    """The settings that a checkpoint was trained with; empty where it holds none, as published ones do."""
+    """The settings that a checkpoint was trained with; empty where it holds none of ours, as foreign ones do."""
     content = read_checkpoint(path, "checkpoint")
     config = content.get("config") if isinstance(content, dict) else None
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict) or not config or not all(isinstance(keys, dict) for keys in config.values()):
+        return {}
+    return config if config.keys() <= SECTIONS.keys() else {}

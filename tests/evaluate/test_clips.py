@@ -17,7 +17,7 @@ from etc.data.labels import label_table, read_train_ids
 from etc.data.lists import prediction_names
 from etc.data.sources import clips_to_score
 from etc.errors import UserError
-from etc.evaluate.clip_metrics import ClipScorer, PairScorer, ScoredFrame, _Windows, dequantise_flow
+from etc.evaluate.clip_metrics import ClipScorer, LabelledChunks, PairScorer, ScoredFrame, dequantise_flow
 from etc.evaluate.clips import score_clips
 from etc.metrics import TemporalConsistency, VideoConsistency
 
@@ -41,25 +41,26 @@ def hand_labels(settings):
 def test_the_ground_truth_of_the_synthetic_world_is_consistent_under_its_exact_flow(tiny_training):
     settings = load_settings(None, tiny_training)
     write_predictions(settings, hand_labels(settings))
-    figures = score_clips(settings).figures
-    assert figures["strict"]["mIoU"] >= 0.995
-    assert figures["ceiling"] == pytest.approx(figures["strict"]["mIoU"])
-    assert figures["segmentation"]["mIoU"] == 1
-    assert figures["vc8_correct"] == figures["vc16_vspw"] == 1
-    assert figures["flicker"] < 0.001
-    assert figures["coverage"] > 0.7
-    low, high = figures["strict_interval"]
-    assert low <= figures["strict"]["mIoU"] <= high
+    scores = score_clips(settings).first
+    results = scores.results
+    assert results["strict"]["mIoU"] >= 0.995
+    assert results["ground_truth"]["mIoU"] == pytest.approx(results["strict"]["mIoU"])
+    assert results["segmentation"]["mIoU"] == 1
+    assert results["vc8_correct"] == results["vc16_vspw"] == 1
+    assert results["flicker"] < 0.001
+    assert scores.coverage > 0.7
+    low, high = scores.intervals["strict"]
+    assert low <= results["strict"]["mIoU"] <= high
 
 
 def test_a_constant_prediction_is_perfectly_consistent_and_useless(tiny_training):
     settings = load_settings(None, tiny_training)
     write_predictions(settings, lambda frame: np.full((64, 128), 8, np.uint8))
-    figures = score_clips(settings).figures
-    assert figures["strict"]["mIoU"] == 1
-    assert figures["flicker"] == 0
-    assert figures["segmentation"]["mIoU"] < 0.1
-    assert math.isnan(figures["boundary"]["mIoU"])
+    results = score_clips(settings).first.results
+    assert results["strict"]["mIoU"] == 1
+    assert results["flicker"] == 0
+    assert results["segmentation"]["mIoU"] < 0.1
+    assert math.isnan(results["boundary"]["mIoU"])
 
 
 def test_a_prediction_without_a_class_where_the_label_has_one_is_refused_by_name(tiny_training):
@@ -87,8 +88,8 @@ def test_hand_labels_of_the_camvid_clip_score_0889_without_occlusion_masking(rea
     ]
     settings = load_settings(REPOSITORY / "configs/camvid/pspnet18_flow.yaml", overrides)
     write_predictions(settings, hand_labels(settings))
-    figures = score_clips(settings).figures
-    assert figures["strict"]["mIoU"] == pytest.approx(0.889, abs=0.001)
+    results = score_clips(settings).first.results
+    assert results["strict"]["mIoU"] == pytest.approx(0.889, abs=0.001)
 
 
 CAMVID_FILES = {"clip_list": "lists/camvid/val_clips.lst", "names_path": "palettes/camvid_names.txt"}
@@ -114,7 +115,7 @@ def test_flow_is_computed_once_and_two_processes_count_the_same(tiny_training, t
     shared = (tmp_path / "run/result/tc.json").read_text()
     alone.save(tmp_path / "alone")
     assert shared == (tmp_path / "alone/tc.json").read_text()
-    assert len(json.loads(shared)["views"]) == 2
+    assert len(json.loads(shared)["flow_settings"]) == 2
     assert [path.stat().st_mtime_ns for path in stored] == times
 
 
@@ -126,11 +127,11 @@ def test_video_consistency_in_chunks_equals_that_of_the_whole_clip():
         for definition in ("vspw", "correct"):
             whole = VideoConsistency(2, window, definition)
             whole.update(predictions, labels)
-            chunked = _Windows(VideoConsistency(2, window, definition))
+            chunked = LabelledChunks(VideoConsistency(2, window, definition))
             for prediction, label in zip(predictions, labels, strict=True):
                 chunked.add(ScoredFrame(Path("frame"), prediction, label))
             chunked.end()
-            assert chunked.metric.counts.tolist() == whole.counts.tolist()
+            assert chunked.accumulator.counts.tolist() == whole.counts.tolist()
             assert whole.counts[1] > 100
 
 
@@ -158,6 +159,16 @@ def test_predictions_of_another_kind_are_refused(tiny_training, prediction, mess
     with pytest.raises(UserError, match=message):
         score_clips(settings)
     assert not Path(settings.TEST.save_folder, "tc.json").exists()
+
+
+def test_class_names_that_do_not_fit_are_told_before_flow_is_computed(tiny_training, tmp_path):
+    (tmp_path / "names.txt").write_text("road\nsky\n")
+    overrides = [*tiny_training, f"DATA.names_path={tmp_path}/names.txt", "FLOW.evaluate_with=[dis@ultrafast]"]
+    settings = load_settings(None, overrides)
+    write_predictions(settings, lambda frame: np.zeros((64, 128), np.uint8))
+    with pytest.raises(UserError, match=r"names\.txt has 2 names, DATA\.classes is 19"):
+        score_clips(settings)
+    assert not (tmp_path / "flow_store").exists()
 
 
 def test_a_stored_flow_of_another_size_is_refused(tiny_training, tiny_world, tmp_path):
@@ -201,7 +212,7 @@ def test_a_clip_of_any_length_keeps_the_same_number_of_frames():
         del prediction
         alive.append(sum(ref() is not None for ref in kept))
     assert max(alive[200:]) == max(alive[:200]) <= 80
-    assert scorer.pairs[1].counts(400)["scored"] == 395
+    assert scorer.pairs[1].counts(400).totals.tolist() == [395 * 24, 395, 0]
 
 
 def test_rounded_flow_gets_its_last_bits_back_and_other_flow_stays():

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from etc.config import load_settings
-from etc.evaluate.results import ClipScores, clip_counts, read_result, write_csv, write_json
+from etc.errors import UserError
+from etc.evaluate.metric_list import METRICS
+from etc.evaluate.results import (
+    ClipFigures,
+    ClipScores,
+    ConstantControl,
+    FlowScores,
+    read_clip_scores,
+    write_csv,
+    write_json,
+)
 from etc.metrics import iou_counts, iou_scores, mean_iou
 
 
@@ -24,15 +34,59 @@ def test_totals_without_a_pixel_have_no_miou():
     assert math.isnan(mean_iou(np.zeros((3, 4), np.int64), "published"))
 
 
+def scores_of(segmentation: torch.Tensor) -> ClipScores:
+    """Scores of clips with these confusion counts, int64 ``[clips, K, K]``, whatever the metric; 19 classes."""
+    clips, classes = segmentation.shape[:2]
+    counts = {metric.key: metric.build(classes).counts for metric in METRICS}
+    counts = {key: segmentation if own.ndim == 2 else own.repeat(clips, 1) for key, own in counts.items()}
+    results = {metric.key: metric.compute(classes, counts[metric.key].sum(0)) for metric in METRICS}
+    figures = {metric.key: metric.figure(results[metric.key]) for metric in METRICS}
+    intervals = {metric.key: (0.25, 0.75) for metric in METRICS if metric.statistic}
+    rows = [ClipFigures(figures, [0.5, math.nan]) for _ in range(clips)]
+    flows = [FlowScores(name, 1, name, results, intervals, 0.9, clips, clips, rows) for name in ("dis", "raft_small")]
+    return ClipScores(
+        classes=[f"class {k}" for k in range(classes)],
+        clips=[f"clip {i}" for i in range(clips)],
+        by_flow=flows,
+        constant=ConstantControl(3, 0.25),
+        predictions={"ids": "train"},
+        clip_counts={m.key: m.kept(counts[m.key]).numpy() for m in METRICS if m.statistic},
+        settings=load_settings(),
+    )
+
+
+def test_scores_come_back_from_their_files(tmp_path):
+    scores = scores_of(torch.randint(0, 9, (5, 19, 19), generator=torch.Generator().manual_seed(1)))
+    scores.save(tmp_path)
+    read = read_clip_scores(tmp_path)
+    assert (read.classes, read.clips, read.constant, read.predictions, read.settings) == (
+        (scores.classes, scores.clips, scores.constant, scores.predictions, scores.settings)
+    )
+    assert len(read.by_flow) == 2
+    for own, wanted in zip(read.by_flow, scores.by_flow, strict=True):
+        np.testing.assert_equal(vars(own), vars(wanted))  # NaN equals NaN
+
+
 def test_counts_of_the_clips_come_back_from_the_file_and_add_up_to_its_figure(tmp_path):
     tables = torch.randint(0, 9, (5, 19, 19), generator=torch.Generator().manual_seed(1))
-    whole = iou_scores(tables.sum(0))
-    figures = {"judge": "dis", "stride": 1, "strict": whole, "published": whole}
-    result = ClipScores(figures=figures, clips=[], counts={"strict": tables}, settings=load_settings())
-    result.save(tmp_path)
-    read = clip_counts(read_result(tmp_path / "tc.json"), "strict")
-    assert read.shape == (5, 3, 19)
-    assert mean_iou(read.sum(0)) == pytest.approx(whole["mIoU"])
+    scores_of(tables).save(tmp_path)
+    read = read_clip_scores(tmp_path).clip_counts["strict"]
+    assert read.shape == (5, 3, 19) and read.dtype == np.int64
+    assert mean_iou(read.sum(0)) == pytest.approx(iou_scores(tables.sum(0))["mIoU"])
+
+
+def test_a_result_of_an_older_version_asks_to_be_scored_again_in_one_line(tmp_path):
+    scores_of(torch.ones(2, 19, 19, dtype=torch.int64)).save(tmp_path)
+    tc = json.loads((tmp_path / "tc.json").read_text())
+    tc["ceiling"] = tc.pop("ground_truth")["mIoU"]
+    del tc["flow_settings"]
+    (tmp_path / "tc.json").write_text(json.dumps(tc))
+    message = (
+        r"tc\.json was not written by this version of the toolkit \(no 'ground_truth'\): score it again with tool/"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        read_clip_scores(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_csv_leaves_absent_values_empty(tmp_path):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from etc.display.machine import machine
 from etc.predict.predictor import Predictor
-from etc.report.cost import FEWEST_ROUNDS, costs, machine
+from etc.report.cost import FEWEST_ROUNDS, costs
 
 FRAME = np.zeros((16, 24, 3), np.uint8)
 

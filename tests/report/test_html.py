@@ -20,6 +20,8 @@ from etc.data.images import write_png
 from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.lists import prediction_names
 from etc.data.sources import clips_to_score
+from etc.report.clip_views import ClipViewer
+from etc.report.runs import read_run
 from tests.conftest import tiny_overrides
 from tests.scripts import run
 
@@ -82,8 +84,8 @@ def test_the_worst_moment_is_where_the_classes_are_exchanged(page):
 
 def test_what_is_said_of_the_runs_is_what_was_scored(page, report):
     rows = json.loads((report / "comparison.json").read_text())
-    assert rows[0]["TC"] == 1.0 and rows[0]["mIoU clips"] == 1.0
-    assert rows[1]["TC difference"] < -0.01 and f"{100 * rows[1]['TC']:.2f}" in page
+    assert rows[0]["strict"] == 1.0 and rows[0]["segmentation"] == 1.0
+    assert rows[1]["strict difference"] < -0.01 and f"{100 * rows[1]['strict']:.2f}" in page
     assert rows[0]["gflops"] is None and "GFLOPs" not in page  # nobody knows what made these predictions
 
 
@@ -115,6 +117,13 @@ def test_names_cannot_break_the_page(report, tiny_world):
     assert run("compare", "--runs", *words, "--out", out, "--clips", "1", *overrides) == 0
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "</script><b>" not in text and text.count("</script>") == 2
+
+
+def test_only_the_flow_that_is_shown_is_loaded(report, tiny_world):
+    """The second one has no weight file, and would be refused."""
+    settings = load_settings(None, [*tiny_overrides(tiny_world), "FLOW.evaluate_with=[dataset, flownet2]"])
+    run = read_run("steady", report.parent / "steady")
+    assert ClipViewer([run], settings).flow.key == run.scores.first.flow == "dataset"
 
 
 # ---- in the browser

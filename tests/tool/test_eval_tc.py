@@ -66,8 +66,8 @@ def expected(tmp_path: Path, stride: int, missing: tuple[int, ...] = (), preset:
     return strict.compute()["mIoU"], flicker.compute(), figure
 
 
-def figures(view: dict) -> tuple:
-    return view["strict"]["mIoU"], view["flicker"], view["published"]["mIoU"]
+def figures(scores: dict) -> tuple:
+    return scores["strict"]["mIoU"], scores["flicker"], scores["published"]["mIoU"]
 
 
 def test_a_folder_of_frames_needs_no_config(clip, tmp_path, capsys):
@@ -79,16 +79,16 @@ def test_a_folder_of_frames_needs_no_config(clip, tmp_path, capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
-def test_judges_and_strides_are_scored_in_one_run_each_as_if_alone(clip, tmp_path, capsys):
+def test_flows_and_strides_are_scored_in_one_run_each_as_if_alone(clip, tmp_path, capsys):
     assert clip("--frames", "frames", "FLOW.evaluate_with=[dis@ultrafast, dis@fast]", "TEST.strides=[1, 2]") == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 100
     written = result(tmp_path)
-    seen = [(view["judge"], view["stride"]) for view in written["views"]]
+    seen = [(scores["flow_name"], scores["stride"]) for scores in written["flow_settings"]]
     assert seen == [("dis@ultrafast", 1), ("dis@ultrafast", 2), ("dis@fast", 1), ("dis@fast", 2)]
-    for view in written["views"]:
-        assert figures(view) == expected(tmp_path, view["stride"], preset=view["flow"].removeprefix("dis-"))
-    assert figures(written) == figures(written["views"][0])
+    for scores in written["flow_settings"]:
+        assert figures(scores) == expected(tmp_path, scores["stride"], preset=scores["flow"].removeprefix("dis-"))
+    assert figures(written) == figures(written["flow_settings"][0])
     rows = (tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc.csv").read_text().splitlines()
     assert len(rows) == 1 + 4 * (1 + 19 + 1)
     assert rows[1].startswith("dis@ultrafast,1,all,,0.")
@@ -100,9 +100,12 @@ def test_pairs_across_a_gap_are_left_out_and_counted(clip, tmp_path, capsys):
     assert "1 of 7 predictions are missing, the first is pred/f_2.png" in capsys.readouterr().err
     assert clip("--frames", "frames", "--allow-gaps", "TEST.strides=[1, 2]") == 0
     written = result(tmp_path)
-    assert [view["pairs"] for view in written["views"]] == [{"scored": 4, "skipped": 2}, {"scored": 3, "skipped": 2}]
-    for view in written["views"]:
-        assert figures(view) == expected(tmp_path, view["stride"], missing=(2,))
+    assert [scores["pairs"] for scores in written["flow_settings"]] == [
+        {"scored": 4, "skipped": 2},
+        {"scored": 3, "skipped": 2},
+    ]
+    for scores in written["flow_settings"]:
+        assert figures(scores) == expected(tmp_path, scores["stride"], missing=(2,))
     assert [pair is None for pair in written["clips"][0]["pairs"]] == [False, True, True, False, False, False]
 
 

@@ -1,0 +1,166 @@
+"""The list of clip metrics: one entry per metric, and the only place that names it.
+
+The scorer, the tables of the terminal, ``tc.json``, ``tc.csv``, the comparison and the HTML report all loop over
+:data:`METRICS`. A new metric is an accumulator (``counts``, ``update``, ``compute``) and one entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from etc.metrics import FlickerRate, SegmentationIoU, TemporalConsistency, VideoConsistency, iou_counts, mean_iou
+
+BOUNDARY_BAND = 0.005  # of the image diagonal
+
+HEADLINE = "strict"  # the metric that clips and pairs of frames are ranked by; its compute() gives iou_scores
+PUBLISHED = "published"
+SEGMENTATION = "segmentation"
+
+# What the accumulator of a metric is updated with, called as
+#   pair              update(ids_t, ids_next, flow, valid=visible): predictions of two frames
+#   dequantised pair  update(ids_t, ids_next, flow): the same, with the flow as it was before it was rounded and stored
+#   label pair        as pair, with the labels of two frames that both have one
+#   triple            update(a, b, c, flow_ab, flow_bc, backward_ab, backward_bc, valid): predictions of three frames
+#   labelled frame    update(ids, label)
+#   labelled clip     update(ids, labels), both [T, H, W]: consecutive labelled frames, in chunks which repeat the last
+#                     ``overlap`` frames of the one before; ``overlap`` is an attribute of the accumulator
+# All are numpy arrays: ids uint8 [H, W] with 255 for no class, flow float32 [2, H, W] in pixels, visible bool [H, W], or
+# None where nothing is known of occlusion.
+Needs = Literal["pair", "dequantised pair", "label pair", "triple", "labelled frame", "labelled clip"]
+
+
+class Accumulator(Protocol):
+    """What measures: its ``update`` takes what the entry ``needs``.
+
+    Attributes:
+        counts: int64 of a fixed shape, zero at first; the counts of two parts of the data add up to those of both.
+    """
+
+    counts: Tensor
+
+    def compute(self) -> Any:
+        """The result of the counts: a number, or a dict of numbers and lists; NaN where nothing was counted."""
+
+
+def _unchanged(counts: Tensor) -> Tensor:
+    return counts
+
+
+@dataclass(frozen=True)
+class ClipMetric:
+    """One metric of clips.
+
+    Attributes:
+        key: its name in ``tc.json``, ``tc.csv`` and the files of a comparison.
+        label: its name for people.
+        build: number of classes -> a fresh accumulator.
+        needs: what the accumulator is updated with.
+        note: one remark beside it in the terminal's table; empty: its interval.
+        digits: digits behind the point of the percentage.
+        figure: result of ``compute`` -> its one headline figure, a share in [0, 1].
+        statistic: pooled ``kept`` counts -> the same figure. A metric that has one gets a 95% interval over clips, and
+            the comparison shows its paired difference to the first run; ``None``: neither.
+        kept: counts ``[clips, ...]`` -> those that ``statistic`` needs, ``[clips, ...]``; they are kept in ``tc.json``.
+    """
+
+    key: str
+    label: str
+    build: Callable[[int], Accumulator]
+    needs: Needs
+    note: str = ""
+    digits: int = 2
+    figure: Callable[[Any], float] = float
+    statistic: Callable[[np.ndarray], float] | None = None
+    kept: Callable[[Tensor], Tensor] = _unchanged
+
+    @property
+    def needs_flow(self) -> bool:
+        """Whether it is counted anew for each flow and each stride."""
+        return self.needs in ("pair", "dequantised pair", "label pair", "triple")
+
+    def compute(self, classes: int, counts: Tensor) -> Any:
+        """The result of counts that were summed over frames, clips or processes."""
+        accumulator = self.build(classes)
+        accumulator.counts += counts
+        return accumulator.compute()
+
+
+_mean = itemgetter("mIoU")
+
+# In the order in which they are shown.
+METRICS: list[ClipMetric] = [
+    ClipMetric(
+        key=HEADLINE,
+        label="TC strict",
+        build=TemporalConsistency,
+        needs="pair",
+        figure=_mean,
+        statistic=mean_iou,
+        kept=iou_counts,
+    ),
+    ClipMetric(
+        key="ground_truth",
+        label="TC of the ground truth",
+        build=TemporalConsistency,
+        needs="label pair",
+        note="strict; what perfect predictions would score",
+        figure=_mean,
+    ),
+    ClipMetric(
+        key="boundary",
+        label="TC boundary",
+        build=partial(TemporalConsistency, boundary_band=BOUNDARY_BAND),
+        needs="pair",
+        note="strict, near class boundaries",
+        figure=_mean,
+    ),
+    ClipMetric(
+        key=PUBLISHED,
+        label="TC published",
+        build=partial(TemporalConsistency, protocol="published"),
+        needs="dequantised pair",
+        note="only to compare with published numbers",
+        figure=_mean,
+        statistic=partial(mean_iou, convention="published"),
+        kept=iou_counts,
+    ),
+    ClipMetric(
+        key="flicker",
+        label="flicker rate",
+        build=lambda classes: FlickerRate(),
+        needs="triple",
+        note="share of pixels that go a, b, a",
+        digits=3,
+    ),
+    *(
+        ClipMetric(
+            key=f"vc{window}_{definition}",
+            label=f"VC{window} {definition}",
+            build=partial(VideoConsistency, window=window, definition=definition),
+            needs="labelled clip",
+            note=note,
+        )
+        for window in (8, 16)
+        for definition, note in (
+            ("vspw", f"constant where the label is, over {window} frames"),
+            ("correct", f"constant and right where the label is, over {window} frames"),
+        )
+    ),
+    ClipMetric(
+        key=SEGMENTATION,
+        label="mIoU, frames of the clips",
+        build=SegmentationIoU,
+        needs="labelled frame",
+        note="of those that have a label",
+        figure=_mean,
+        statistic=mean_iou,
+        kept=iou_counts,
+    ),
+]
