@@ -1,11 +1,12 @@
 """Write the list files of a data set from its official folder.
 
-    python tool/make_lists.py cityscapes data/cityscapes          # into data/lists/cityscapes
+    python tool/make_lists.py cityscapes data/cityscapes     # into data/lists/cityscapes
     python tool/make_lists.py camvid data/camvid
-    python tool/make_lists.py folder my/videos --out my/lists     # every folder of frames becomes a clip
+    python tool/make_lists.py folder my/videos --out my/lists    # one clip per folder of frames
 
-Cityscapes: train.lst and val.lst (frames with a label), test.lst (frames for the test server), val_clips.lst (the 500
-validation snippets of 30 frames) and val_clips_sampled.lst (the 108 snippets that published numbers come from).
+Writes for cityscapes: train.lst and val.lst (labelled frames), test.lst (frames for the test
+server), val_clips.lst (the 500 validation snippets of 30 frames) and val_clips_sampled.lst (the 108
+snippets of the published scores). For camvid: its splits and clips. For folder: clips.lst.
 """
 
 import argparse
@@ -19,10 +20,10 @@ LAYOUTS = {"cityscapes": cityscapes_lists, "camvid": camvid_lists, "folder": fol
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layout", choices=LAYOUTS, help="naming and folders of the data set")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument("layout", choices=LAYOUTS, help="how the data set names its files and folders")
     parser.add_argument("root", help="folder of the data set")
-    parser.add_argument("--out", help="folder of the lists (default: data/lists/<layout>)")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the lists (default: data/lists/<layout>)")
     args = parser.parse_args(argv)
     if not Path(args.root).is_dir():
         raise UserError(f"{args.root} is not a folder")
