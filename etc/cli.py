@@ -1,4 +1,4 @@
-"""What all command-line doors share: arguments, overrides, ``--help``, one-line user errors, exit codes."""
+"""What all scripts share: arguments, overrides, ``--help``, one-line user errors, exit codes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,47 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from types import UnionType
-from typing import get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from etc.config import DEFAULT_CONFIG, load_settings
+from pydantic.fields import FieldInfo
+
+from etc.config import DEFAULT_CONFIG, TOOLKIT, load_settings
 from etc.config.schema import SECTIONS, Settings
 from etc.data.layouts import check_layout
-from etc.errors import UserError
+from etc.errors import ConfigError, UserError
 
 USER_ERROR = 2
+HELP_WIDTH = 100
+NAME_WIDTH = 22  # of the column of settings in --help; the few longer names push their line to the right
+
+# The settings that several scripts read, for the KEYS that each script passes to argument_parser.
+WORLD = "DATA.data_root DATA.synthetic*"
+CLIPS = f"{WORLD} DATA.layout DATA.clip_list DATA.frame_step TEST.frames TEST.cityscapes"
+NETWORK = "DATA.classes TRAIN.arch TRAIN.layers TEST.ckpt_path TEST.device"
+PREDICTOR = "TEST.mode TEST.test_h TEST.test_w TEST.overlap TEST.scales TEST.flip TEST.base_size"
+ESTIMATOR = "FLOW.name FLOW.weights FLOW.preset FLOW.input FLOW.scale"
+SCORING = (
+    "DATA.classes DATA.label_map DATA.names_path DATA.colors_path FLOW.cache FLOW.evaluate_with FLOW.occlusion "
+    "TRAIN.ignore_label TEST.prediction_ids TEST.allow_gaps TEST.strides TEST.device"
+)
+ALL = " ".join(SECTIONS)
+
+# Keys of the published files that are accepted, but that nothing reads.
+_WITHOUT_EFFECT = {"TRAIN.zoom_factor"}
 
 
-def parse(argv: list[str] | None, *, description: str | None, sections: tuple[str, ...] = tuple(SECTIONS)):
+def parse(argv: list[str] | None, *, description: str | None, keys: str = ALL) -> Settings:
     """Read ``[--config FILE] [SECTION.key VALUE | SECTION.key=VALUE ...]``.
 
     Args:
-        argv: the words after the script's name; ``None`` means ``sys.argv[1:]``.
+        argv: the arguments after the script's name; ``None`` means ``sys.argv[1:]``.
         description: the script's docstring, shown by ``--help``.
-        sections: the sections that ``--help`` lists.
+        keys: the settings that the script reads, as :func:`matching_keys` takes them.
 
     Returns:
         The validated :class:`~etc.config.schema.Settings`.
@@ -32,77 +54,174 @@ def parse(argv: list[str] | None, *, description: str | None, sections: tuple[st
     Raises:
         ConfigError: as :func:`etc.config.load_settings`.
     """
-    parser = argument_parser(description, sections)
-    return settings_from(parser.parse_intermixed_args(argv))
+    return settings_from(argument_parser(description, keys).parse_intermixed_args(argv))
 
 
-def argument_parser(description: str | None, sections: tuple[str, ...] = tuple(SECTIONS)):
+def argument_parser(description: str | None, keys: str = ALL) -> SettingsParser:
     """The parser behind :func:`parse`, for scripts with options of their own."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=_settings_help(sections),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", metavar="FILE", help=f"YAML settings (default: {DEFAULT_CONFIG.name})")
-    parser.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
-    return parser
+    return SettingsParser(description, keys)
 
 
-def settings_from(words: argparse.Namespace) -> Settings:
-    """Settings from parsed arguments."""
-    return check_layout(load_settings(words.config, words.overrides))
+def settings_from(args: argparse.Namespace) -> Settings:
+    """Settings from parsed arguments.
+
+    Raises:
+        ConfigError: as :func:`etc.config.load_settings`, or an unknown ``DATA.layout``.
+    """
+    return check_layout(load_settings(args.config, args.overrides))
+
+
+def matching_keys(patterns: str) -> list[str]:
+    """The settings that patterns stand for, as ``"SECTION.key"`` in the order of the schema.
+
+    Args:
+        patterns: ``SECTION``, ``SECTION.key`` or ``SECTION.start*``, separated by spaces.
+    """
+    known = [f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields]
+    every = [pattern if "." in pattern else f"{pattern}.*" for pattern in patterns.split()]
+    return [key for key in known if key not in _WITHOUT_EFFECT and any(fnmatchcase(key, p) for p in every)]
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a docstring; the same width on every terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=HELP_WIDTH)
+
+
+class SettingsParser(argparse.ArgumentParser):
+    """``--config``, overrides, and a ``--help`` that shows the script's settings with the values in force.
+
+    These are the values of the file that ``--config`` names on the same command line, changed by the overrides there;
+    so ``--help`` can be answered only when everything else has been read.
+
+    Args:
+        description: the script's docstring.
+        keys: the settings to list, as :func:`matching_keys` takes them.
+    """
+
+    def __init__(self, description: str | None, keys: str) -> None:
+        super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
+        self.keys = matching_keys(keys)
+        self.add_argument("-h", "--help", action="store_true", help="show this help and exit")
+        default = DEFAULT_CONFIG.relative_to(TOOLKIT)
+        self.add_argument("--config", metavar="FILE", help=f"YAML file of settings (default: {default})")
+        self.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
+
+    def parse_intermixed_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """As argparse does, options and overrides in any order; ``--help`` prints and exits."""
+        parsed = super().parse_intermixed_args(args, namespace)
+        if parsed.help:
+            self.epilog = settings_help(self.keys, parsed.config, parsed.overrides)
+            self.print_help()
+            self.exit()
+        return parsed
 
 
 def run(main: Callable[[], int]) -> int:
     """Run a script: user errors become one line on stderr and exit code 2, Ctrl-C exit code 130.
 
-    ``UserError`` and ``OSError`` (missing file, full disk) are the user's to mend. Every other exception is a
-    defect of ours and stays loud, with its traceback.
+    ``UserError`` and ``OSError`` (missing file, full disk) are caused by user input or the environment; with the
+    environment variable ``ETC_DEBUG=1`` their traceback is printed before that line. Any other exception is a bug in
+    the toolkit and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        # The path begins with tool/; somebody's network or flow estimator lies where the script is started.
+        # sys.path starts with tool/; the user's own networks and flow estimators are in the current folder.
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         return main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        # str() of an OSError from the system says "[Errno 28] ..."; our own ones carry a sentence.
+    except (UserError, OSError) as error:
+        if os.environ.get("ETC_DEBUG") == "1":
+            traceback.print_exception(error)
+        print(f"error: {' '.join(_message(error).split())}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _message(error: UserError | OSError) -> str:
+    """The error's own sentence."""
+    message = str(error)
+    if isinstance(error, OSError):
+        # str() of an OSError from the system starts with "[Errno 28]"; those of the toolkit hold a sentence.
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    print(f"error: {' '.join(_own_message(message).split())}", file=sys.stderr)
-    return USER_ERROR
+    if message.startswith("Caught ") and "Traceback" in message:
+        # PyTorch puts the whole traceback of a DataLoader worker into the message; the sentence is its last line.
+        return message.rstrip().splitlines()[-1].partition(": ")[2]
+    return message
 
 
-def _own_message(message: str) -> str:
-    """What the error itself says: PyTorch wraps one of a data loading process into that process's traceback."""
-    if not message.startswith("Caught ") or "Traceback" not in message:
-        return message
-    return message.rstrip().splitlines()[-1].partition(": ")[2]
+def settings_help(keys: Iterable[str], config: str | None = None, overrides: list[str] | None = None) -> str:
+    """One entry per setting: name, type and range, value in force, meaning; a blank line between sections.
+
+    Args:
+        keys: the settings, as ``"SECTION.key"``.
+        config: the settings file; ``None`` means the default.
+        overrides: as :func:`etc.config.load_settings` takes them. A file or override that cannot be used is reported
+            at the end, and the values shown are the default's: somebody who asks for help must get it.
+    """
+    default, problem = str(DEFAULT_CONFIG.relative_to(TOOLKIT)), ""
+    try:
+        settings, source = load_settings(config, overrides), config or default
+    except ConfigError as error:
+        settings, source, problem = load_settings(), default, f"\n\nThe values given are not shown: {error}"
+    lines = [f"settings that this script reads [value in {source}{' or given' if overrides and not problem else ''}]:"]
+    last = ""
+    for key in keys:
+        section, _, name = key.partition(".")
+        if section != last:
+            lines.append("")
+        last = section
+        field, value = SECTIONS[section].model_fields[name], getattr(getattr(settings, section), name)
+        entry = f"{key:<{NAME_WIDTH}}  {_type_of(field)} [{_shown(value)}]  {field.description}"
+        lines += textwrap.wrap(
+            entry,
+            HELP_WIDTH,
+            initial_indent="  ",
+            subsequent_indent=" " * (NAME_WIDTH + 6),
+            drop_whitespace=True,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines) + problem
 
 
-def _settings_help(sections: tuple[str, ...]) -> str:
-    lines = ["settings:"]
-    for section in sections:
-        model = SECTIONS[section]
-        lines.append(f"\n  {section}: {model.__doc__}")
-        for name, field in model.model_fields.items():
-            default = "" if field.default is None else f" [{field.default}]"
-            lines.append(f"    {name} ({_type_name(field.annotation)}){default}")
-            lines.append(f"        {field.description}")
-    lines.append("\nThe defaults in brackets hold where the settings file says nothing.")
-    return "\n".join(lines)
+def _shown(value: Any) -> str:
+    """A value as it is written in YAML, and ``empty`` for none."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _type_name(annotation: object) -> str:
-    arguments = [a for a in get_args(annotation) if a is not type(None)]
-    if isinstance(annotation, UnionType):
-        return " | ".join(_type_name(a) for a in arguments)
-    if getattr(get_origin(annotation), "__name__", "") == "Literal" or str(annotation).startswith("typing.Lit"):
-        return " | ".join(str(a) for a in arguments)
-    if get_origin(annotation) is list:
-        return f"list of {_type_name(arguments[0])}"
-    return getattr(annotation, "__name__", str(annotation))
+def _type_of(field: FieldInfo) -> str:
+    """Type and range of a setting in words; the schema's ``title`` where the Python type says too little."""
+    return field.title or _type_name(field.annotation, field.metadata)
+
+
+def _type_name(annotation: Any, bounds: list[Any]) -> str:
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _type_name(arguments[0], [bound for info in arguments[1:] for bound in info.metadata])
+    if origin in (Union, UnionType):
+        return " | ".join(_type_name(argument, bounds) for argument in arguments)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin is list:
+        return f"list of {_type_name(arguments[0], [])}"
+    return {bool: "true | false", str: "text"}.get(annotation, annotation.__name__ + _range(bounds))
+
+
+def _range(bounds: list[Any]) -> str:
+    """``" 0..1"``, ``" >= 1"`` or ``" > 0, <= 1"``, from the constraints that pydantic keeps for a field."""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    limits = {name: getattr(bound, name) for name in signs for bound in bounds if hasattr(bound, name)}
+    if limits.keys() == {"ge", "le"}:
+        return f" {limits['ge']:g}..{limits['le']:g}"
+    return f" {', '.join(f'{signs[name]} {limit:g}' for name, limit in limits.items())}".rstrip()

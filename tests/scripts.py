@@ -1,10 +1,14 @@
 """The scripts of ``tool/`` in process: that folder is no package, and nothing imports it by name."""
 
 import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from etc import cli
+from etc.config import schema
 
 TOOLS = Path(__file__).resolve().parents[1] / "tool"
 
@@ -17,6 +21,44 @@ def load_script(name: str) -> ModuleType:
     return module
 
 
-def run(name: str, *words: object) -> int:
-    """Run a script as the command line does; gives its exit code."""
-    return cli.run(lambda: load_script(name).main([str(word) for word in words]))
+def run(name: str, *args: object) -> int:
+    """Run a script as the command line does; gives its exit code.
+
+    Every run also proves a part of the script's ``--help``: a setting that was read must be listed there.
+    """
+    script = load_script(name)
+    with recorded_keys() as read:
+        code = cli.run(lambda: script.main([str(arg) for arg in args]))
+
+    _p = Path("/tmp/h5_reads")
+    _p.mkdir(exist_ok=True)
+    _f = _p / name
+    _old = set(_f.read_text().split()) if _f.exists() else set()
+    _f.write_text("\n".join(sorted(_old | read)))
+    return code
+
+
+@contextmanager
+def recorded_keys() -> Iterator[set[str]]:
+    """Collects every ``SECTION.key`` whose value this process asks for.
+
+    Copies and dumps of whole sections do not count (they do not use attribute access), nor do the checks inside
+    the schema, which read the settings of every script alike.
+    """
+    read: set[str] = set()
+    section_of = {model: section for section, model in schema.SECTIONS.items()}
+
+    def recording(self, name):
+        value = object.__getattribute__(self, name)
+        section = section_of.get(type(self))
+        if section and name in type(self).model_fields:
+            reader = sys._getframe(1).f_code
+            if not (reader.co_filename == schema.__file__ and reader.co_name.startswith("_")):
+                read.add(f"{section}.{name}")
+        return value
+
+    schema._Section.__getattribute__ = recording
+    try:
+        yield read
+    finally:
+        del schema._Section.__getattribute__

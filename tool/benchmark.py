@@ -1,13 +1,12 @@
-"""Measure the toolkit against its budgets, on the CPU, as ratios of times that were taken in turn.
+"""Measure the toolkit against its speed budgets, on the CPU, as ratios of alternating measurements.
 
-    python tool/benchmark.py                                         # everything; a quarter of an hour on two cores
+    python tool/benchmark.py                                         # all; 15 minutes on two cores
     python tool/benchmark.py correlation store                       # some
     python tool/benchmark.py --data data/cityscapes --out docs/benchmarks.md
-    python tool/benchmark.py --quick --out exp/benchmarks.json       # tiny sizes: that it runs, not how fast
+    python tool/benchmark.py --quick --out exp/benchmarks.json       # tiny sizes, to test the script
 
-Frames are rendered; --data takes those of a folder in the Cityscapes layout (a labelled snippet of consecutive frames).
---out writes a page of Markdown, or JSON with the value of every round. A figure beyond its budget is said to be `over`;
-it is no error. Let nothing else run on the machine: ratios forgive a slow machine, and not one that changes.
+A result beyond its budget is marked `over`; it is not an error. Run it on an otherwise idle machine:
+ratios cancel a slow machine, but not a changing load.
 """
 
 import argparse
@@ -21,12 +20,18 @@ from etc.benchmark.page import Origin, machine_and_versions, save, text_table
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
     known = ", ".join(BENCHMARKS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure (default: all): {known}")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round; the figures mean nothing")
-    parser.add_argument("--data", metavar="ROOT", help="work on frames of this folder instead of rendered ones")
-    parser.add_argument("--out", metavar="FILE", help="write the results there: Markdown, or JSON (.json)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: the figures mean nothing")
+    parser.add_argument(
+        "--data",
+        metavar="ROOT",
+        help="folder in the Cityscapes layout with a labelled snippet of consecutive frames (default: rendered frames)",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="also write the results: a Markdown page, or JSON (.json) with every round"
+    )
     args = parser.parse_args(argv)
     measured = run_benchmarks(args.names, quick=args.quick, data=args.data)
     arguments = sys.argv[1:] if argv is None else argv

@@ -1,12 +1,13 @@
-"""Put several runs side by side: table, CSV, JSON, report.html, a video and a picture of the flicker.
+"""Compare runs side by side: table, CSV, JSON, HTML report, video and picture of the flicker.
 
-    python tool/compare.py                                                       # the quickstart's two runs
+    python tool/compare.py                                           # the two runs of the quickstart
     python tool/compare.py --runs base=exp/base/result etc=exp/etc/result --out exp/comparison
     python tool/compare.py --runs base=exp/base/best.pth etc=exp/etc/best.pth --out exp/comparison
 
-A run is a result folder that tool/eval_tc.py has written (and tool/test.py, where there is a network), or a checkpoint,
-which is predicted, scored and tested first, into a folder of --out. Without --config the settings are those that the
-first run was scored or trained with.
+A run is the result folder of tool/eval_tc.py (and tool/test.py, for mIoU), or a checkpoint, which
+is first predicted, scored and tested into a folder below --out. Without --config the settings are
+those that the first run was scored or trained with. Writes comparison.csv, comparison.json,
+report.html (one file with everything), side_by_side.mp4 and flicker.png into --out.
 """
 
 from pathlib import Path
@@ -22,17 +23,32 @@ from etc.report.runs import check_comparable, measure_costs, named_runs, runs_of
 
 QUICKSTART = ["baseline=exp/quickstart/baseline/result", "etc=exp/quickstart/etc/result"]
 
+KEYS = (
+    f"{cli.CLIPS} {cli.ESTIMATOR} {cli.SCORING} {cli.PREDICTOR} DATA.val_list TRAIN.arch TRAIN.layers "
+    "TEST.test_list TEST.batch_size_gen TEST.fps"
+)
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.argument_parser(__doc__, sections=("DATA", "FLOW", "TEST"))
-    parser.add_argument("--runs", nargs="+", default=QUICKSTART, metavar="NAME=WHERE", help="folders or checkpoints")
-    parser.add_argument("--out", default="exp/quickstart/comparison", help="folder of the comparison")
-    parser.add_argument("--no-speed", action="store_true", help="measure no latency")
-    parser.add_argument("--clips", type=int, default=CLIPS, help=f"clips shown in report.html [{CLIPS}]")
+    parser = cli.argument_parser(__doc__, KEYS)
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=QUICKSTART,
+        metavar="NAME=PATH",
+        help=f"result folders or checkpoints (default: {' '.join(QUICKSTART)})",
+    )
+    parser.add_argument(
+        "--out", default="exp/quickstart/comparison", help="folder to write into (default: exp/quickstart/comparison)"
+    )
+    parser.add_argument("--no-speed", action="store_true", help="do not measure latency")
+    parser.add_argument(
+        "--clips", type=int, default=CLIPS, metavar="N", help=f"clips shown in report.html (default: {CLIPS})"
+    )
     args = parser.parse_intermixed_args(argv)
     named, overrides = named_runs(args.runs)
     if args.clips < 1:
-        raise UserError(f"--clips {args.clips}: expected at least 1")
+        raise UserError(f"--clips {args.clips}: expected 1 or more")
     out = Path(args.out)
     settings = load_settings(args.config or settings_of(named[0][1]), [*overrides, *args.overrides])
     runs = runs_of(named, settings, out / "runs")

@@ -1,13 +1,14 @@
-"""Predict any pictures: colours, colours over the frame, and a video of these.
+"""Predict images, a video or a camera, and write coloured predictions.
 
-    python tool/demo.py                                             # the first clip to be scored
-    python tool/demo.py TEST.demo_dir holiday.mp4                   # a video
-    python tool/demo.py TEST.demo_dir my/folder --max-frames 50     # a folder of images
+    python tool/demo.py                                              # the first clip of DATA.clip_list
+    python tool/demo.py TEST.demo_dir holiday.mp4                    # a video
+    python tool/demo.py TEST.demo_dir my/folder --max-frames 50      # a folder of images
     python tool/demo.py TEST.demo_dir street.jpg TEST.demo_folder exp/street
-    python tool/demo.py TEST.demo_dir 0                             # a camera; Ctrl-C ends it
+    python tool/demo.py TEST.demo_dir 0                              # a camera; Ctrl-C stops it
 
-TEST.demo_dir may also be a list file (.lst, .txt), relative to DATA.data_root. Writes <name>_color.png and
-<name>_overlay.png, and overlay.mp4 when there is more than one frame, into TEST.demo_folder.
+TEST.demo_dir may also be a list file (.lst, .txt) of paths relative to DATA.data_root. Writes
+<name>_color.png (class colours) and <name>_overlay.png (colours over the frame) into
+TEST.demo_folder, and overlay.mp4 if there is more than one frame.
 """
 
 import argparse
@@ -15,16 +16,18 @@ import argparse
 from etc import cli
 from etc.predict.demo import demonstrate
 
+KEYS = f"{cli.CLIPS} {cli.NETWORK} {cli.PREDICTOR} DATA.colors_path TEST.demo_dir TEST.demo_folder TEST.fps"
+
 
 def frame_count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of frames, expected 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of frames: expected an integer of 1 or more")
     return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
-    parser.add_argument("--max-frames", type=frame_count, metavar="N", help="stop after N frames")
+    parser = cli.argument_parser(__doc__, KEYS)
+    parser.add_argument("--max-frames", type=frame_count, metavar="N", help="stop after N frames (default: all)")
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     print(f"{settings.TEST.demo_folder}: {demonstrate(settings, max_frames=args.max_frames)}")

@@ -1,16 +1,15 @@
 """Score an optical flow estimator on frame pairs with ground truth: end-point error and Fl-all.
 
-    python tool/eval_flow.py                                                  # DIS on the quickstart world
+    python tool/eval_flow.py                                         # DIS on the quickstart world
     python tool/eval_flow.py --pairs data/FlyingChairs FLOW.name raft_small
-    python tool/eval_flow.py --pairs data/kitti/training FLOW.name dis --pictures exp/flow_accuracy/pictures
+    python tool/eval_flow.py --pairs data/kitti/training FLOW.name dis --pictures exp/flow_pictures
     python tool/eval_flow.py --max-pairs 10 FLOW.name dis FLOW.preset fast FLOW.scale 0.5
 
---pairs: a folder, searched with all below it for FlyingChairs (00001_img1.ppm, 00001_img2.ppm, 00001_flow.flo),
-frame1.png frame2.png flow_gt.png, KITTI 2015 (image_2, flow_occ) or the Cityscapes layout (leftImg8bit, flow); without
-it the validation flow of DATA.data_root. FLOW.name dataset would be the truth
-itself: DIS is scored instead.
-Only valid pixels count. Writes <folder>_<estimator>.json, and with --pictures a picture a pair: frame, true flow,
-estimate and error.
+--pairs is searched with its sub-folders for FlyingChairs (00001_img1.ppm, 00001_img2.ppm,
+00001_flow.flo), frame1.png frame2.png flow_gt.png, KITTI 2015 (image_2, flow_occ) and the Cityscapes
+layout (leftImg8bit, flow). FLOW.name dataset is the ground truth itself, so DIS is scored instead.
+Only pixels with valid ground truth count. Writes <folder>_<estimator>.json into --out, and with
+--pictures one picture per pair: frame, true flow, estimate and error.
 """
 
 from pathlib import Path
@@ -23,17 +22,26 @@ from etc.flow import build_flow
 from etc.flow.accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
 from etc.flow.build import flow_estimator
 
+KEYS = f"{cli.WORLD} {cli.ESTIMATOR} TEST.device"
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.argument_parser(__doc__, sections=("DATA", "FLOW", "TEST"))
-    parser.add_argument("--pairs", metavar="FOLDER", help="frame pairs with true flow (default: of DATA.data_root)")
-    parser.add_argument("--max-pairs", type=int, metavar="N", help="score the first N pairs only")
-    parser.add_argument("--pictures", metavar="FOLDER", help="write a picture of every pair there")
-    parser.add_argument("--out", metavar="FOLDER", default="exp/flow_accuracy", help="folder of the JSON file")
+    parser = cli.argument_parser(__doc__, KEYS)
+    parser.add_argument(
+        "--pairs", metavar="FOLDER", help="frame pairs with true flow (default: DATA.data_root/flow/val)"
+    )
+    parser.add_argument("--max-pairs", type=int, metavar="N", help="score only the first N pairs (default: all)")
+    parser.add_argument("--pictures", metavar="FOLDER", help="folder for one picture per pair (default: none)")
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        default="exp/flow_accuracy",
+        help="folder of the JSON file (default: exp/flow_accuracy)",
+    )
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     if args.max_pairs is not None and args.max_pairs < 1:
-        raise UserError(f"--max-pairs {args.max_pairs}: 1 or more are needed")
+        raise UserError(f"--max-pairs {args.max_pairs}: expected 1 or more")
     if args.pairs is None:
         prepare(settings)
     folder = Path(args.pairs or Path(settings.DATA.data_root) / "flow/val")

@@ -1,21 +1,20 @@
-"""Labels for unlabelled video from a trained network: sure pixels are labelled, all others ignored.
+"""Label unlabelled video with a trained network: confident pixels are labelled, others ignored.
 
-    python tool/gen_pseudo_labels.py                                           # the video of the quickstart world
-    python tool/gen_pseudo_labels.py TEST.flip true TEST.scales [0.75,1.0,1.25]   # test-time augmentation
-    python tool/gen_pseudo_labels.py --keep-share 0.5                          # the surest half of each class
-    python tool/gen_pseudo_labels.py --temporal FLOW.name dis                  # what the frames beside it confirm
-    python tool/gen_pseudo_labels.py --config configs/cityscapes/pspnet18_flow.yaml TRAIN.layers 101 \\
-        TEST.ckpt_path teacher.pth --frames clips.lst --out exp/pseudo
+    python tool/gen_pseudo_labels.py                                 # the quickstart world
+    python tool/gen_pseudo_labels.py TEST.flip true TEST.scales [0.75,1.0,1.25]
+    python tool/gen_pseudo_labels.py --keep-share 0.5                # the most confident half per class
+    python tool/gen_pseudo_labels.py --temporal FLOW.name dis        # what neighbouring frames confirm
+    python tool/gen_pseudo_labels.py --config configs/cityscapes/pspnet18_flow.yaml \\
+        TRAIN.layers 101 TEST.ckpt_path teacher.pth --frames clips.lst --out exp/pseudo
 
-The teacher is TEST.ckpt_path. Without --frames it labels the video around the frames of DATA.train_list, as far as it
-is on disk. Writes into --out:
-  labels/<frame>.png   encoded as DATA.label_map says, 255 where nothing is kept
-  train.lst            for DATA.train_list; without --frames, frames that have a label there keep that one
-  pseudo_labels.json   what was kept of each class and, where frames have labels of their own, how much of it is right:
-                       on frames that the teacher was trained on, more than elsewhere
-  examples.png         worth a look
-  teacher/             its predictions: a run that was cut off goes on, and another choice of labels predicts nothing
-                       anew; delete it when done
+The labelling network (teacher) is TEST.ckpt_path. Writes into --out:
+  labels/<frame>.png   encoded as DATA.label_map says; 255 where no label is kept
+  train.lst            for DATA.train_list; without --frames, labelled frames keep their own label
+  pseudo_labels.json   share of pixels kept per class and, for frames that have a label of their own,
+                       how much of it is right (higher on frames that the teacher was trained on)
+  examples.png         a few frames with their pseudo-labels
+  teacher/             predictions, reused if the run is continued or other options are chosen;
+                       delete it when done
 torchrun shares the frames between processes.
 """
 
@@ -27,15 +26,35 @@ from etc.pseudo_labels.generate import make_pseudo_labels, video_frames
 from etc.pseudo_labels.report import pseudo_table, save
 from etc.pseudo_labels.selection import Choice
 
+KEYS = (
+    f"{cli.WORLD} {cli.NETWORK} {cli.PREDICTOR} {cli.ESTIMATOR} DATA.layout DATA.train_list DATA.frame_step "
+    "DATA.label_map DATA.names_path DATA.colors_path FLOW.cache FLOW.occlusion TRAIN.ignore_label"
+)
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.argument_parser(__doc__, sections=("DATA", "FLOW", "TRAIN", "TEST"))
-    parser.add_argument("--frames", metavar="LIST", help="list file or folder of frames to label")
-    parser.add_argument("--threshold", type=float, metavar="T", help="least confidence that is kept (default: 0.9)")
-    parser.add_argument("--keep-share", type=float, metavar="S", help="share of each class to keep, the surest pixels")
-    parser.add_argument("--temporal", action="store_true", help="keep only what a neighbour confirms along the flow")
-    parser.add_argument("--out", default="exp/pseudo_labels", metavar="FOLDER", help="default: exp/pseudo_labels")
-    parser.add_argument("--overwrite", action="store_true", help="throw away another teacher's predictions in --out")
+    parser = cli.argument_parser(__doc__, KEYS)
+    parser.add_argument(
+        "--frames", metavar="LIST", help="list file or folder of frames (default: video around DATA.train_list)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="keep pixels of at least this confidence, 0..1 (default: 0.9)"
+    )
+    parser.add_argument(
+        "--keep-share",
+        type=float,
+        metavar="S",
+        help="instead, keep this share of each class, 0..1: its most confident pixels",
+    )
+    parser.add_argument(
+        "--temporal",
+        action="store_true",
+        help="keep only pixels whose class a neighbouring frame confirms along the flow",
+    )
+    parser.add_argument(
+        "--out", default="exp/pseudo_labels", metavar="FOLDER", help="folder to write into (default: exp/pseudo_labels)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete predictions of a different teacher in --out")
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     threshold = 0.9 if args.threshold is None and args.keep_share is None else args.threshold

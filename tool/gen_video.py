@@ -1,23 +1,26 @@
-"""Predict the clips to be scored: label maps, colour pictures and an H.264 video a clip.
+"""Predict the clips to be scored: label maps, colour images and one H.264 video per clip.
 
-    python tool/gen_video.py                                                     # the quickstart world
-    python tool/gen_video.py TEST.ckpt_path exp/quickstart/baseline/best.pth TEST.save_folder exp/baseline
-    python tool/gen_video.py --config configs/cityscapes/pspnet18_flow.yaml TEST.batch_size_gen 4 --overwrite
+    python tool/gen_video.py                                         # the quickstart world
+    python tool/gen_video.py TEST.ckpt_path exp/base/best.pth TEST.save_folder exp/base/result
+    python tool/gen_video.py --config configs/cityscapes/pspnet18_flow.yaml --overwrite
     torchrun --nproc_per_node 4 tool/gen_video.py --config configs/cityscapes/pspnet18_flow.yaml
 
-Writes gray/<frame>.png (train ids), color/<frame>.png and mp4/<first frame>.mp4 into TEST.save_folder/video. A run that
-was cut off goes on where it stopped; predictions of another checkpoint are not mixed in. torchrun shares the clips
-between processes.
+Writes gray/<frame>.png (train ids), color/<frame>.png and mp4/<first frame>.mp4 into
+TEST.save_folder/video. A second run predicts only what is missing, so an interrupted run can be
+continued; predictions of a different checkpoint or settings are refused unless --overwrite is
+given. torchrun shares the clips between processes. tool/eval_tc.py scores the predictions.
 """
 
 from etc import cli, distributed
 from etc.distributed import device_of
 from etc.predict.clips import generate
 
+KEYS = f"{cli.CLIPS} {cli.NETWORK} {cli.PREDICTOR} DATA.colors_path TEST.save_folder TEST.batch_size_gen TEST.fps"
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
-    parser.add_argument("--overwrite", action="store_true", help="remove the predictions that are there first")
+    parser = cli.argument_parser(__doc__, KEYS)
+    parser.add_argument("--overwrite", action="store_true", help="delete existing predictions first")
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     with distributed.process_group(device_of(settings.TEST.device)):

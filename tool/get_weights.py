@@ -1,11 +1,11 @@
-"""List every file of weights the toolkit can use, and download those that have a direct link.
+"""List every weight file that the toolkit can use, and download those that have a direct link.
 
-    python tool/get_weights.py                                # the list: source, hash, licence, and what is here
-    python tool/get_weights.py raft_small resnet18            # download, hash checked, to where the toolkit looks
-    python tool/get_weights.py all --folder to/carry          # everything with a direct link, for another machine
+    python tool/get_weights.py                               # list: source, hash, licence, found or not
+    python tool/get_weights.py raft_small resnet18           # download to where the toolkit looks
+    python tool/get_weights.py all --folder to/carry         # download all, for another machine
 
-Nothing in the quickstart needs any of them. Files that are here are shown with their SHA-256, so that those whose
-authors publish none can be compared with each other.
+The hash of a download is checked. The quickstart needs none of these files. Files that are present
+are listed with their SHA-256, so that copies of files without a published hash can be compared.
 """
 
 import argparse
@@ -17,14 +17,16 @@ from etc.weights import description, download, weight_files
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="files to download, or all")
-    parser.add_argument("--folder", help="look and download there instead")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="weight files to download, or all (default: list only)"
+    )
+    parser.add_argument("--folder", metavar="FOLDER", help="look and download there instead")
     args = parser.parse_args(argv)
     files = weight_files()
     unknown = [name for name in args.names if name not in (*files, "all")]
     if unknown:
-        raise UserError(f"unknown weights {' '.join(unknown)}: all, {', '.join(files)}")
+        raise UserError(f"unknown weights {' '.join(unknown)}: expected all, {', '.join(files)}")
     wanted = args.names
     if "all" in wanted:
         wanted = [name for name, file in files.items() if file.direct]

@@ -1,12 +1,11 @@
 """Write the list files of a data set from its official folder.
 
-python tool/make_lists.py cityscapes data/cityscapes          # into data/lists/cityscapes
+python tool/make_lists.py cityscapes data/cityscapes     # into data/lists/cityscapes
 python tool/make_lists.py camvid data/camvid
-python tool/make_lists.py folder my/videos --out my/lists     # every folder of frames becomes a clip
+python tool/make_lists.py folder my/videos --out my/lists    # one clip per folder of frames
 """
 
 import argparse
-import textwrap
 from pathlib import Path
 
 from etc import cli
@@ -18,13 +17,11 @@ from etc.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     described = (f"  {layout.name}\n{textwrap.indent(layout.description, '    ')}" for layout in LAYOUTS.values())
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="layouts:\n" + "\n".join(described),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, epilog="layouts:\n" + "\n".join(described), formatter_class=cli.HelpFormatter
     )
     parser.add_argument("layout", choices=LAYOUTS, help="how the data set names its files and folders, see below")
     parser.add_argument("root", help="folder of the data set")
-    parser.add_argument("--out", help="folder of the lists (default: data/lists/<layout>)")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the lists (default: data/lists/<layout>)")
     args = parser.parse_args(argv)
     if not Path(args.root).is_dir():
         raise UserError(f"{args.root} is not a folder")

@@ -1,11 +1,13 @@
-"""The whole path on a laptop: render, train without and with motion loss, predict, score, compare.
+"""Run everything on a laptop: render, train without and with motion loss, predict, score, compare.
 
     python tool/quickstart.py            # or: make quickstart
+    python tool/quickstart.py DATA.synthetic_train 12    # settings for every step
 
-Runs the same scripts that real data uses, one after the other, on configs/quickstart.yaml, and stops at the first one
-that fails. Interrupted, it goes on where it stopped. Random weights need most of the time to learn anything, so they
-learn once, without motion loss; from that start the baseline and ETC train on with the same seed, data and steps, and
-only TRAIN.st_weight differs.
+Runs the scripts that real data uses one after the other with configs/quickstart.yaml, and stops at
+the first one that fails; started again, it continues where it stopped. A network with random weights
+is trained first, without motion loss. From there, the baseline and ETC are trained with the same
+seed, data and number of steps; only TRAIN.st_weight differs. Everything is written into
+exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 """
 
 import shlex

@@ -1,14 +1,15 @@
-"""mIoU of a checkpoint on labelled frames; predictions for the Cityscapes test server.
+"""Measure the mIoU of a checkpoint on labelled frames, or predict for the Cityscapes test server.
 
-    python tool/test.py                                                          # the quickstart world
-    python tool/test.py TEST.ckpt_path exp/quickstart/baseline/best.pth TEST.save_folder exp/baseline
-    python tool/test.py TEST.flip true TEST.scales [0.75,1.0,1.25] TEST.save_folder exp/tta  # test-time augmentation
+    python tool/test.py                                              # the quickstart world
+    python tool/test.py TEST.ckpt_path exp/base/best.pth TEST.save_folder exp/base/result
+    python tool/test.py TEST.flip true TEST.scales [0.75,1.0,1.25] TEST.save_folder exp/tta
     python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.mode slide
     python tool/test.py --config configs/cityscapes/pspnet18_flow.yaml TEST.mode slide \\
         TEST.flip true TEST.test_list data/lists/cityscapes/test.lst --export exp/upload
 
-Writes miou.json, miou.csv and confusion.png into TEST.save_folder. --export also writes every prediction as label ids
-under the name that the server expects; the list may then hold frames without label.
+Writes miou.json, miou.csv and confusion.png into TEST.save_folder. --export also writes every
+prediction as label ids, under the file name that the test server expects; then frames may lack a
+label. torchrun shares the frames between processes.
 """
 
 from pathlib import Path
@@ -20,10 +21,15 @@ from etc.evaluate.frames import score_frames
 from etc.evaluate.tables import frame_table
 from etc.report.confusion_matrix import write_confusion
 
+KEYS = (
+    f"{cli.WORLD} {cli.NETWORK} {cli.PREDICTOR} DATA.val_list DATA.label_map DATA.names_path "
+    "TRAIN.ignore_label TEST.test_list TEST.save_folder"
+)
+
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.argument_parser(__doc__, sections=("DATA", "TRAIN", "TEST"))
-    parser.add_argument("--export", metavar="FOLDER", help="write predictions for the Cityscapes test server there")
+    parser = cli.argument_parser(__doc__, KEYS)
+    parser.add_argument("--export", metavar="FOLDER", help="folder of predictions for the Cityscapes test server")
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     names = class_names(settings)

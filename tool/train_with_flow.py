@@ -1,21 +1,26 @@
-"""Train a segmentation network with motion loss.
+"""Train a segmentation network, with motion loss and distillation as the settings say.
 
-    python tool/train_with_flow.py                                             # the quickstart world, CPU
-    python tool/train_with_flow.py TRAIN.st_weight 0 TRAIN.save_path exp/base  # the baseline
+    python tool/train_with_flow.py                                   # the quickstart world, on the CPU
+    python tool/train_with_flow.py TRAIN.st_weight 0 TRAIN.save_path exp/base    # the baseline
     python tool/train_with_flow.py --config configs/camvid/pspnet18_flow.yaml TRAIN.resume auto
     torchrun --nproc_per_node 4 tool/train_with_flow.py --config configs/cityscapes/pspnet18_flow.yaml
 
-Writes last.pth, best.pth (the highest mIoU of the validations), settings.yaml and TensorBoard logs into
-TRAIN.save_path.
+Writes last.pth (after every epoch), best.pth (highest mIoU), settings.yaml and TensorBoard logs
+into TRAIN.save_path.
 """
 
 from etc import cli, distributed
 from etc.distributed import device_of
 from etc.train.trainer import Trainer
 
+KEYS = (
+    f"{cli.CLIPS} {cli.PREDICTOR} {cli.ESTIMATOR} DATA.train_list DATA.val_list DATA.classes DATA.label_map "
+    "DATA.allow_missing_neighbours DATA.colors_path FLOW.source FLOW.cache TRAIN DISTILL TEST.device DISTRIBUTED"
+)
+
 
 def main(argv: list[str] | None = None) -> int:
-    settings = cli.parse(argv, description=__doc__)
+    settings = cli.parse(argv, description=__doc__, keys=KEYS)
     with distributed.process_group(device_of(settings.TEST.device)) as device:
         Trainer(settings, device).run()
     return 0

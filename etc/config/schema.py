@@ -1,6 +1,8 @@
 """The sections and keys of the settings: types, ranges, defaults and a one-line description each.
 
 The defaults are those of the published training on Cityscapes; ``configs/quickstart.yaml`` sets what differs.
+``description`` and ``title`` are for ``--help``: one line of meaning, and what to write where the Python type says too
+little (``path`` instead of ``text``).
 """
 
 from __future__ import annotations
@@ -33,122 +35,160 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """Where the frames are and how they are named."""
+    """The data set: folders, lists, classes."""
 
-    data_root: str = Field("data/cityscapes", description="folder that the list files are relative to")
-    # Names of etc/data/layouts.py, which checks them: the list there knows how each data set is read.
+    data_root: str = Field(
+        "data/cityscapes",
+        title="path",
+        description="folder of the data set; the paths in list files are relative to it",
+    )
+    # The layouts and label maps of etc/data/layouts.py, which checks the names: config stands below data.
     layout: str = Field(
         "cityscapes",
-        description="how frame numbers are read from file names; tool/make_lists.py --help lists the layouts",
+        title="name",
+        description="how file names give frame numbers; tool/make_lists.py --help lists the layouts",
     )
-    train_list: str = Field("data/lists/cityscapes/train.lst", description="one 'image label' or 'image' per line")
-    val_list: str = Field("data/lists/cityscapes/val.lst", description="labelled frames for mIoU")
+    train_list: str = Field(
+        "data/lists/cityscapes/train.lst",
+        title="path",
+        description="training frames, one 'image label' or 'image' per line",
+    )
+    val_list: str = Field(
+        "data/lists/cityscapes/val.lst",
+        title="path",
+        description="labelled frames for mIoU, one 'image label' per line",
+    )
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
-        description="all frames of the clips to score, one 'image [label]' per line, a blank line between clips",
+        title="path",
+        description="clips to score: every frame, one 'image [label]' per line, a blank line between clips",
     )
     classes: int = Field(19, description="number of classes", ge=1, le=254)
     label_map: str = Field(
-        "cityscapes", description="cityscapes: labelIds -> 19 train ids; none: labels are train ids already"
+        "cityscapes",
+        title="name | none",
+        description="cityscapes: label files hold label ids, mapped to 19 train ids; none: they hold train ids",
     )
     frame_step: Positive = Field(1, description="difference between the frame numbers of consecutive frames")
     allow_missing_neighbours: bool = Field(
-        False, description="train frames that have no neighbour on disk with the segmentation loss alone"
+        False, description="train frames without a neighbour on disk too, with the segmentation loss alone"
     )
-    names_path: str = Field("data/palettes/cityscapes_names.txt", description="class names, one per line")
-    colors_path: str = Field("data/palettes/cityscapes_colors.txt", description="one 'R G B' line per class")
+    names_path: str = Field("data/palettes/cityscapes_names.txt", title="path", description="class names, one per line")
+    colors_path: str = Field(
+        "data/palettes/cityscapes_colors.txt", title="path", description="class colours, one 'R G B' line per class"
+    )
     synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
-    synthetic_height: int = Field(256, description="frame height of the synthetic world, pixels", ge=64)
-    synthetic_width: int = Field(512, description="frame width of the synthetic world, pixels", ge=64)
+    synthetic_height: int = Field(256, description="frame height in the synthetic world, pixels", ge=64)
+    synthetic_width: int = Field(512, description="frame width in the synthetic world, pixels", ge=64)
     synthetic_train: Positive = Field(12, description="training snippets of 30 frames in the synthetic world")
     synthetic_val: Positive = Field(4, description="validation snippets of 30 frames in the synthetic world")
-    synthetic_seed: int = Field(0, description="seed of the synthetic world", ge=0)
+    synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0)
 
 
 class Flow(_Section):
-    """Which optical flow warps the neighbour."""
+    """Optical flow: which estimator, and where its results are kept."""
 
     name: str = Field(
         "dis",
-        description="; ".join(f"{name}: {what}" for name, what in FLOW_ESTIMATORS.items())
-        + "; dataset: the data set's own flow files, no estimator",
+        title=" | ".join((*FLOW_ESTIMATORS, "dataset")),
+        description="optical flow estimator; dataset: the flow files that come with the data set",
     )
     source: Literal["cached", "online"] = Field(
         "cached",
-        description="training flow; cached: computed once per pair of whole frames; online: estimated from the crops "
-        "in every step",
+        description="training flow; cached: computed once per pair of whole frames; online: estimated from "
+        "the crops in every step",
     )
-    weights: str | None = Field(None, description="weight file of the estimator, where it needs one")
-    preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="preset of dis")
-    cache: str = Field("data/flow_cache", description="folder of computed flow")
+    weights: str | None = Field(None, title="path", description="weight file of the estimator; flownet2 needs one")
+    preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="speed preset of dis")
+    cache: str = Field("data/flow_cache", title="path", description="folder that keeps computed flow")
     input: Literal["rgb255", "normalized"] = Field(
         "rgb255",
-        description="input of the estimator; normalized reproduces the published mistakes (contrast; for FlowNet2 also "
-        "the resizing)",
+        description="pixel values fed to the estimator; normalized reproduces the mistakes of the published "
+        "code (contrast; for FlowNet2 also the resizing)",
     )
     scale: float = Field(
-        1.0, description="factor on the image size before the estimation: less memory, coarser flow", gt=0, le=1
+        1.0, description="resize factor of the images before the estimation: less memory, coarser flow", gt=0, le=1
     )
     evaluate_with: list[str] = Field(
         [],
-        description="estimators for scoring, where they should differ from name; several give a table, the first is "
-        "the headline; dis@fast sets the preset, flownet2@FILE the weights, otherwise the FLOW settings apply",
+        title="list of estimators",
+        description="estimators for scoring, [dis@fast, flownet2@FILE] with preset or weights; the first gives "
+        "the main result; empty list: FLOW.name",
     )
-    occlusion: bool = Field(True, description="scoring, strict: ignore occluded pixels (needs backward flow)")
+    occlusion: bool = Field(True, description="strict TC: leave out occluded pixels (needs the backward flow too)")
 
 
 class Train(_Section):
     """The network and its training."""
 
-    arch: str = Field("psp", description="psp, mobile, lraspp, deeplabv3_*, timm:<name>, package.module:factory")
-    layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the psp backbone")
+    arch: str = Field(
+        "psp",
+        title="psp | mobile | lraspp | deeplabv3_* | timm:<name> | package.module:factory",
+        description="network architecture",
+    )
+    layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the ResNet of arch psp")
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
     backbone_weights: str | None = Field(
-        None, description="file of ImageNet weights for a psp backbone; psp 50, 101, 152 have no others"
+        None, title="path", description="ImageNet weights for arch psp; layers 50, 101 and 152 have no download"
     )
-    weight: str | None = Field(None, description="checkpoint to start from (fine-tuning); replaces ImageNet weights")
-    train_h: Positive = Field(769, description="height of the training crop")
-    train_w: Positive = Field(769, description="width of the training crop")
+    weight: str | None = Field(
+        None, title="path", description="checkpoint to start from (fine-tuning), instead of ImageNet weights"
+    )
+    train_h: Positive = Field(769, description="height of the training crop, pixels")
+    train_w: Positive = Field(769, description="width of the training crop, pixels")
     scale_min: float = Field(0.5, description="smallest random scale", gt=0)
     scale_max: float = Field(2.0, description="largest random scale", gt=0)
     rotate_min: float = Field(-10.0, description="smallest random rotation, degrees", ge=-180)
     rotate_max: float = Field(10.0, description="largest random rotation, degrees", le=180)
     blur: Fraction = Field(0.5, description="probability of a 5x5 Gaussian blur")
-    zoom_factor: Literal[8] = Field(8, description="output stride of the network (published key; 8 only)")
-    ignore_label: int = Field(255, description="label value that is ignored in the files", ge=0, le=255)
+    zoom_factor: Literal[8] = Field(8, description="output stride of the network (published key; only 8)")
+    ignore_label: int = Field(255, description="label value that is excluded from losses and scores", ge=0, le=255)
     loss: Literal["dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy"] = Field(
-        "dsn", description="segmentation loss: cross entropy of both heads, OHEM ones, or of one head"
+        "dsn",
+        description="segmentation loss: cross entropy of both heads (dsn), over hard pixels only (ohem_dsn) or "
+        "over those of the main head (ohem_dsn_single); cross_entropy: main head alone",
     )
-    class_weight: Literal["none", "cityscapes"] = Field("none", description="class weights of the loss")
+    class_weight: Literal["none", "cityscapes"] = Field("none", description="class weights of the segmentation loss")
     aux_weight: float = Field(0.4, description="weight of the auxiliary head's loss", ge=0)
-    st_weight: float = Field(0.1, description="weight of the motion loss; 0 is the baseline", ge=0)
+    st_weight: float = Field(0.1, description="weight of the motion loss; 0: baseline without it", ge=0)
     self_training: Fraction | None = Field(
         None,
-        description="pseudo-label unlabelled frames with the frozen initial network (weight) where its confidence "
+        description="pseudo-label unlabelled frames with the initial network (weight) where its confidence "
         "exceeds this; empty: no segmentation loss there",
     )
-    frame_gap: Positive = Field(3, description="largest distance of the neighbour, frames")
+    frame_gap: Positive = Field(3, description="largest distance between a frame and its neighbour, frames")
     random_frame: bool = Field(
-        True, description="distance of the neighbour drawn from -frame_gap..frame_gap; false: always +frame_gap"
+        True, description="draw the neighbour from -frame_gap..frame_gap; false: always +frame_gap"
     )
-    visibility: Literal["published", "l1"] = Field("l1", description="visibility mask of the motion loss")
-    mask_padding: bool = Field(True, description="motion loss ignores padding and out-of-frame sources")
-    batch_size: Positive = Field(8, description="clips per training step, over all processes")
+    visibility: Literal["published", "l1"] = Field(
+        "l1",
+        description="visibility mask of the motion loss; l1: from the sum of absolute channel differences; "
+        "published: differences of opposite sign cancel",
+    )
+    mask_padding: bool = Field(
+        True, description="leave padding and motion from outside the frame out of the motion loss"
+    )
+    batch_size: Positive = Field(8, description="clips per step, over all processes")
     workers: int = Field(4, description="DataLoader workers per training process", ge=0)
     base_lr: float = Field(0.01, description="learning rate of the backbone; new layers learn 10x faster", gt=0)
     epochs: Positive = Field(200, description="passes over the training list")
-    power: float = Field(0.9, description="power of the polynomial learning rate decay", ge=0)
-    momentum: Fraction = Field(0.9, description="momentum of SGD")
-    weight_decay: float = Field(1e-4, description="weight decay of SGD", ge=0)
+    power: float = Field(0.9, description="exponent of the polynomial learning rate decay", ge=0)
+    momentum: Fraction = Field(0.9, description="SGD momentum")
+    weight_decay: float = Field(1e-4, description="SGD weight decay", ge=0)
     amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
-    compile: bool = Field(False, description="torch.compile the network in training (needs a C++ compiler)")
-    manual_seed: int = Field(0, description="seed of weights, order, crops and neighbours", ge=0)
-    print_freq: Positive = Field(10, description="steps between two log entries")
-    val_freq: Positive = Field(10, description="epochs between two validations (the last is always validated)")
-    val_clips: Positive | None = Field(None, description="clips whose TC a validation measures; empty: all")
-    save_path: str = Field("exp/cityscapes/pspnet18_flow", description="folder of checkpoints and logs")
+    compile: bool = Field(False, description="compile the network with torch.compile (needs a C++ compiler)")
+    manual_seed: int = Field(0, description="random seed of weights, order, crops and neighbours", ge=0)
+    print_freq: Positive = Field(10, description="steps between log entries")
+    val_freq: Positive = Field(10, description="epochs between validations; the last epoch is always validated")
+    val_clips: Positive | None = Field(
+        None, description="number of clips whose TC is measured by a validation; empty: all"
+    )
+    save_path: str = Field("exp/cityscapes/pspnet18_flow", title="path", description="folder for checkpoints and logs")
     resume: str | None = Field(
-        None, description="auto: continue the run in save_path, or start it; or a checkpoint to continue"
+        None,
+        title="auto | path",
+        description="auto: continue the run in save_path, if there is one; path: continue that checkpoint; "
+        "empty: start anew",
     )
 
     @model_validator(mode="after")
@@ -166,27 +206,31 @@ class Train(_Section):
 
 
 class Distill(_Section):
-    """What the student learns from a trained, frozen network, the teacher; a weight of 0 leaves a loss out."""
+    """Distillation from a trained, frozen network, the teacher; a weight of 0 switches a loss off."""
 
-    teacher_arch: str = Field("psp101", description="arch of the teacher: psp101, or what TRAIN.arch takes")
-    teacher_weight: str | None = Field(None, description="checkpoint of the teacher")
-    kd_weight: float = Field(0.0, description="weight of the pixel-wise loss: the teacher's class probabilities", ge=0)
-    pf_weight: float = Field(0.0, description="weight of the pair-wise-frames loss: how two frames correspond", ge=0)
-    mf_weight: float = Field(0.0, description="weight of the multi-frame loss: how three frames evolve", ge=0)
-    kd_on: Literal["logits", "fea"] = Field("logits", description="output that kd compares")
-    pf_on: Literal["logits", "fea"] = Field("fea", description="output that pf compares")
-    mf_on: Literal["logits", "fea"] = Field("fea", description="output that mf compares")
-    temperature: float = Field(1.0, description="temperature of kd", gt=0)
+    teacher_arch: str = Field(
+        "psp101",
+        description="architecture of the teacher: psp18, psp50, psp101, psp152, or a TRAIN.arch other than psp",
+    )
+    teacher_weight: str | None = Field(None, title="path", description="checkpoint of the teacher")
+    kd_weight: float = Field(0.0, description="weight of kd, the pixel-wise loss on class probabilities; 0: off", ge=0)
+    pf_weight: float = Field(
+        0.0, description="weight of pf, the loss on the similarities between two frames; 0: off", ge=0
+    )
+    mf_weight: float = Field(0.0, description="weight of mf, the loss on similarities over three frames; 0: off", ge=0)
+    kd_on: Literal["logits", "fea"] = Field("logits", description="what kd compares: logits or features")
+    pf_on: Literal["logits", "fea"] = Field("fea", description="what pf compares")
+    mf_on: Literal["logits", "fea"] = Field("fea", description="what mf compares")
+    temperature: float = Field(1.0, description="softmax temperature of kd", gt=0)
     kd_reduction: Literal["pixel", "mean"] = Field(
-        "pixel", description="kd: mean over pixels, times the squared temperature; mean: over every element (published)"
+        "pixel", description="pixel: mean over pixels times temperature squared; mean: over all elements (published)"
     )
     source: Literal["online", "cached"] = Field(
         "online",
-        description="online: the teacher runs on the crops of every step; cached: its logits of the whole frames are "
-        "computed once, and training never runs the teacher (logits only)",
+        description="online: run the teacher in every step; cached: compute its logits of whole frames once",
     )
-    cache: str = Field("data/teacher_cache", description="folder of the teacher's computed logits")
-    mf_pool: Positive = Field(16, description="mf: side of the average pooling before the self-similarity")
+    cache: str = Field("data/teacher_cache", title="path", description="folder that keeps the teacher's logits")
+    mf_pool: Positive = Field(16, description="side of the average pooling that mf applies before its similarities")
 
     @property
     def used(self) -> bool:
@@ -207,41 +251,60 @@ class Distill(_Section):
 class Test(_Section):
     """Prediction and scoring."""
 
-    ckpt_path: str = Field("exp/cityscapes/pspnet18_flow/best.pth", description="checkpoint to evaluate")
-    save_folder: str = Field("exp/cityscapes/pspnet18_flow/result", description="folder of all results")
-    test_list: str | None = Field(None, description="frames for tool/test.py; empty: DATA.val_list")
+    ckpt_path: str = Field("exp/cityscapes/pspnet18_flow/best.pth", title="path", description="checkpoint to evaluate")
+    save_folder: str = Field(
+        "exp/cityscapes/pspnet18_flow/result", title="path", description="folder for predictions and scores"
+    )
+    test_list: str | None = Field(None, title="path", description="frames for tool/test.py; empty: DATA.val_list")
     predictions: str | None = Field(
-        None, description="tool/eval_tc.py: folder of predictions, PNG; empty: those in save_folder/video/gray"
+        None, title="path", description="folder of predictions (PNG) to score; empty: save_folder/video/gray"
     )
     prediction_ids: Literal["auto", "train", "label", "color"] = Field(
         "auto",
-        description="what the predictions hold: train ids, Cityscapes label ids or colours of DATA.colors_path; auto: "
-        "recognised by their values",
+        description="pixel values of the predictions: train ids, Cityscapes label ids, colours of "
+        "DATA.colors_path; auto: detect",
     )
-    allow_gaps: bool = Field(False, description="score the pairs that have predictions where some frames have none")
+    allow_gaps: bool = Field(
+        False, description="some frames may lack a prediction; score the pairs where both have one"
+    )
     frames: str | None = Field(
-        None, description="frames to score, a folder or a video file; empty: the clips of DATA.clip_list"
+        None, title="path", description="frames to score, a folder or a video file; empty: the clips of DATA.clip_list"
     )
     cityscapes: Literal["sampled", "full"] | None = Field(
-        None, description="score the published protocol's clips below data_root: 108 sampled ones or all 500"
+        None,
+        description="score the clips of the published protocol in data_root: 108 sampled ones, or all 500; "
+        "empty: DATA.clip_list",
     )
     strides: list[Positive] = Field(
-        [1], description="scoring: distances between the frames of a pair; the first is the headline", min_length=1
+        [1],
+        description="distances between the two frames of a scored pair; the first gives the main result",
+        min_length=1,
     )
-    base_size: int = Field(0, description="long side that frames are resized to; 0: as they are", ge=0)
-    test_h: Positive = Field(769, description="height of the sliding window")
-    test_w: Positive = Field(769, description="width of the sliding window")
-    mode: Literal["whole", "slide"] = Field("whole", description="whole image or sliding window")
-    overlap: float = Field(1 / 3, description="overlap of neighbouring windows, as a share of the window", ge=0, lt=1)
-    scales: list[float] = Field([1.0], description="scales whose probabilities are averaged", min_length=1)
-    flip: bool = Field(False, description="average with the mirrored image")
+    base_size: int = Field(
+        0, description="resize frames to this long side before prediction, pixels; 0: keep their size", ge=0
+    )
+    test_h: Positive = Field(769, description="height of the sliding window, pixels")
+    test_w: Positive = Field(769, description="width of the sliding window, pixels")
+    mode: Literal["whole", "slide"] = Field("whole", description="predict the whole image or a sliding window")
+    overlap: float = Field(1 / 3, description="fraction of the window that neighbouring windows share", ge=0, lt=1)
+    scales: list[float] = Field(
+        [1.0],
+        title="list of float > 0",
+        description="average the class probabilities over these image scales",
+        min_length=1,
+    )
+    flip: bool = Field(False, description="average with the prediction of the mirrored image")
     demo_dir: str | int | None = Field(
-        None, description="tool/demo.py: list, folder, image, video file or camera index; empty: the clips"
+        None,
+        title="path | int",
+        description="input: list file, folder, image, video, or number of a camera; empty: the first clip to score",
     )
-    demo_folder: str = Field("exp/demo", description="where tool/demo.py writes")
-    batch_size_gen: Positive = Field(1, description="frames per forward pass of tool/gen_video.py")
+    demo_folder: str = Field("exp/demo", title="path", description="output folder of tool/demo.py")
+    batch_size_gen: Positive = Field(1, description="frames per batch")
     fps: float = Field(17.0, description="frame rate of written videos", gt=0)
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N; also used by the training")
+    device: str = Field(
+        "auto", title="auto | cpu | cuda | cuda:N", description="device of training, prediction and flow"
+    )
 
     @model_validator(mode="after")
     def _scales(self) -> Test:
@@ -255,7 +318,7 @@ class Test(_Section):
 class Distributed(_Section):
     """Training on several GPUs: start it with torchrun."""
 
-    sync_bn: bool = Field(True, description="batch norm over all processes (CUDA only)")
+    sync_bn: bool = Field(True, description="synchronise batch norm over all processes (CUDA only)")
 
 
 SECTIONS: dict[str, type[_Section]] = {

@@ -31,8 +31,8 @@ SEGMENTATION = "segmentation"
 #   labelled frame    update(ids, label)
 #   labelled clip     update(ids, labels), both [T, H, W]: consecutive labelled frames, in chunks which repeat the last
 #                     ``overlap`` frames of the one before; ``overlap`` is an attribute of the accumulator
-# All are numpy arrays: ids uint8 [H, W] with 255 for no class, flow float32 [2, H, W] in pixels, visible bool [H, W], or
-# None where nothing is known of occlusion.
+# All are numpy arrays: ids uint8 [H, W] with 255 for no class, flow float32 [2, H, W] in pixels, visible bool [H, W],
+# or None where nothing is known of occlusion.
 Needs = Literal["pair", "dequantised pair", "label pair", "triple", "labelled frame", "labelled clip"]
 
 
