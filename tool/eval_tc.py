@@ -19,6 +19,7 @@ from pathlib import Path
 
 from etc import cli, distributed
 from etc.config import TOOLKIT
+from etc.data.cityscapes import PUBLISHED_CLIPS
 from etc.distributed import device_of
 from etc.evaluate.clips import score_clips
 from etc.evaluate.tables import clip_table

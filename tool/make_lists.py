@@ -6,6 +6,7 @@ python tool/make_lists.py folder my/videos --out my/lists    # one clip per fold
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 from etc import cli
