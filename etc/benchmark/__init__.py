@@ -21,15 +21,15 @@ from etc.errors import UserError
 logger = logging.getLogger(__name__)
 
 BENCHMARKS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
-    "forward": ("The network", training.forward),
-    "gen_video": ("Predicting a clip", files.prediction),
+    "forward": ("Inference", training.forward),
+    "gen_video": ("Prediction of a clip", files.prediction),
     "memory": ("Memory of a prediction", files.memory),
-    "sample": ("A training sample", files.sample),
-    "step": ("A training step", training.steps),
-    "correlation": ("The correlation of FlowNet2", operators.correlate),
+    "sample": ("Training sample", files.sample),
+    "step": ("Training step", training.steps),
+    "correlation": ("Correlation of FlowNet2", operators.correlate),
     "resample2d": ("Warping", operators.warp),
     "scoring": ("Scoring", files.scoring),
-    "store": ("The flow cache", files.store),
+    "store": ("Flow cache", files.store),
 }
 
 

@@ -28,8 +28,8 @@ GIGABYTE = 1e9
 
 
 def sample(bench: Bench) -> list[Figure]:
-    """A training sample (two frames and a label of 2048x1024, PNG, to crops of 769) on one thread, against `cv2.imread`
-    of the same three files.
+    """A training sample (two frames and a label of 2048x1024, PNG, to crops of 769) on one thread, relative to
+    `cv2.imread` of the same three files.
     """
     data = bench.samples(bench.size(769, 65), None)
     clip = bench.clip(*bench.size((1024, 2048), (128, 256)), 2)
@@ -38,12 +38,12 @@ def sample(bench: Bench) -> list[Figure]:
     with single_threaded():
         calls = [lambda: data[next(draws), 0], lambda: [cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths]]
         own, reading = interleaved(calls, bench.rounds(15))
-    return [Figure("training sample, of three imread", ratios(own, reading), "x", budget=1.35)]
+    return [Figure("training sample, relative to three imread", ratios(own, reading), "x", budget=1.35)]
 
 
 def prediction(bench: Bench) -> list[Figure]:
-    """`gen_video` of a clip at 512x1024 (decode, network, argmax, PNG, mp4) against its network alone on as many
-    frames: reading and writing should hide behind the network.
+    """`gen_video` on a clip at 512x1024 (decode, network, argmax, PNG, mp4), relative to its network alone on the same
+    number of frames. Reading and writing run while the network computes, and should add little time.
     """
     height, width = bench.size((512, 1024), (64, 128))
     count = bench.size(20, 3)
@@ -58,12 +58,12 @@ def prediction(bench: Bench) -> list[Figure]:
             network(image)
 
     whole, bare = interleaved([lambda: generate(load_settings(None, words), overwrite=True), alone], bench.rounds(3))
-    return [Figure("gen_video end to end, of the network alone", ratios(whole, bare), "x", budget=1.10)]
+    return [Figure("gen_video end to end, relative to the network alone", ratios(whole, bare), "x", budget=1.10)]
 
 
 def memory(bench: Bench) -> list[Figure]:
-    """Peak resident memory of `gen_video` at 1024x2048, batch 1, in a process of its own; a clip of three times the
-    length must take no more.
+    """Peak resident memory of `gen_video` at 1024x2048 with batch size 1, in a separate process. A clip of three times the
+    length should not need more.
     """
     short, long = bench.size((5, 15), (2, 6))
     clip = bench.clip(*bench.size((1024, 2048), (64, 128)), long)
@@ -73,7 +73,7 @@ def memory(bench: Bench) -> list[Figure]:
     ]
     return [
         Figure("gen_video, peak memory", [peaks[1] / GIGABYTE], "GB", budget=1.6),
-        Figure(f"peak with {long} frames, of that with {short}", ratios(peaks[1:], peaks[:1]), "x"),
+        Figure(f"peak with {long} frames, relative to {short} frames", ratios(peaks[1:], peaks[:1]), "x"),
     ]
 
 
@@ -99,9 +99,10 @@ def _generate_and_weigh(words: list[str]) -> int:
 
 
 def scoring(bench: Bench) -> list[Figure]:
-    """Temporal consistency of one 1024x2048 pair, flow and predictions in memory, on one thread, against one nearest
-    `cv2.remap` of that size. Label maps and flow are generated: regions of some dozen pixels, motion up to 20 pixels.
-    With a backward flow, most of the time goes into reading it bilinearly at the end of every vector.
+    """Temporal consistency (TC) of one 1024x2048 pair, flow and predictions in memory, on one thread, relative to one
+    nearest-neighbour `cv2.remap` of that size. `strict` and `published` are the two scoring protocols (docs/scoring.md).
+    Label maps and flow are generated: regions of a few dozen pixels, motion of up to 20 pixels. With a backward flow,
+    most of the time is spent on sampling it bilinearly at the end of every vector.
     """
     height, width = bench.size((1024, 2048), (64, 128))
     rng = np.random.default_rng(0)
@@ -121,15 +122,15 @@ def scoring(bench: Bench) -> list[Figure]:
     with single_threaded():
         remap, full, without, old = interleaved(calls, bench.rounds(15))
     return [
-        Figure("strict, with occlusion by backward flow, of one remap", ratios(full, remap), "x", budget=12),
-        Figure("strict, without backward flow, of one remap", ratios(without, remap), "x", budget=12),
-        Figure("published, of one remap", ratios(old, remap), "x", budget=30),
+        Figure("strict, with occlusion check, relative to one remap", ratios(full, remap), "x", budget=12),
+        Figure("strict, without backward flow, relative to one remap", ratios(without, remap), "x", budget=12),
+        Figure("published, relative to one remap", ratios(old, remap), "x", budget=30),
     ]
 
 
 def store(bench: Bench) -> list[Figure]:
-    """The flow cache: DIS flow of frames of 1024x2048, as written (KITTI's 16-bit PNG) against `.flo`, and what storing
-    changes of its components.
+    """Flow as it is cached (KITTI's 16-bit PNG) relative to `.flo`, for DIS flow of 1024x2048 frames: its size, and the
+    largest error of a component that its rounding causes.
     """
     count = bench.size(4, 2)
     clip = bench.clip(*bench.size((1024, 2048), (128, 256)), count)
@@ -143,6 +144,6 @@ def store(bench: Bench) -> list[Figure]:
         sizes.append(100 * os.path.getsize(kept) / os.path.getsize(plain))
         errors.append(float(np.abs(read_flow(kept)[0] - flow).max()))
     return [
-        Figure("size of stored flow, of .flo", sizes, "%", budget=30),
-        Figure("largest error of stored flow", errors, "px", budget=0.02),
+        Figure("size of cached flow, relative to .flo", sizes, "%", budget=30),
+        Figure("largest error of cached flow", errors, "px", budget=0.02),
     ]

@@ -37,9 +37,9 @@ def shifted_products(f1: Tensor, f2: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def correlate(bench: Bench) -> list[Figure]:
-    """FlowNetC's correlation at 48x96x256 against the forward pass of FlowNet2 that it is part of (384x768 frames), and
-    against the plain loop that shifts, multiplies and reduces once per displacement. Memory is what a call adds to the
-    peak of a process of its own, the output included.
+    """FlowNetC's correlation at 48x96x256, relative to the forward pass of FlowNet2 that contains it (384x768 frames), and
+    to a plain loop that shifts, multiplies and reduces once per displacement. Memory is what one call adds to the peak
+    of a separate process, including the output.
     """
     shape = bench.size(MAPS, (1, 16, 8, 8))
     height, width = 8 * shape[2], 8 * shape[3]
@@ -51,11 +51,11 @@ def correlate(bench: Bench) -> list[Figure]:
     whole, banded, loop = interleaved(calls, bench.rounds(5))
     memory = {f: [in_new_process(_extra_memory, f, shape)] for f in (correlation, shifted_products)}
     return [
-        Figure("correlation, of FlowNet2's forward", ratios(banded, whole, 100), "%", budget=10),
-        Figure("correlation, extra memory, of its output", memory[correlation], "x", budget=3),
-        Figure("the plain loop, of FlowNet2's forward", ratios(loop, whole, 100), "%"),
-        Figure("the plain loop, extra memory, of its output", memory[shifted_products], "x"),
-        Figure("time of the plain loop, of the correlation's", ratios(loop, banded), "x"),
+        Figure("correlation, share of FlowNet2's forward", ratios(banded, whole, 100), "%", budget=10),
+        Figure("correlation, extra memory relative to its output", memory[correlation], "x", budget=3),
+        Figure("plain loop, share of FlowNet2's forward", ratios(loop, whole, 100), "%"),
+        Figure("plain loop, extra memory relative to its output", memory[shifted_products], "x"),
+        Figure("plain loop, time relative to the correlation", ratios(loop, banded), "x"),
     ]
 
 
@@ -73,8 +73,9 @@ def _extra_memory(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int
 
 
 def warp(bench: Bench) -> list[Figure]:
-    """`resample2d` against `F.grid_sample` (border padding), including the conversion of the flow to normalised
-    coordinates that the latter needs, on three and on 19 channels of 512x1024; the flow is smooth and leaves the frame.
+    """`resample2d` relative to `F.grid_sample` (border padding), on 3 and on 19 channels of 512x1024. The time of
+    `F.grid_sample` includes the conversion of the flow to the normalised coordinates that it needs. The flow is smooth
+    and leaves the frame in places.
     """
     height, width = bench.size((512, 1024), (32, 64))
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +87,7 @@ def warp(bench: Bench) -> list[Figure]:
         for name, step in (("forward", _forward), ("forward and backward", _forward_and_backward)):
             calls = [lambda f=f, s=step, i=image: s(f, i, flow) for f in (resample2d, _grid_sample)]
             own, torchs = interleaved(calls, bench.rounds(9))
-            figures.append(Figure(f"{channels} channels, {name}, of grid_sample's", ratios(own, torchs), "x"))
+            figures.append(Figure(f"{channels} channels, {name}, relative to grid_sample", ratios(own, torchs), "x"))
     return figures
 
 

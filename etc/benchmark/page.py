@@ -18,9 +18,10 @@ from utils.files import write_text
 
 _INTRO = """# Benchmarks
 
-Written by the command below, all of it. Every time is a ratio or a share whose two sides were taken in turn in one
-run, so that a slow or busy machine slows both alike; what counts is the median of the rounds, and beside it stands the
-middle half of them. Budgets are what the toolkit asks of itself; a figure beyond its budget says `over`.
+The command below writes this whole page. Each time is given as a ratio or a share of another time. The two times are
+measured alternately in one run, so that a slow or busy machine affects both alike. The tables give the median of the
+rounds and the range of the middle 50% of them (with fewer than four rounds: the smallest and the largest value). A
+budget is a limit that the toolkit sets itself; a figure outside its budget is marked `over`.
 """
 
 
@@ -51,7 +52,7 @@ def machine_and_versions() -> str:
 
 def text_table(measured: list[Measured]) -> str:
     """For the terminal."""
-    rows = [["benchmark", "what", "measured", "middle half", "budget", ""]]
+    rows = [["benchmark", "what", "median", "middle 50%", "budget", ""]]
     rows += [[m.name, *_cells(figure)] for m in measured for figure in m.figures]
     return table(rows)
 
@@ -61,7 +62,7 @@ def markdown(measured: list[Measured], origin: Origin) -> str:
     lines = [_INTRO, "```", origin.command, "```", "", f"{origin.machine}. {origin.frames}", ""]
     for m in measured:
         lines += [f"## {m.title}", "", fill(" ".join(m.explanation.split()), 118), ""]
-        lines += ["| what | measured | middle half | budget | |", "|---|---|---|---|---|"]
+        lines += ["| what | median | middle 50% | budget | verdict |", "|---|---|---|---|---|"]
         lines += [f"| {' | '.join(_cells(figure))} |" for figure in m.figures]
         lines += ["", f"`python tool/benchmark.py {m.name}`", ""]
     return "\n".join(lines)

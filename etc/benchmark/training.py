@@ -28,8 +28,8 @@ BATCH = 2
 
 @torch.inference_mode()
 def forward(bench: Bench) -> list[Figure]:
-    """The arithmetic that PSPNet-18 does in a second on a 512x1024 frame (FlopCounterMode), as a share of what a
-    product of two 2048x2048 float32 matrices does on the same threads.
+    """The arithmetic rate of PSPNet-18 on a 512x1024 frame (operations per second, counted by FlopCounterMode), as a
+    share of the rate of a product of two 2048x2048 float32 matrices (sgemm) on the same threads.
     """
     height, width = bench.size((512, 1024), (64, 128))
     network = build_model("psp18", classes=CLASSES).eval().to(memory_format=torch.channels_last)
@@ -40,13 +40,14 @@ def forward(bench: Bench) -> list[Figure]:
     matrix = torch.randn(side, side)
     own, sgemm = interleaved([lambda: network(image), lambda: matrix @ matrix], bench.rounds(9))
     share = ratios(sgemm, own, 100 * counter.get_total_flops() / (2 * side**3))
-    return [Figure("PSPNet-18 forward, of the sgemm rate", share, "%", budget=85, at_least=True)]
+    return [Figure("PSPNet-18 forward, share of the sgemm rate", share, "%", budget=85, at_least=True)]
 
 
 def steps(bench: Bench) -> list[Figure]:
-    """A training step of PSPNet-18 (forward, backward, SGD; two clips, crops of 513) with the motion loss, by where its
-    flow comes from, against the same step with the segmentation loss on one frame. FlowNet2 has random weights. Stored
-    flow (2048x1024, DIS) is read by the loading processes beside the step: the last line says what that costs.
+    """A training step of PSPNet-18 (forward, backward, SGD; two clips, crops of 513) with the motion loss, for each source
+    of the optical flow, relative to the same step on one frame with the segmentation loss alone. FlowNet2 has random
+    weights. Cached flow (2048x1024, DIS) is read by the DataLoader workers while the step runs; the last line gives the
+    time of this reading.
     """
     crop = bench.size(513, 97)
     store = CachedFlow(build_flow("dis"), bench.folder / "flow_cache")
@@ -69,12 +70,12 @@ def steps(bench: Bench) -> list[Figure]:
     one, stored, dis, network, without, loading = interleaved(calls, bench.rounds(3))
     reading = [a - b for a, b in zip(loading, without, strict=True)]
     return [
-        Figure("motion loss, stored flow, of the step on one frame", ratios(stored, one), "x", budget=2.3),
-        Figure("motion loss, online DIS, of the step on one frame", ratios(dis, one), "x"),
-        Figure("motion loss, online FlowNet2, of the step on one frame", ratios(network, one), "x"),
-        Figure("online DIS, of the step with stored flow", ratios(dis, stored), "x"),
-        Figure("online FlowNet2, of the step with stored flow", ratios(network, stored), "x"),
-        Figure("reading stored flow, of the step with it", ratios(reading, stored, 100), "%"),
+        Figure("motion loss, cached flow, relative to one frame", ratios(stored, one), "x", budget=2.3),
+        Figure("motion loss, online DIS, relative to one frame", ratios(dis, one), "x"),
+        Figure("motion loss, online FlowNet2, relative to one frame", ratios(network, one), "x"),
+        Figure("online DIS, relative to cached flow", ratios(dis, stored), "x"),
+        Figure("online FlowNet2, relative to cached flow", ratios(network, stored), "x"),
+        Figure("reading cached flow, share of the step", ratios(reading, stored, 100), "%"),
     ]
 
 
