@@ -12,10 +12,10 @@ from torch import nn
 from etc.config.schema import Settings
 from etc.distributed import device_of
 from etc.errors import UserError
-from model import build_model, load_student
+from model import SegmentationNetwork, build_model, load_student
 
 
-def new_network(settings: Settings) -> nn.Module:
+def new_network(settings: Settings) -> SegmentationNetwork:
     """The network of the settings with its initial weights (ImageNet, ``TRAIN.weight``, or random).
 
     Raises:
@@ -39,7 +39,7 @@ def new_network(settings: Settings) -> nn.Module:
         )
 
 
-def teacher_network(settings: Settings) -> nn.Module:
+def teacher_network(settings: Settings) -> SegmentationNetwork:
     """The trained network of ``DISTILL``.
 
     Raises:
@@ -53,7 +53,7 @@ def teacher_network(settings: Settings) -> nn.Module:
     return _load(network, distill.teacher_weight, "DISTILL.teacher_weight")
 
 
-def trained_network(settings: Settings, path: str | Path | None = None) -> nn.Module:
+def trained_network(settings: Settings, path: str | Path | None = None) -> SegmentationNetwork:
     """The network of the settings with the weights of ``path`` (default ``TEST.ckpt_path``), in eval mode.
 
     Raises:
@@ -65,7 +65,7 @@ def trained_network(settings: Settings, path: str | Path | None = None) -> nn.Mo
     return network.to(memory_format=torch.channels_last)
 
 
-def network_for_cost(settings: Settings) -> nn.Module:
+def network_for_cost(settings: Settings) -> SegmentationNetwork:
     """The network of the settings as prediction runs it, without auxiliary head, with random weights, in eval mode.
 
     Raises:
@@ -75,7 +75,7 @@ def network_for_cost(settings: Settings) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-def _built(settings: Settings, *, aux: bool = True) -> nn.Module:
+def _built(settings: Settings, *, aux: bool = True) -> SegmentationNetwork:
     with _named(f"TRAIN.arch {settings.TRAIN.network}"):
         return build_model(settings.TRAIN.network, classes=settings.DATA.classes, pretrained=False, aux=aux)
 
@@ -111,7 +111,7 @@ def compile_in_place(network: nn.Module, device: torch.device, key: str) -> None
     network.compile()
 
 
-def _load(network: nn.Module, path: str | Path, key: str) -> nn.Module:
+def _load(network: SegmentationNetwork, path: str | Path, key: str) -> SegmentationNetwork:
     if not Path(path).is_file():
         raise UserError(f"{key} {path} does not exist")
     try:

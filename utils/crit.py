@@ -50,6 +50,8 @@ class CrossEntropy2d(nn.Module):
         ValueError: the shapes do not match, or there are not K class weights.
     """
 
+    class_weight: Tensor | None
+
     def __init__(self, *, class_weight: Tensor | None = None, ignore_index: int = 255) -> None:
         super().__init__()
         weight = None if class_weight is None else torch.as_tensor(class_weight, dtype=torch.float32)
@@ -63,8 +65,8 @@ class CrossEntropy2d(nn.Module):
                 "expected [N, K, H, W] and [N, H, W]"
             )
         if self.class_weight is not None and self.class_weight.shape != logits.shape[1:2]:
-            weights, classes = tuple(self.class_weight.shape), logits.shape[1]
-            raise ValueError(f"class_weight has the shape {weights}, expected ({classes},)")
+            shape, classes = tuple(self.class_weight.shape), logits.shape[1]
+            raise ValueError(f"class_weight has the shape {shape}, expected ({classes},)")
         logits, target = full_precision(logits), target.long()
         losses = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="none")
         weights = self.pixel_weights(losses.detach(), target)
@@ -112,7 +114,7 @@ class OhemCrossEntropy2d(CrossEntropy2d):
     def pixel_weights(self, losses: Tensor, target: Tensor) -> Tensor:
         # ignored pixels rank last: with fewer than min_kept others the limit is infinite, and all are kept
         probability = torch.exp(-losses).masked_fill(target == self.ignore_index, torch.inf)
-        limit = self.thresh
+        limit: float | Tensor = self.thresh
         if self.min_kept > 0:
             count = min(self.min_kept, probability.numel())
             hardest = probability.flatten().topk(count, largest=False, sorted=False).values
@@ -188,8 +190,8 @@ class CriterionOhemDSN_single(CriterionOhemDSN):
     mined_heads = ("main",)
 
 
-class CriterionKD(nn.Module):
-    """Kullback-Leibler divergence KL(teacher || student) of a frame and its neighbour, summed.
+class FrameDivergence(nn.Module):
+    """Kullback-Leibler divergence KL(teacher || student) of one frame.
 
     Args:
         mode: which output holds the logits.
@@ -210,9 +212,6 @@ class CriterionKD(nn.Module):
             raise ValueError(f"T is {T}, expected a temperature above 0")
         self.mode, self.T, self.reduction = mode, T, reduction
 
-    def forward(self, preds_frame: Out, soft_frame: Out, preds: Out, soft: Out) -> Tensor:
-        return self.divergence(preds_frame, soft_frame) + self.divergence(preds, soft)
-
     def divergence(self, preds: Out, soft: Out) -> Tensor:
         """The loss of one frame."""
         student, teacher = aligned(preds, soft, self.mode, same_channels=True)
@@ -224,8 +223,15 @@ class CriterionKD(nn.Module):
         return loss * self.T**2 * teacher.shape[1] / teacher.numel()
 
 
-class CriterionKDLong(CriterionKD):
-    """:class:`CriterionKD` over three frames: ``l_t + 0.4 * (l_f + l_b)``; arguments as there."""
+class CriterionKD(FrameDivergence):
+    """:class:`FrameDivergence` of a frame and its neighbour, summed; arguments as there."""
+
+    def forward(self, preds_frame: Out, soft_frame: Out, preds: Out, soft: Out) -> Tensor:
+        return self.divergence(preds_frame, soft_frame) + self.divergence(preds, soft)
+
+
+class CriterionKDLong(FrameDivergence):
+    """:class:`FrameDivergence` over three frames: ``l_t + 0.4 * (l_f + l_b)``; arguments as there."""
 
     def forward(self, preds_f: Out, soft_f: Out, preds_b: Out, soft_b: Out, preds: Out, soft: Out) -> Tensor:
         neighbours = self.divergence(preds_f, soft_f) + self.divergence(preds_b, soft_b)
@@ -310,10 +316,12 @@ class ConvLSTMCell(nn.Module):
         return out.sigmoid() * cell.tanh(), cell
 
     def last_state(self, frames: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-        """Hidden and cell state after reading all frames."""
-        state = None
+        """Hidden and cell state after reading all frames, at least one."""
+        state: tuple[Tensor, Tensor] | None = None
         for frame in frames:
             state = self(full_precision(frame), state)
+        if state is None:
+            raise ValueError("no frame to read, expected at least one")
         return state
 
 
@@ -341,7 +349,8 @@ class CriterionLSTM(nn.Module):
         pairs = [aligned(*pair, self.mode) for pair in ((preds_f, soft_f), (preds, soft), (preds_b, soft_b))]
         with full_precision_math(pairs[0][0]):
             states = [self.convlstm.last_state(map(self.image, frames)) for frames in zip(*pairs, strict=True)]
-            return sum(F.mse_loss(state, soft_state) for state, soft_state in zip(*states, strict=True))
+            hidden, cell = (F.mse_loss(state, soft_state) for state, soft_state in zip(*states, strict=True))
+            return hidden + cell
 
     def image(self, x: Tensor) -> Tensor:
         """Similarity matrix of a pooled map, ``[N, 1, P, P]``."""
@@ -414,15 +423,16 @@ class SimilarityError(torch.autograd.Function):
         step = max(1, BLOCK_ENTRIES // (n * positions))
         total, mean = q.new_zeros(()), 1 / (n * positions**2)
         wanted = any(ctx.needs_input_grad)
-        gradient_q, gradient_k = (torch.zeros_like(x) if wanted else None for x in (q, k))
+        gradients = (torch.zeros_like(q), torch.zeros_like(k)) if wanted else None
         for start in range(0, positions, step):
             part = slice(start, start + step)
             error = torch.bmm(q[:, :, part].transpose(1, 2), k).sub_(teacher_rows(part))
             total += mean * torch.linalg.vector_norm(error).square()
-            if wanted:
+            if gradients is not None:
+                gradient_q, gradient_k = gradients
                 gradient_q[:, :, part] = 2 * mean * torch.bmm(k, error.transpose(1, 2))
                 gradient_k.baddbmm_(q[:, :, part], error, alpha=2 * mean)
-        ctx.gradients = gradient_q, gradient_k
+        ctx.gradients = gradients
         return total
 
     @staticmethod

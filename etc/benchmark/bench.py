@@ -87,7 +87,7 @@ class Bench:
 def _rendered(root: Path, height: int, width: int, count: int) -> BenchClip:
     write_world(root, train_snippets=0, val_snippets=1, height=height, width=width, frames=count, labelled=(0,))
     images = sorted(root.glob(f"{FRAMES}/val/*/*.png"))
-    return _clip(root, images, [label_path(image) for image in images[:1]])
+    return _clip(root, images, [_label(image) for image in images[:1]])
 
 
 def _copied(data: Path, root: Path, height: int, width: int, count: int) -> BenchClip:
@@ -97,9 +97,9 @@ def _copied(data: Path, root: Path, height: int, width: int, count: int) -> Benc
         copy = root / FRAMES / "val" / image.parent.name / f"{image.stem}.png"
         write_png(copy, cv2.resize(read_image(image), (width, height), interpolation=cv2.INTER_AREA))
         copies.append(copy)
-        if label_path(image).is_file():
-            labels.append(label_path(copy))
-            label = read_label(label_path(image))
+        if _label(image).is_file():
+            labels.append(_label(copy))
+            label = read_label(_label(image))
             write_png(labels[-1], cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST))
     return _clip(root, copies, labels)
 
@@ -107,9 +107,16 @@ def _copied(data: Path, root: Path, height: int, width: int, count: int) -> Benc
 def _clip(root: Path, images: list[Path], labels: list[Path]) -> BenchClip:
     frames = [
         Frame(str(image.relative_to(root)), str(label.relative_to(root)) if label in labels else None)
-        for image, label in ((image, label_path(image)) for image in images)
+        for image, label in ((image, _label(image)) for image in images)
     ]
     return BenchClip(root, frames)
+
+
+def _label(image: Path) -> Path:
+    """Where the label map of a frame belongs."""
+    label = label_path(image)
+    assert label is not None, f"{image} lies in neither {SEQUENCES} nor {FRAMES}, where every frame here is found"
+    return label
 
 
 def _labelled_clip(data: Path, count: int) -> list[Path]:
@@ -123,7 +130,7 @@ def _labelled_clip(data: Path, count: int) -> list[Path]:
                     snippets[number.head].append(image)
             for images in snippets.values():
                 for index, image in enumerate(images[:-1]):
-                    if len(images) >= count and label_path(image).is_file():
+                    if len(images) >= count and _label(image).is_file():
                         start = min(index, len(images) - count)
                         return images[start : start + count]
     raise UserError(f"{data} holds no labelled Cityscapes snippet of {count} frames ({SEQUENCES}, {LABELS})")

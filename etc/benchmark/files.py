@@ -62,8 +62,8 @@ def prediction(bench: Bench) -> list[Figure]:
 
 
 def memory(bench: Bench) -> list[Figure]:
-    """Peak resident memory of `gen_video` at 1024x2048 with batch size 1, in a separate process. A clip of three times the
-    length should not need more.
+    """Peak resident memory of `gen_video` at 1024x2048 with batch size 1, in a separate process. A clip of three times
+    the length should not need more.
     """
     short, long = bench.size((5, 15), (2, 6))
     clip = bench.clip(*bench.size((1024, 2048), (64, 128)), long)
@@ -100,9 +100,9 @@ def _generate_and_weigh(words: list[str]) -> int:
 
 def scoring(bench: Bench) -> list[Figure]:
     """Temporal consistency (TC) of one 1024x2048 pair, flow and predictions in memory, on one thread, relative to one
-    nearest-neighbour `cv2.remap` of that size. `strict` and `published` are the two scoring protocols (docs/scoring.md).
-    Label maps and flow are generated: regions of a few dozen pixels, motion of up to 20 pixels. With a backward flow,
-    most of the time is spent on sampling it bilinearly at the end of every vector.
+    nearest-neighbour `cv2.remap` of that size. `strict` and `published` are the two scoring protocols
+    (docs/scoring.md). Label maps and flow are generated: regions of a few dozen pixels, motion of up to 20 pixels.
+    With a backward flow, most of the time is spent on sampling it bilinearly at the end of every vector.
     """
     height, width = bench.size((1024, 2048), (64, 128))
     rng = np.random.default_rng(0)

@@ -37,9 +37,9 @@ def shifted_products(f1: Tensor, f2: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def correlate(bench: Bench) -> list[Figure]:
-    """FlowNetC's correlation at 48x96x256, relative to the forward pass of FlowNet2 that contains it (384x768 frames), and
-    to a plain loop that shifts, multiplies and reduces once per displacement. Memory is what one call adds to the peak
-    of a separate process, including the output.
+    """FlowNetC's correlation at 48x96x256, relative to the forward pass of FlowNet2 that contains it (384x768 frames),
+    and to a plain loop that shifts, multiplies and reduces once per displacement. Memory is what one call adds to the
+    peak of a separate process, including the output.
     """
     shape = bench.size(MAPS, (1, 16, 8, 8))
     height, width = 8 * shape[2], 8 * shape[3]

@@ -18,6 +18,8 @@ from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+OfficialClips = Literal["sampled", "full"]
+
 FRAMES, SEQUENCES, LABELS, FLOW = "leftImg8bit", "leftImg8bit_sequence", "gtFine", "flow"
 FRAME_TAIL, LABEL_TAIL = "_leftImg8bit", "_gtFine_labelIds"
 
@@ -26,11 +28,12 @@ LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 
 CLIP_BEFORE, CLIP_AFTER = 19, 10  # the annotated frame is the 20th of its 30-frame snippet
 # What the published temporal consistency is measured on ("full" is the whole validation split): clips, frames, pairs.
-PUBLISHED_CLIPS = {"sampled": (108, 3240, 3132), "full": (500, 15000, 14500)}
+PUBLISHED_CLIPS: dict[OfficialClips, tuple[int, int, int]] = {"sampled": (108, 3240, 3132), "full": (500, 15000, 14500)}
 
 _FOLDERS = (SEQUENCES, FRAMES)  # the video first
 SPLITS = Path(__file__).resolve().parents[2] / "data" / "lists" / "cityscapes"
-_ID_LISTS = {"sampled": "val_sampled_clips.txt", "full": "val_names.txt"}
+_ID_LISTS: dict[OfficialClips, str] = {"sampled": "val_sampled_clips.txt", "full": "val_names.txt"}
+_CLIP_LISTS: dict[str, OfficialClips] = {"val_clips.lst": "full", "val_clips_sampled.lst": "sampled"}
 
 
 def frame_id(image: str | Path) -> str:
@@ -104,7 +107,8 @@ def cityscapes_lists(
     for split in ("train", "val"):
         frames = _labelled_frames(root, split)
         if labelled is not None:
-            frames = [f for f in frames if frame_number(f.image, CITYSCAPES).number in labelled]
+            numbers = [frame_number(frame.image, CITYSCAPES) for frame in frames]
+            frames = [f for f, n in zip(frames, numbers, strict=True) if n is not None and n.number in labelled]
         if frames:
             lists[f"{split}.lst"] = format_frames(frames)
     unlabelled = [Frame(path.relative_to(root).as_posix()) for path in _images_of_split(root, "test")]
@@ -116,7 +120,7 @@ def cityscapes_lists(
     return lists
 
 
-def official_clips(root: str | Path, which: Literal["sampled", "full"]) -> list[Clip]:
+def official_clips(root: str | Path, which: OfficialClips) -> list[Clip]:
     """The clips of the published protocol, 30 frames around each annotated validation frame.
 
     Frames are named in ``leftImg8bit_sequence``, unless the annotated one is found in ``leftImg8bit`` only; the
@@ -142,14 +146,14 @@ def official_clips(root: str | Path, which: Literal["sampled", "full"]) -> list[
     return clips
 
 
-def _official_ids(which: Literal["sampled", "full"]) -> list[str]:
+def _official_ids(which: OfficialClips) -> list[str]:
     return (SPLITS / _ID_LISTS[which]).read_text(encoding="utf-8").split()
 
 
 def _official_lists(root: Path) -> Lists:
     """The clip lists of the published protocol, each only if all of its annotated frames are there."""
     lists, annotated = {}, {frame_id(frame.image): frame for frame in _labelled_frames(root, "val")}
-    for name, which in (("val_clips.lst", "full"), ("val_clips_sampled.lst", "sampled")):
+    for name, which in _CLIP_LISTS.items():
         ids = _official_ids(which)
         found = [annotated[frame] for frame in ids if frame in annotated]
         if len(found) == len(ids):

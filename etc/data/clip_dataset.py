@@ -95,7 +95,8 @@ class ClipDataset(Dataset):
             yield path
             offsets = self.offsets[index] if self.with_neighbour else []
             opposite = self.opposite[index] if self.opposite is not None else []
-            yield from (self._path_at(path, offset) for offset in {*offsets, *opposite})
+            others = (self._path_at(path, offset) for offset in {*offsets, *opposite})
+            yield from (other for other in others if other is not None)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
@@ -116,7 +117,7 @@ class ClipDataset(Dataset):
             "label": torch.from_numpy(label),
             "labelled": torch.tensor(frame.label is not None),
         }
-        paths = {"teacher_logits": path}
+        paths: dict[str, Path | None] = {"teacher_logits": path}
         if self.with_neighbour:
             offset = offsets[int(draw * len(offsets))] if offsets else None
             path_k = paths["teacher_logits_neighbour"] = self._path_at(path, offset)
@@ -141,7 +142,9 @@ class ClipDataset(Dataset):
             return None
         return neighbour(path, offset, layout=self.layout, frame_step=self.frame_step)
 
-    def _image_at(self, path: Path | None, path_t: Path, shape, crop: CropMap, padding: np.ndarray) -> Tensor:
+    def _image_at(
+        self, path: Path | None, path_t: Path, shape: tuple[int, int], crop: CropMap, padding: np.ndarray
+    ) -> Tensor:
         """The crop of another frame of the clip, float32 ``[3, h, w]``; 0 where it does not exist (no path)."""
         if path is None:
             return torch.zeros(3, *crop.size)

@@ -21,15 +21,19 @@ from etc.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def clips_of_frames(settings: Settings) -> list[Clip]:
+def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, or a video file.
 
     Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames``.
 
+    Args:
+        settings: section ``TEST``.
+        frames: its ``frames``.
+
     Raises:
         UserError: nothing there, no folder with two frames, or a file that is no video.
     """
-    where = Path(settings.TEST.frames)
+    where = Path(frames)
     if not where.exists():
         raise UserError(f"TEST.frames {where} does not exist: expected a folder of frames or a video file")
     if where.is_file():
@@ -90,7 +94,7 @@ def clips_to_score(settings: Settings) -> list[Clip]:
     """
     data, test = settings.DATA, settings.TEST
     if test.frames:
-        return clips_of_frames(settings)
+        return clips_of_frames(settings, test.frames)
     if test.cityscapes:
         clips = official_clips(data.data_root, test.cityscapes)
         check_files((f for clip in clips for f in clip), data.data_root, source=f"TEST.cityscapes {test.cityscapes}")

@@ -66,11 +66,19 @@ def _existing(settings: Settings, frames: list[Frame], wanted: list[int]) -> lis
 
 
 def listed_pairs(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> list[tuple[Path, Path]]:
-    """Every frame with each of its neighbours."""
+    """Every frame with each of its neighbours.
+
+    Args:
+        settings: section ``DATA``.
+        frames: frames of a list.
+        offsets: the existing neighbours of each, as :func:`neighbour_offsets` gives them.
+    """
     data, pairs = settings.DATA, []
     layout = layout_named(data.layout)
     for frame, own in zip(frames, offsets, strict=True):
         path = Path(data.data_root) / frame.image
         for offset in own:
-            pairs.append((path, neighbour(path, offset, layout=layout, frame_step=data.frame_step)))
+            other = neighbour(path, offset, layout=layout, frame_step=data.frame_step)
+            if other is not None:
+                pairs.append((path, other))
     return pairs

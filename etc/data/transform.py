@@ -152,7 +152,8 @@ def crop_logits(logits: np.ndarray, shape: tuple[int, int], crop: CropMap) -> np
     Returns:
         float32 ``[K, (crop height - 1) // 8 + 1, (crop width - 1) // 8 + 1]``; padding repeats the nearest value.
     """
-    size = tuple((length - 1) // OUTPUT_STRIDE + 1 for length in crop.size)
+    height, width = ((length - 1) // OUTPUT_STRIDE + 1 for length in crop.size)
+    size = height, width
     from_grid, to_grid = (_grid_to_pixels(*pair) for pair in ((logits.shape[1:], shape), (size, crop.size)))
     matrix = np.linalg.inv(to_grid) @ np.vstack([crop.matrix, [0, 0, 1]]) @ from_grid
     coarse = CropMap(matrix[:2], size, False)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from etc.data.labels import IGNORE
 from etc.errors import UserError
-from etc.evaluate.metric_list import HEADLINE, METRICS, Accumulator, Needs
+from etc.evaluate.metric_list import HEADLINE, METRICS, Accumulator, ChunkAccumulator, Needs
 from etc.flow.build import FlowSource
 from etc.metrics.warping import visible_pixels
 
@@ -181,7 +181,7 @@ class PairScorer:
 
 
 def dequantise_flow(flow: np.ndarray) -> np.ndarray:
-    """Adds reproducible noise below 1/64 pixel to flow that was stored in steps of 1/64 pixel.
+    """Adds reproducible noise below 1/64 pixel to flow that a file holds in steps of 1/64 pixel.
 
     The published warp loses pixels to the class below by the rounding of its products. At positions that are whole
     64ths every product is exact: nothing is lost, and the figure comes out points too high. Pixels without motion, and
@@ -216,15 +216,16 @@ class LabelledChunks:
     """Feeds an accumulator the runs of labelled frames of a clip, in chunks that overlap by what it needs."""
 
     def __init__(self, accumulator: Accumulator) -> None:
+        assert isinstance(accumulator, ChunkAccumulator), "a metric that needs labelled clips says its overlap"
         self.accumulator = accumulator
-        self.frames: list[ScoredFrame] = []
+        self.frames: list[tuple[np.ndarray, np.ndarray]] = []  # prediction and label
 
     def add(self, frame: ScoredFrame | None) -> None:
         """The next frame of the clip; one without prediction or label ends the run."""
         if frame is None or frame.label is None:
             self.end()
             return
-        self.frames.append(frame)
+        self.frames.append((frame.prediction, frame.label))
         if len(self.frames) == _CHUNK:
             self._flush()
             self.frames = self.frames[-self.accumulator.overlap :]
@@ -236,5 +237,5 @@ class LabelledChunks:
 
     def _flush(self) -> None:
         if len(self.frames) > self.accumulator.overlap:
-            predictions = np.stack([frame.prediction for frame in self.frames])
-            self.accumulator.update(predictions, np.stack([frame.label for frame in self.frames]))
+            predictions, labels = zip(*self.frames, strict=True)
+            self.accumulator.update(np.stack(predictions), np.stack(labels))

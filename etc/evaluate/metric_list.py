@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,10 @@ from torch import Tensor
 from etc.metrics import FlickerRate, SegmentationIoU, TemporalConsistency, VideoConsistency, iou_counts, mean_iou
 
 BOUNDARY_BAND = 0.005  # of the image diagonal
+_VIDEO_CONSISTENCY: dict[Literal["vspw", "correct"], str] = {  # definition -> what it counts
+    "vspw": "constant where the label is",
+    "correct": "constant and right where the label is",
+}
 
 HEADLINE = "strict"  # the metric that clips and pairs of frames are ranked by; its compute() gives iou_scores
 PUBLISHED = "published"
@@ -25,7 +29,7 @@ SEGMENTATION = "segmentation"
 
 # What the accumulator of a metric is updated with, called as
 #   pair              update(ids_t, ids_next, flow, valid=visible): predictions of two frames
-#   dequantised pair  update(ids_t, ids_next, flow): the same, with the flow as it was before it was rounded and stored
+#   dequantised pair  update(ids_t, ids_next, flow): the same, with the flow as it was before a file rounded it
 #   label pair        as pair, with the labels of two frames that both have one
 #   triple            update(a, b, c, flow_ab, flow_bc, backward_ab, backward_bc, valid): predictions of three frames
 #   labelled frame    update(ids, label)
@@ -37,7 +41,7 @@ Needs = Literal["pair", "dequantised pair", "label pair", "triple", "labelled fr
 
 
 class Accumulator(Protocol):
-    """What measures: its ``update`` takes what the entry ``needs``.
+    """What counts the clips: its ``update`` takes what the entry ``needs``.
 
     Attributes:
         counts: int64 of a fixed shape, zero at first; the counts of two parts of the data add up to those of both.
@@ -45,8 +49,20 @@ class Accumulator(Protocol):
 
     counts: Tensor
 
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Adds to the counts; the arguments depend on ``needs``, as the comment above says."""
+
     def compute(self) -> Any:
         """The result of the counts: a number, or a dict of numbers and lists; NaN where nothing was counted."""
+
+
+@runtime_checkable
+class ChunkAccumulator(Accumulator, Protocol):
+    """The accumulator of a metric that needs labelled clips."""
+
+    @property
+    def overlap(self) -> int:
+        """How many frames each chunk of a clip repeats of the chunk before it."""
 
 
 def _unchanged(counts: Tensor) -> Tensor:
@@ -145,13 +161,10 @@ METRICS: list[ClipMetric] = [
             label=f"VC{window} {definition}",
             build=partial(VideoConsistency, window=window, definition=definition),
             needs="labelled clip",
-            note=note,
+            note=f"{counted}, over {window} frames",
         )
         for window in (8, 16)
-        for definition, note in (
-            ("vspw", f"constant where the label is, over {window} frames"),
-            ("correct", f"constant and right where the label is, over {window} frames"),
-        )
+        for definition, counted in _VIDEO_CONSISTENCY.items()
     ),
     ClipMetric(
         key=SEGMENTATION,

@@ -35,15 +35,15 @@ def prediction_files(clips: list[Clip], folder: Path, *, allow_gaps: bool = Fals
         UserError: no such folder, missing predictions, or several files that may belong to one frame.
     """
     frames = [frame for clip in clips for frame in clip]
-    names = prediction_names(frames)
-    found: list[Path | None] = [folder / f"{name}.png" for name in names]
-    if not all(file.is_file() for file in found):
+    expected = [folder / f"{name}.png" for name in prediction_names(frames)]
+    found: list[Path | None] = [*expected]
+    if not all(file.is_file() for file in expected):
         if not folder.is_dir():
             raise UserError(f"{folder} holds no predictions: write them with tool/gen_video.py, or give their folder")
         found = _matched(frames, folder)
         if len(clips) == 1 and not any(found):
-            found = _in_order(clips[0], folder) or found
-        missing = [folder / f"{name}.png" for name, file in zip(names, found, strict=True) if file is None]
+            found = [*(_in_order(clips[0], folder) or found)]
+        missing = [path for path, file in zip(expected, found, strict=True) if file is None]
         if missing and not (allow_gaps and len(missing) < len(frames)):
             _raise_missing(missing, len(frames), folder, allow_gaps=allow_gaps)
     rest = iter(found)
@@ -93,9 +93,9 @@ def _matched(frames: list[Frame], folder: Path) -> list[Path | None]:
         if any(found.values()):
             break
     owners: dict[Path, str] = {}
-    for image, file in found.items():
-        if file is not None and owners.setdefault(file, image) != image:
-            raise UserError(f"{file} may belong to {owners[file]} and to {image}: use the frames' own names")
+    for image, match in found.items():
+        if match is not None and owners.setdefault(match, image) != image:
+            raise UserError(f"{match} may belong to {owners[match]} and to {image}: use the frames' own names")
     return [found[frame.image] for frame in frames]
 
 

@@ -62,15 +62,15 @@ class PredictionReader:
         Raises:
             UserError: the file cannot be read, or holds a value that its kind does not allow.
         """
-        stored = read_label_file(path)
+        file = read_label_file(path)
         if self._colors is not None:
-            return _ids_of_colors(stored.colors(), self._colors, self.values.classes, path)
-        ids, wrong = to_train_ids(stored.ids(), self._table)
+            return _ids_of_colors(file.colors(), self._colors, self.values.classes, path)
+        ids, wrong = to_train_ids(file.ids(), self._table)
         if wrong is None:
             return ids
-        if self.kind == "label":
-            highest = max(label_ids_of(self.values.label_map))
-            raise UserError(f"{path}: {wrong} is no {self.values.label_map} label id (0..{highest})")
+        label_ids = label_ids_of(self.values.label_map)
+        if self.kind == "label" and label_ids is not None:
+            raise UserError(f"{path}: {wrong} is no {self.values.label_map} label id (0..{max(label_ids)})")
         raise UserError(
             f"{path}: id {wrong} is outside the {self.values.classes} classes (DATA.classes; TEST.prediction_ids says "
             "what predictions hold: train ids, label ids or colours)"
@@ -101,16 +101,16 @@ def detect_kind(files: Sequence[Path], values: ClassValues) -> Kind:
     return kind
 
 
-def _kind(stored: list[LabelFile], values: ClassValues) -> tuple[Kind, str]:
+def _kind(files: list[LabelFile], values: ClassValues) -> tuple[Kind, str]:
     """The kind, and the values that show it."""
-    if all(one.palette is not None or one.pixels.ndim == 3 for one in stored):
-        count = _count_class_colors(stored, values)
+    if all(file.palette is not None or file.pixels.ndim == 3 for file in files):
+        count = _count_class_colors(files, values)
         if count:
             return "color", f"{count} colours, all of DATA.colors_path,"
-    found = np.unique(np.concatenate([np.unique(one.ids()) for one in stored]))
+    found = np.unique(np.concatenate([np.unique(file.ids()) for file in files]))
     found = found[~np.isin(found, _IGNORED)]
     if not len(found):
-        raise UserError(f"{stored[0].path.parent}: the predictions hold only 255 (ignore), expected ids of classes")
+        raise UserError(f"{files[0].path.parent}: the predictions hold only 255 (ignore), expected ids of classes")
     span = f"values {found[0]}..{found[-1]}"
     # Only label maps of as many classes can be meant: no other could be scored.
     label_ids = label_ids_of(values.label_map) or ()
@@ -118,7 +118,7 @@ def _kind(stored: list[LabelFile], values: ClassValues) -> tuple[Kind, str]:
     can_be_train = np.isin(found, (*range(values.classes), values.ignore_label)).all()
     if can_be_label and can_be_train and np.isin(found, label_ids).all():
         raise UserError(
-            f"{stored[0].path.parent}: {span} can be train ids or {values.label_map} label ids: say which by "
+            f"{files[0].path.parent}: {span} can be train ids or {values.label_map} label ids: say which by "
             "TEST.prediction_ids train or label"
         )
     if can_be_train:
@@ -126,14 +126,14 @@ def _kind(stored: list[LabelFile], values: ClassValues) -> tuple[Kind, str]:
     if can_be_label and found[-1] <= max(label_ids):
         return "label", span
     raise UserError(
-        f"{stored[0].path.parent}: {span} are neither ids of the {values.classes} classes nor label ids of "
+        f"{files[0].path.parent}: {span} are neither ids of the {values.classes} classes nor label ids of "
         f"DATA.label_map {values.label_map}: set DATA.classes, or TEST.prediction_ids"
     )
 
 
-def _count_class_colors(stored: list[LabelFile], values: ClassValues) -> int:
+def _count_class_colors(files: list[LabelFile], values: ClassValues) -> int:
     """The number of different colours, black left out, if all of them are colours of classes; otherwise 0."""
-    used = np.unique(np.concatenate([np.unique(_codes(one.colors())) for one in stored]))
+    used = np.unique(np.concatenate([np.unique(_codes(file.colors())) for file in files]))
     classes = _codes(read_colors(values.colors_path, values.classes)[: values.classes])
     used = used[used != 0] if 0 not in classes else used
     return len(used) if np.isin(used, classes).all() else 0

@@ -223,7 +223,7 @@ class FrameScores:
         """As :func:`etc.metrics.iou_scores`, averaged over the classes that occur, and the ``accuracy`` per class."""
         hits, labelled = self.counts.diagonal().tolist(), self.counts.sum(1).tolist()
         accuracy = [hit / pixels if pixels else math.nan for hit, pixels in zip(hits, labelled, strict=True)]
-        return iou_scores(self.counts) | {"accuracy": accuracy}
+        return {**iou_scores(self.counts), "accuracy": accuracy}
 
     def save(self, folder: str | Path) -> None:
         """Write ``miou.json``, ``miou.csv`` and ``miou_settings.yaml``."""

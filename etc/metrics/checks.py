@@ -1,5 +1,7 @@
 """Checked label maps, flows and masks."""
 
+from typing import overload
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -48,6 +50,10 @@ def as_ids(labels: Labels, name: str, num_classes: int, like: Tensor | None = No
     return ids
 
 
+@overload
+def as_flow(flow: Tensor | np.ndarray, name: str, like: Tensor) -> Tensor: ...
+@overload
+def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor | list[None]: ...
 def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor | list[None]:
     """Checked flow as float32 ``[B, 2, H, W]`` beside label maps ``[B, H, W]``; None gives B times None.
 
@@ -55,10 +61,9 @@ def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor
     """
     if flow is None:
         return [None] * len(like)
-    is_array = isinstance(flow, np.ndarray)
-    if not (flow.dtype.kind == "f" if is_array else flow.is_floating_point()):
+    if not (flow.dtype.kind == "f" if isinstance(flow, np.ndarray) else flow.is_floating_point()):
         raise ValueError(f"{name} must hold floats, got {flow.dtype}")
-    flow = _tensor(flow, np.float32) if is_array else flow
+    flow = _tensor(flow, np.float32) if isinstance(flow, np.ndarray) else flow
     batch, height, width = like.shape
     if flow.shape[-3:] != (2, height, width) or flow.numel() != 2 * like.numel():
         raise ValueError(f"{name} is {list(flow.shape)}: expected {[batch, 2, height, width]} as the label maps")

@@ -1,7 +1,7 @@
 """mIoU, mAcc and allAcc from confusion counts."""
 
 import math
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +16,22 @@ from etc.metrics.checks import (
     require_same,
 )
 from etc.metrics.warping import joint_histogram
+
+
+class IouScores(TypedDict):
+    """What :func:`iou_scores` returns, and says more about.
+
+    Attributes:
+        mIoU, mAcc, allAcc: shares in [0, 1], NaN without any pixel.
+        iou: one share per class.
+        pixels: how many were counted.
+    """
+
+    mIoU: float
+    mAcc: float
+    allAcc: float
+    iou: list[float]
+    pixels: int
 
 
 def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int = IGNORE) -> Tensor:
@@ -55,9 +71,7 @@ def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int 
     return counts[:k, :k].contiguous()
 
 
-def iou_scores(
-    counts: Tensor | np.ndarray, convention: Literal["present", "published"] = "present"
-) -> dict[str, float | int | list[float]]:
+def iou_scores(counts: Tensor | np.ndarray, convention: Literal["present", "published"] = "present") -> IouScores:
     """Turns confusion counts into figures.
 
     Args:
@@ -116,7 +130,7 @@ class SegmentationIoU:
         self.counts += other.counts
         return self
 
-    def compute(self) -> dict[str, float | int | list[float]]:
+    def compute(self) -> IouScores:
         """The :func:`iou_scores` of the pooled counts, averaged over the classes that occur."""
         return iou_scores(self.counts)
 

@@ -16,7 +16,7 @@ from etc.metrics.checks import (
     require_classes,
     require_same,
 )
-from etc.metrics.iou import iou_scores
+from etc.metrics.iou import IouScores, iou_scores
 from etc.metrics.published import warp_published
 from etc.metrics.warping import boundary_band, ignore_where, joint_histogram, warp_labels
 
@@ -108,6 +108,6 @@ class TemporalConsistency:
         self.counts += other.counts
         return self
 
-    def compute(self) -> dict[str, float | int | list[float]]:
+    def compute(self) -> IouScores:
         """The ``iou_scores`` of the pooled counts, in the convention of the protocol."""
         return iou_scores(self.counts, "present" if self.protocol == "strict" else "published")

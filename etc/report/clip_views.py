@@ -178,8 +178,8 @@ class ClipViewer:
         """As :func:`label_changes`, for the pair of a clip that begins with frame t."""
         ends = (t, t + self.stride)
         before, after = (self.prediction(run, index, i) for i in ends)
-        pair = [Path(self.settings.DATA.data_root) / self.clips[index][i].image for i in ends]
-        flow = flow_of_pair(self.flow, *pair, before.shape, occlusion=self.settings.FLOW.occlusion)
+        path_t, path_k = (Path(self.settings.DATA.data_root) / self.clips[index][i].image for i in ends)
+        flow = flow_of_pair(self.flow, path_t, path_k, before.shape, occlusion=self.settings.FLOW.occlusion)
         return label_changes(before, after, flow)
 
     def flicker(self, run: Run, index: int, part: range) -> tuple[np.ndarray, float]:
@@ -198,7 +198,8 @@ class ClipViewer:
     def _videos(self, index: int, part: range) -> list[tuple[str, bytes]]:
         clip = self.clips[index]
         captions = ["frames", *(run.name for run in self.runs)]
-        labelled = all(clip[t].label is not None for t in part)
+        labels = {t: label for t in part if (label := clip[t].label) is not None}
+        labelled = len(labels) == len(part)
         if labelled:
             captions.insert(1, "ground truth")
         with tempfile.TemporaryDirectory() as folder:
@@ -208,17 +209,17 @@ class ClipViewer:
                 writers = [stack.enter_context(Mp4Writer(f, self.settings.TEST.fps, crf=24, gop=10)) for f in files]
                 for t in part:
                     rgb = self.image(index, t)
-                    maps = [self._label(clip, t, rgb.shape[:2])] if labelled else []
+                    maps = [self._label(labels[t], rgb.shape[:2])] if labelled else []
                     maps += [self.prediction(run, index, t) for run in self.runs]
                     pictures = [rgb, *(overlay(rgb, ids, self.palette, STRENGTH) for ids in maps)]
                     for writer, picture in zip(writers, pictures, strict=True):
                         writer.write(fit_to_panel(picture))
             return [(caption, file.read_bytes()) for caption, file in zip(captions, files, strict=True)]
 
-    def _label(self, clip: Clip, t: int, shape: tuple[int, int]) -> np.ndarray:
+    def _label(self, label: str, shape: tuple[int, int]) -> np.ndarray:
         data = self.settings.DATA
         table = label_table(data.label_map, data.classes, self.settings.TRAIN.ignore_label)
-        return read_train_ids(Path(data.data_root) / clip[t].label, table, shape)
+        return read_train_ids(Path(data.data_root) / label, table, shape)
 
     def _moment(self, index: int, t: int, worst_of: list[str]) -> WorstPair:
         ends = (t, t + self.stride)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from etc.display.machine import machine
 from etc.display.tables import WIDTH, percent, table_in_blocks
-from etc.evaluate.metric_list import METRICS, ClipMetric
+from etc.evaluate.metric_list import METRICS
 from etc.evaluate.results import write_csv, write_json
 from etc.metrics import bootstrap_difference
 from etc.report.cost import Cost
@@ -37,7 +39,7 @@ def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> lis
             if metric.statistic:
                 low, high = scores.intervals[metric.key]
                 row |= {f"{metric.key} low": low, f"{metric.key} high": high}
-                row |= _difference(metric, runs[0], run)
+                row |= _difference(metric.key, metric.statistic, runs[0], run)
         row |= {
             "coverage": scores.coverage,
             "parameters": spent.parameters if spent else math.nan,
@@ -51,14 +53,14 @@ def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> lis
     return rows
 
 
-def _difference(metric: ClipMetric, first: Run, run: Run) -> dict[str, float]:
+def _difference(key: str, statistic: Callable[[np.ndarray], float], first: Run, run: Run) -> dict[str, float]:
     """A run minus the first one, and its bounds; NaN for the first run itself."""
     difference = low = high = math.nan
     if run is not first:
-        pair = [r.scores.clip_counts[metric.key] for r in (first, run)]
-        before, own = (metric.statistic(counts.sum(0)) for counts in pair)
-        difference, (low, high) = own - before, bootstrap_difference(*pair, metric.statistic)
-    name = f"{metric.key} difference"
+        before, own = first.scores.clip_counts[key], run.scores.clip_counts[key]
+        difference = statistic(own.sum(0)) - statistic(before.sum(0))
+        low, high = bootstrap_difference(before, own, statistic)
+    name = f"{key} difference"
     return {name: difference, f"{name} low": low, f"{name} high": high}
 
 

@@ -96,10 +96,11 @@ def _environment() -> jinja2.Environment:
 def _classes(runs: list[Run], settings: Settings) -> list[dict[str, Any]]:
     """Classes that occur: name, colour, and for each run the TC and the IoU."""
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
-    tested = all(run.miou for run in runs)
+    tested = [run.miou for run in runs if run.miou]
+    tables = tested if len(tested) == len(runs) else [run.scores.first.results[SEGMENTATION] for run in runs]
     strict = [run.scores.first.results[HEADLINE]["iou"] for run in runs]
-    iou = [(run.miou if tested else run.scores.first.results[SEGMENTATION])["iou"] for run in runs]
-    found = [
+    iou = [scores["iou"] for scores in tables]
+    found: list[dict[str, Any]] = [
         {
             "name": name,
             "color": "#{:02x}{:02x}{:02x}".format(*palette[k]),

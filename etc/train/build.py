@@ -26,7 +26,7 @@ from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
 from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask
-from model import parameter_groups
+from model import SegmentationNetwork, parameter_groups
 from utils import crit
 
 # TRAIN.loss -> loss, from the settings and the class weights.
@@ -83,7 +83,7 @@ def _one_thread(worker: int) -> None:
     cv2.setNumThreads(0)
 
 
-def new_student(settings: Settings, device: torch.device) -> nn.Module:
+def new_student(settings: Settings, device: torch.device) -> SegmentationNetwork:
     """The network to train, on its device.
 
     Raises:
@@ -97,7 +97,7 @@ def new_student(settings: Settings, device: torch.device) -> nn.Module:
     return student
 
 
-def new_task(settings: Settings, student: nn.Module, device: torch.device) -> MotionTask:
+def new_task(settings: Settings, student: SegmentationNetwork, device: torch.device) -> MotionTask:
     """The training step of a student, whose losses are those that the settings weigh above 0.
 
     With several processes the step calls the student through DDP, which wraps nothing else.
@@ -112,7 +112,9 @@ def new_task(settings: Settings, student: nn.Module, device: torch.device) -> Mo
     flow = _online_flow(settings, device) if motion and settings.FLOW.source == "online" else None
     segmentation = segmentation_loss(train, settings.DATA.classes)
     distillation = _distillation(settings, student, device) if settings.DISTILL.used else None
-    pseudo_labeler = None if train.self_training is None else _pseudo_labeler(train, student)
+    pseudo_labeler = None
+    if train.self_training is not None:
+        pseudo_labeler = _pseudo_labeler(train, student, threshold=train.self_training)
     return MotionTask(
         student=_data_parallel(student, segmentation, device),
         segmentation_loss=segmentation,
@@ -185,7 +187,7 @@ def _online_flow(settings: Settings, device: torch.device) -> FlowEstimator:
     return estimator
 
 
-def _distillation(settings: Settings, student: nn.Module, device: torch.device) -> Distillation:
+def _distillation(settings: Settings, student: SegmentationNetwork, device: torch.device) -> Distillation:
     train, distill = settings.TRAIN, settings.DISTILL
     # The teacher's first weights, drawn before its own are loaded, must not shift the student's random numbers.
     with torch.random.fork_rng(devices=[]):
@@ -205,9 +207,9 @@ def _distillation(settings: Settings, student: nn.Module, device: torch.device) 
     return distillation
 
 
-def _pseudo_labeler(train: Train, student: nn.Module) -> PseudoLabeler:
+def _pseudo_labeler(train: Train, student: nn.Module, *, threshold: float) -> PseudoLabeler:
     if train.weight is None:
         raise UserError(
             "TRAIN.self_training needs TRAIN.weight, a trained network: the predictions of random weights are no labels"
         )
-    return PseudoLabeler(copy.deepcopy(student), train.self_training)
+    return PseudoLabeler(copy.deepcopy(student), threshold)

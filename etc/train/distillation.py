@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from etc.config.schema import Distill
 from etc.train.batch import ClipBatch
+from model import SegmentationNetwork
 from utils import crit
 
 Outputs = dict[str, Tensor]
@@ -29,10 +30,13 @@ class DistillationLoss(NamedTuple):
     compare: Callable[[nn.Module, str, ClipBatch, Tensor, Tensor], Tensor]
 
 
-def _each_frame(criterion: crit.CriterionKD, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
+def _each_frame(criterion: nn.Module, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
     """Frames t and neighbours, each with its own mean, as :class:`utils.crit.CriterionKD` sums them."""
-    frames = [batch.frames_t, batch.neighbours] if batch.pair_count else [batch.frames_t]
-    return sum(criterion.divergence({mode: of(student)}, {mode: of(teacher)}) for of in frames)
+    assert isinstance(criterion, crit.CriterionKD), "the entry kd of LOSSES makes no other"
+    loss = criterion.divergence({mode: batch.frames_t(student)}, {mode: batch.frames_t(teacher)})
+    if batch.pair_count:
+        loss = loss + criterion.divergence({mode: batch.neighbours(student)}, {mode: batch.neighbours(teacher)})
+    return loss
 
 
 def _pairs(criterion: nn.Module, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
@@ -83,7 +87,7 @@ class Distillation:
     Source: Liu et al., ECCV 2020, section 3.3.
     """
 
-    def __init__(self, settings: Distill, teacher: nn.Module, *, device: torch.device, seed: int) -> None:
+    def __init__(self, settings: Distill, teacher: SegmentationNetwork, *, device: torch.device, seed: int) -> None:
         self.settings = settings
         self.teacher = teacher.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.criteria: dict[str, nn.Module] = {}

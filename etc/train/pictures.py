@@ -29,12 +29,12 @@ def training_pictures(
         ``frame``, ``label``, ``prediction``, and of the first pair, where there is a motion loss and a pair,
         ``neighbour``, ``flow``, ``visibility`` and ``warped``, the neighbour's prediction warped to the frame.
     """
-    palette = torch.from_numpy(palette)
+    colors = torch.from_numpy(palette)
     image = batch.frames_t(batch.images)[:1]
     pictures = {
         "frame": _rgb(image),
-        "label": _colored(batch.label[0], palette),
-        "prediction": _colored(_ids(result["logits"][:1], image), palette),
+        "label": _colored(batch.label[0], colors),
+        "prediction": _colored(_ids(result["logits"][:1], image), colors),
     }
     if motion_loss is None or not batch.pair_count:
         return pictures
@@ -46,7 +46,7 @@ def training_pictures(
         "neighbour": _rgb(neighbour),
         "flow": flow_to_image(flow)[0].cpu(),
         "visibility": (motion_loss.mask(image, neighbour, flow)[0] * 255).to(torch.uint8).expand(3, -1, -1).cpu(),
-        "warped": _colored(_ids(resample2d(logits_k, flow), image), palette),
+        "warped": _colored(_ids(resample2d(logits_k, flow), image), colors),
     }
 
 

@@ -62,7 +62,7 @@ class MotionTask(nn.Module):
         pictures = {"logits": of_t["logits"].detach()}
         if self.motion_loss is not None:
             flow = self._flow(batch)
-            terms["motion"] = self._motion(batch, outputs["logits"], flow)
+            terms["motion"] = _motion(self.motion_loss, batch, outputs["logits"], flow)
             pictures |= {"logits_k": batch.neighbours(outputs["logits"]).detach(), "flow": flow}
         if self.distillation is not None:
             terms |= self.distillation(batch, outputs)
@@ -76,11 +76,6 @@ class MotionTask(nn.Module):
         labels[unlabelled] = self.pseudo_labeler(batch.frames_t(batch.images)[unlabelled])
         return labels
 
-    def _motion(self, batch: ClipBatch, logits: Tensor, flow: Tensor) -> Tensor:
-        if not batch.pair_count:
-            return logits.new_zeros(())
-        return self.motion_loss(*batch.pairs(batch.images), *batch.pairs(logits), flow)
-
     def _flow(self, batch: ClipBatch) -> Tensor:
         """Flow of the pairs of the batch, float32 ``[M, 2, H, W]``."""
         if batch.flow is not None:
@@ -88,5 +83,12 @@ class MotionTask(nn.Module):
         image_t, image_k = batch.pairs(batch.images)
         if not batch.pair_count:
             return image_t.new_zeros(0, 2, *image_t.shape[-2:])
+        assert self.flow is not None, "a motion loss needs an estimator where the batch brings no flow"
         with torch.no_grad():
             return self.flow.estimate(denormalise(image_t), denormalise(image_k)).float()
+
+
+def _motion(motion_loss: MotionLoss, batch: ClipBatch, logits: Tensor, flow: Tensor) -> Tensor:
+    if not batch.pair_count:
+        return logits.new_zeros(())
+    return motion_loss(*batch.pairs(batch.images), *batch.pairs(logits), flow)

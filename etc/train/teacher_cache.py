@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from etc import distributed
@@ -16,6 +15,7 @@ from etc.data.frame_names import folder_key
 from etc.data.images import read_image
 from etc.data.transform import normalise
 from etc.errors import UserError
+from model import SegmentationNetwork
 from utils.files import replacing
 
 
@@ -50,7 +50,7 @@ class TeacherLogits:
             )
         return logits
 
-    def fill(self, teacher: nn.Module, frames: Iterable[Path], device: torch.device) -> int:
+    def fill(self, teacher: SegmentationNetwork, frames: Iterable[Path], device: torch.device) -> int:
         """Compute the logits that the cache lacks; the processes that torchrun started share the frames.
 
         Args:

@@ -68,13 +68,15 @@ class Trainer:
         self.student = new_student(settings, device)
         self.task = new_task(settings, self.student, device)
         if teacher_logits is not None:
+            assert self.task.distillation is not None, "logits are cached for distillation alone"
             teacher_logits.fill(self.task.distillation.teacher, self.data.image_files(), device)
         self.optimizer = new_optimizer(train, self.student)
         self.total_steps = train.epochs * self.sampler.steps
         self.scheduler = new_schedule(train, self.optimizer, self.total_steps)
         # float16 alone has too small a range for gradients; bfloat16 needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
-        self.step, self.epoch, self.metrics = 0, 0, {}
+        self.step, self.epoch = 0, 0
+        self.metrics: dict[str, float] = {}
         # Whether the validation that is due after the last finished epoch, if any, is done.
         self.validated = True
         if resumed is not None:
