@@ -67,15 +67,15 @@ def steps(bench: Bench) -> list[Figure]:
         lambda: [bare[0, 0] for _ in range(BATCH)],
         lambda: [data[0, 0] for _ in range(BATCH)],
     ]
-    one, stored, dis, network, without, loading = interleaved(calls, bench.rounds(3))
+    one, cached, dis, network, without, loading = interleaved(calls, bench.rounds(3))
     reading = [a - b for a, b in zip(loading, without, strict=True)]
     return [
-        Figure("motion loss, cached flow, relative to one frame", ratios(stored, one), "x", budget=2.3),
+        Figure("motion loss, cached flow, relative to one frame", ratios(cached, one), "x", budget=2.3),
         Figure("motion loss, online DIS, relative to one frame", ratios(dis, one), "x"),
         Figure("motion loss, online FlowNet2, relative to one frame", ratios(network, one), "x"),
-        Figure("online DIS, relative to cached flow", ratios(dis, stored), "x"),
-        Figure("online FlowNet2, relative to cached flow", ratios(network, stored), "x"),
-        Figure("reading cached flow, share of the step", ratios(reading, stored, 100), "%"),
+        Figure("online DIS, relative to cached flow", ratios(dis, cached), "x"),
+        Figure("online FlowNet2, relative to cached flow", ratios(network, cached), "x"),
+        Figure("reading cached flow, share of the step", ratios(reading, cached, 100), "%"),
     ]
 
 

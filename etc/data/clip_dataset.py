@@ -36,7 +36,7 @@ class ClipDataset(Dataset):
         layout: naming of the frames.
         frame_step: difference of the numbers of consecutive frames.
         transform: the random geometry.
-        label_table: stored label value -> train id, uint8 ``[256]``.
+        label_table: label value in a file -> train id, uint8 ``[256]``.
         flow: reads or computes the flow of a pair; ``None``: the training step computes it from the crops.
         with_neighbour: ``False`` leaves the neighbour out, with the same draws for everything else.
         opposite: for every frame t the offsets at which a third frame exists. It lies on the other side of frame t

@@ -64,7 +64,7 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
 
 
 def _read(path: str | Path) -> bytes:
-    """The bytes of an image file, whole."""
+    """The bytes of an image file, checked to be complete."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -102,7 +102,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # A frame is rotated on reading as its camera noted in the file; a label map has no such note.
+            # Reading a frame rotates it by its EXIF orientation; label maps have none.
             turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) >= 5
     except _UNDECODABLE as error:
         reason = getattr(error, "strerror", None) or "not an image that can be decoded"
@@ -111,7 +111,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 class LabelFile(NamedTuple):
-    """The pixels of a label map or prediction as stored, and the palette if the file has one.
+    """The pixels of a label map or prediction as they are in the file, and its palette if it has one.
 
     Attributes:
         path: the file.
@@ -153,7 +153,7 @@ class LabelFile(NamedTuple):
 
 
 def read_label(path: str | Path) -> np.ndarray:
-    """A label map as stored: gray values or palette indices, uint8 or uint16 ``[H, W]``.
+    """A label map as it is in the file: gray values or palette indices, uint8 or uint16 ``[H, W]``.
 
     Raises:
         UserError: the file is missing, truncated, damaged, no image, or a colour picture.

@@ -17,7 +17,7 @@ INVALID = 254  # inside a table only: marks values that must not occur
 
 
 def label_table(label_map: str, classes: int, ignore_label: int) -> np.ndarray:
-    """Lookup table from stored label values to train ids, uint8 ``[256]``.
+    """Lookup table from the label values in files to train ids, uint8 ``[256]``.
 
     Train ids are 0..classes-1 and 255 (ignore). With a label map (``DATA.label_map``, see
     :data:`etc.data.layouts.LABEL_MAPS`) every value up to its highest one that stands for no class is ignored, and so
@@ -43,7 +43,7 @@ def label_table(label_map: str, classes: int, ignore_label: int) -> np.ndarray:
 
 
 def to_train_ids(label: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """Stored label values -> train ids, and the first value outside the classes.
+    """Label values of a file -> train ids, and the first value outside the classes.
 
     Args:
         label: as :func:`~etc.data.images.read_label` gives it. Of 16-bit values only 0..255 can be in the table;
@@ -51,7 +51,7 @@ def to_train_ids(label: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, int 
         table: as :func:`label_table` makes it.
 
     Returns:
-        Train ids, uint8 ``[H, W]``, to be used only if the value beside them is ``None``.
+        Train ids, uint8 ``[H, W]``, which are valid only if the second value is ``None``.
     """
     if label.dtype == np.uint16:
         table = np.concatenate([table, np.full(65535 - len(table), INVALID, np.uint8), [np.uint8(IGNORE)]])

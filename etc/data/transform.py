@@ -1,7 +1,7 @@
 """The clip transform: scale, rotation, flip and crop as one affine matrix, the same for a whole clip.
 
-Applied once per image, straight from uint8 to the crop. Because it is one affine map, it also maps a stored
-optical flow exactly: a vector f at source point p becomes A f at the crop point that p lands on.
+Applied once per image, straight from uint8 to the crop. Because it is one affine map, it also maps the
+optical flow of whole frames exactly: a vector f at source point p becomes A f at the crop point that p lands on.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class ScoredFrame(NamedTuple):
 
 
 class PairFlow(NamedTuple):
-    """Flow t -> t+1, float32 ``[2, H, W]``, and what is known of occlusion: backward flow, or visible pixels."""
+    """Flow t -> t+1, float32 ``[2, H, W]``, and for the occlusion check the backward flow or the visible pixels."""
 
     forward: np.ndarray
     backward: np.ndarray | None
@@ -77,7 +77,7 @@ class ClipScorer:
         """Count the next frame of the clip; ``None``: it has no prediction.
 
         Raises:
-            UserError: its prediction has another size than those before, or the flow cannot be had.
+            UserError: its prediction has another size than those before, or its flow cannot be read or computed.
         """
         if frame is not None:
             self.shape = self.shape or frame.prediction.shape
@@ -117,7 +117,7 @@ class PairScorer:
         self.classes = classes
         self.pixels = self.skipped = 0
         self.figures: list[float] = []
-        # The last frames and pairs: the oldest of ``stride`` is the one that the next belongs to.
+        # The last ``stride`` frames and pairs. The next frame forms a pair with the oldest of them.
         self.frames: deque[ScoredFrame | None] = deque(maxlen=stride)
         self.pairs: deque[tuple[np.ndarray, PairFlow] | None] = deque(maxlen=stride)
 
@@ -184,8 +184,8 @@ def dequantise_flow(flow: np.ndarray) -> np.ndarray:
     """Adds reproducible noise below 1/64 pixel to flow that a file holds in steps of 1/64 pixel.
 
     The published warp loses pixels to the class below by the rounding of its products. At positions that are whole
-    64ths every product is exact: nothing is lost, and the figure comes out points too high. Pixels without motion, and
-    flow that was never rounded, stay as they are.
+    64ths every product is exact: nothing is lost, and the score is several percentage points too high. Pixels without
+    motion, and flow that was never rounded, stay as they are.
 
     Args:
         flow: float32 ``[2, H, W]``, pixels.
@@ -200,7 +200,7 @@ def dequantise_flow(flow: np.ndarray) -> np.ndarray:
 
 
 def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:
-    """What strict scoring knows of a pair; ``occlusion``: whether it drops occluded pixels.
+    """The flow of a pair, and what strict scoring needs to drop occluded pixels, if ``occlusion`` asks for that.
 
     Raises:
         UserError: as :meth:`etc.flow.build.FlowSource.with_validity`.
@@ -213,10 +213,10 @@ def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int,
 
 
 class LabelledChunks:
-    """Feeds an accumulator the runs of labelled frames of a clip, in chunks that overlap by what it needs."""
+    """Passes runs of labelled frames of a clip to an accumulator, in chunks that overlap as it requires."""
 
     def __init__(self, accumulator: Accumulator) -> None:
-        assert isinstance(accumulator, ChunkAccumulator), "a metric that needs labelled clips says its overlap"
+        assert isinstance(accumulator, ChunkAccumulator), "a metric of labelled clips needs the attribute overlap"
         self.accumulator = accumulator
         self.frames: list[tuple[np.ndarray, np.ndarray]] = []  # prediction and label
 

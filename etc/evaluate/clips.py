@@ -33,7 +33,7 @@ from flownet import VARIANTS
 
 
 class FlowSetting(NamedTuple):
-    """One way to look at the clips: by which flow, and how far apart the frames of a pair are."""
+    """A flow, and a distance of the frames of a pair (stride), that clips are scored with."""
 
     name: str
     stride: int
@@ -52,7 +52,7 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     """
     clips = clips_to_score(settings)
     predictions = predictions_from(settings, clips)
-    names = class_names(settings)  # before the work: a wrong file of names must not cost a finished scoring
+    names = class_names(settings)  # read first: a wrong file of names must not waste the scoring
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
@@ -115,7 +115,7 @@ def evaluation_flow(settings: Settings, name: str, device: torch.device) -> Flow
         change["preset" if estimator == "dis" else "weights"] = choice
     elif weights is None and estimator in VARIANTS and weight_files()[estimator].path.is_file():
         change["weights"] = str(weight_files()[estimator].path)
-    # Not validated again: the estimator says which presets and weights it takes.
+    # Not validated again: the estimator checks its preset and weights itself.
     return flow_source(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
 
 
@@ -141,7 +141,7 @@ def _pooled(clips: list[ClipCounts]) -> ClipCounts:
 
 
 def _flow_scores(flow: FlowSetting, counts: PairCounts, frames: Counts, clips: list[Clip], classes: int) -> FlowScores:
-    """What one flow at one stride says, of all clips and of each."""
+    """The scores under one flow at one stride, of all clips together and of each."""
     tables = frames | counts.metrics
     results = {m.key: m.compute(classes, tables[m.key].sum(0)) for m in METRICS}
     pixels, scored, skipped = counts.totals.sum(0).tolist()

@@ -140,7 +140,7 @@ def _listed_frames(settings: Settings) -> list[Frame]:
     path = settings.TEST.test_list or settings.DATA.val_list
     frames = read_frames(path)
     check_files(frames, settings.DATA.data_root, source=path)
-    bare = sum(frame.label is None for frame in frames)
-    if bare:
-        logger.info("%s: %d of %d frames have no label and are predicted, not scored", path, bare, len(frames))
+    unlabelled = sum(frame.label is None for frame in frames)
+    if unlabelled:
+        logger.info("%s: %d of %d frames have no label and are predicted, not scored", path, unlabelled, len(frames))
     return frames

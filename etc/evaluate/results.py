@@ -30,7 +30,7 @@ _NUMBERS = re.compile(rf"\[\s+({_NUMBER}(?:,\s+{_NUMBER})*)\s+\]")
 
 
 class ClipFigures(NamedTuple):
-    """What one clip scored under one flow at one stride.
+    """The scores of one clip under one flow at one stride.
 
     Attributes:
         figures: metric -> its headline figure, a share in [0, 1], NaN where nothing was counted.
@@ -50,7 +50,7 @@ class ConstantControl(NamedTuple):
 
 @dataclass(frozen=True)
 class FlowScores:
-    """What one flow at one stride says of all clips; metrics that need no flow say the same under each.
+    """The scores of all clips under one flow at one stride; metrics that need no flow are the same under each.
 
     Attributes:
         name: the entry of ``FLOW.evaluate_with``.
@@ -79,7 +79,7 @@ class FlowScores:
         return metric.figure(self.results[metric.key])
 
     def record(self) -> dict[str, Any]:
-        """As ``tc.json`` holds it, without the clips."""
+        """The scores in the form of ``tc.json``, without the clips."""
         return {
             "flow_name": self.name,
             "stride": self.stride,
@@ -112,7 +112,7 @@ class FlowScores:
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Temporal consistency and what must stand beside it.
+    """The scores of clips, and what is needed to read and compare them.
 
     Attributes:
         classes: names of the classes.

@@ -31,9 +31,9 @@ def read_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         # Middlebury marks unknown flow by values above 1e9.
         return flow, (np.abs(flow) < 1e9).all(axis=0)
     if path.suffix == ".png":
-        stored = read_png16(path)
-        flow = (stored[:, :, :2].astype(np.float32) - 2**15) / 64
-        return np.ascontiguousarray(flow.transpose(2, 0, 1)), stored[:, :, 2] > 0
+        encoded = read_png16(path)
+        flow = (encoded[:, :, :2].astype(np.float32) - 2**15) / 64
+        return np.ascontiguousarray(flow.transpose(2, 0, 1)), encoded[:, :, 2] > 0
     raise UserError(f"{path}: flow files are .flo or KITTI .png")
 
 
@@ -47,12 +47,12 @@ def write_flo(path: str | Path, flow: np.ndarray) -> None:
 def write_kitti(path: str | Path, flow: np.ndarray, valid: np.ndarray | None = None) -> None:
     """Write float32 ``[2, H, W]`` as KITTI PNG (steps of 1/64 px), atomically; vectors that do not fit are invalid."""
     fits = (np.abs(flow) <= KITTI_REACH).all(axis=0)
-    stored = np.empty((*flow.shape[1:], 3), np.uint16)
+    encoded = np.empty((*flow.shape[1:], 3), np.uint16)
     bounded = np.nan_to_num(np.clip(flow, -KITTI_REACH, KITTI_REACH))
     # Rounded before the offset is added: float32 has no room for both the offset and the half step.
-    stored[:, :, :2] = (np.rint(bounded * 64) + 2**15).transpose(1, 2, 0)
-    stored[:, :, 2] = fits if valid is None else fits & valid
-    write_png(path, stored)
+    encoded[:, :, :2] = (np.rint(bounded * 64) + 2**15).transpose(1, 2, 0)
+    encoded[:, :, 2] = fits if valid is None else fits & valid
+    write_png(path, encoded)
 
 
 def data_set_flow(image_t: Path, image_k: Path) -> Path | None:

@@ -253,8 +253,8 @@ def read_teacher(raw: Path, classes: int) -> tuple[Tensor, Tensor]:
     return _unpacked(read_png16(raw), raw, classes)
 
 
-def _unpacked(stored: np.ndarray, raw: Path, classes: int) -> tuple[Tensor, Tensor]:
-    ids, levels = stored[..., 0], stored[..., 1]
+def _unpacked(pixels: np.ndarray, raw: Path, classes: int) -> tuple[Tensor, Tensor]:
+    ids, levels = pixels[..., 0], pixels[..., 1]
     if ids.max() >= classes or levels.max() >= LEVELS:
         raise UserError(f"{raw} holds no prediction of this teacher (class or confidence out of range): delete it")
     return torch.from_numpy(ids.astype(np.uint8)), torch.from_numpy(levels.astype(np.int64))

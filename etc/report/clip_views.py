@@ -1,4 +1,4 @@
-"""What a clip looks like under several runs: videos, where labels change along the motion, the worst moments."""
+"""A clip under several runs, in pictures: videos, where labels change along the motion, the worst moments."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ClipView:
 def clips_to_show(runs: list[Run], limit: int) -> list[int]:
     """The clips with the lowest TC, averaged over the runs, in the order of the list; at most ``limit``."""
     mean = np.mean([[clip.figures[HEADLINE] for clip in run.scores.first.clips] for run in runs], axis=0)
-    # A clip on which nothing was counted has no figure; it is not the one to look at.
+    # A clip on which nothing was counted has no figure and comes last.
     return sorted(np.argsort(np.nan_to_num(mean, nan=math.inf), kind="stable")[:limit].tolist())
 
 
@@ -127,7 +127,7 @@ class ClipViewer:
         first = runs[0].scores
         if len(first.clips) != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {len(first.clips)} clips, DATA.clip_list has {len(self.clips)}")
-        # The first alone: the others may be networks that take long to load.
+        # Only the first flow: the others may need networks that take long to load.
         self.flow = evaluation_flow(settings, evaluation_flow_names(settings)[0], device_of(settings.TEST.device))
         self.stride = settings.TEST.strides[0]
         for what, own, scored in (
@@ -237,7 +237,7 @@ class ClipViewer:
 
 
 def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predictions:
-    """Those that the run was scored on, read as they were read then."""
+    """The predictions that the run was scored on, with the settings of that scoring."""
     own = run.scores.settings.TEST
     kind = run.scores.predictions["ids"]
     change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}

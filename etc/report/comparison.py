@@ -1,4 +1,4 @@
-"""Runs side by side: what each scored, what it costs, and whether they differ by more than the clips do."""
+"""Runs side by side: their scores and costs, and the intervals of the differences over clips."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
 
 
 def footnotes(rows: list[ComparisonRow], clips: int) -> list[str]:
-    """What must be known to read :func:`format_rows`."""
+    """Notes on how to read :func:`format_rows`."""
     pairs = "of neighbouring frames" if rows[0]["stride"] == 1 else f"of frames {rows[0]['stride']} apart"
     found = [f"All scores in percent. TC over pairs {pairs}, with the flow {rows[0]['flow']}."]
     if len(rows) > 1 and clips > 1:

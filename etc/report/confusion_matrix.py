@@ -14,7 +14,7 @@ from utils.files import replacing
 
 _CELL = 0.48  # inches: room for three digits
 _DARK = 0.55  # share from which a number is white on blue
-_LEAST = 0.005  # shares below would read as 0
+_LEAST = 0.005  # smaller shares would be printed as 0
 
 
 def row_shares(counts: Tensor) -> np.ndarray:

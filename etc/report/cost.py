@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from etc.predict.predictor import Predictor
 
 ROUNDS = 30
-SECONDS = 10.0  # for each predictor; slow networks get fewer rounds, but never less than
+SECONDS = 10.0  # for each predictor; slow networks get fewer rounds than ROUNDS, but at least FEWEST_ROUNDS
 FEWEST_ROUNDS = 5
 
 

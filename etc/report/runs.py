@@ -57,7 +57,7 @@ def named_runs(args: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def runs_of(named: list[tuple[str, str]], settings: Settings, folder: Path) -> list[Run]:
-    """The runs of names and places; checkpoints are scored into ``folder``, after all that can be checked at once.
+    """The runs of names and places; checkpoints are scored into ``folder``, after the checks that take no time.
 
     Raises:
         UserError: as :func:`read_run` and :func:`score_checkpoint`.
@@ -125,7 +125,7 @@ def read_run(name: str, folder: str | Path) -> Run:
 
 
 def check_comparable(runs: list[Run]) -> None:
-    """Raise UserError where two runs bear one name, or were not scored on the same clips with the same flow."""
+    """Raise UserError where two runs have the same name, or were not scored on the same clips with the same flow."""
     first = runs[0]
     for i, run in enumerate(runs[1:], 1):
         both = f"{first.name} and {run.name}"
@@ -159,7 +159,7 @@ def measure_costs(runs: list[Run], settings: Settings, *, speed: bool) -> dict[s
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
-    """The settings that a checkpoint was trained with; empty where it holds none of ours, as foreign ones do."""
+    """The settings that a checkpoint was trained with; empty for a checkpoint of another toolkit."""
     content = read_checkpoint(path, "checkpoint")
     config = content.get("config") if isinstance(content, dict) else None
     if not isinstance(config, dict) or not config or not all(isinstance(keys, dict) for keys in config.values()):

@@ -11,7 +11,7 @@ _MASKS = ("labelled", "has_neighbour", "has_third")
 
 
 class ClipBatch:
-    """N clips of one to three frames, packed into one pass; this class alone knows the order of the pass.
+    """N clips of one to three frames, packed into one pass; no other code depends on the order of the pass.
 
     The pass holds the N frames t, then the neighbours k of the M clips that have one, then the third frames of the
     L clips that have one, each in the order of the clips: ``[t_1 .. t_N, k .. k, third .. third]``. Frames that do

@@ -1,6 +1,6 @@
 """From settings to the parts of a training: network, losses, optimizer, schedule, loader.
 
-Whatever can be wrong with them is found here, before the first step.
+Errors in the settings are found here, before the first step.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def new_loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, Dat
 
 
 def _one_thread(worker: int) -> None:
-    # The workers share the cores already. Only in the worker: OpenCV's setting holds for the whole process, and this
-    # one computes flow when it validates.
+    # The workers share the cores already. This is set in the worker alone, because OpenCV's setting holds for a whole
+    # process, and the main process computes flow when it validates.
     cv2.setNumThreads(0)
 
 
@@ -98,7 +98,7 @@ def new_student(settings: Settings, device: torch.device) -> SegmentationNetwork
 
 
 def new_task(settings: Settings, student: SegmentationNetwork, device: torch.device) -> MotionTask:
-    """The training step of a student, whose losses are those that the settings weigh above 0.
+    """The training step of a student, with the losses whose weight in the settings is above 0.
 
     With several processes the step calls the student through DDP, which wraps nothing else.
 
@@ -194,10 +194,10 @@ def _distillation(settings: Settings, student: SegmentationNetwork, device: torc
         teacher = teacher_network(settings)
     distillation = Distillation(distill, teacher, device=device, seed=train.manual_seed)
     # Outputs that cannot be compared are reported now, not in the first step.
-    crop, yes = torch.zeros(1, 3, train.train_h, train.train_w), torch.ones(1, dtype=torch.bool)
+    crop, present = torch.zeros(1, 3, train.train_h, train.train_w), torch.ones(1, dtype=torch.bool)
     frames = dict.fromkeys(("image", "neighbour", "third"), crop)
-    label = {"label": torch.zeros(1, train.train_h, train.train_w, dtype=torch.int64), "labelled": yes}
-    clip = ClipBatch(frames | label | {"has_neighbour": yes, "has_third": yes}, device)
+    label = {"label": torch.zeros(1, train.train_h, train.train_w, dtype=torch.int64), "labelled": present}
+    clip = ClipBatch(frames | label | {"has_neighbour": present, "has_third": present}, device)
     student.eval()
     try:
         with torch.no_grad():

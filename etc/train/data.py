@@ -85,11 +85,11 @@ def _check_labels(settings: Settings, frames: list[Frame]) -> None:
     Raises:
         UserError: no frame has a label, and there is neither self-training nor pixel-wise distillation.
     """
-    bare = sum(frame.label is None for frame in frames)
-    if not bare or settings.TRAIN.self_training is not None or settings.DISTILL.kd_weight > 0:
+    unlabelled = sum(frame.label is None for frame in frames)
+    if not unlabelled or settings.TRAIN.self_training is not None or settings.DISTILL.kd_weight > 0:
         return
-    what = f"{settings.DATA.train_list}: {bare} of {len(frames)} frames have no label"
-    if bare == len(frames):
+    what = f"{settings.DATA.train_list}: {unlabelled} of {len(frames)} frames have no label"
+    if unlabelled == len(frames):
         # A constant prediction is perfectly consistent: the motion loss alone would lead the network to one.
         raise UserError(f"{what}: set TRAIN.self_training (0.9, say), distil with DISTILL.kd_weight, or list labels")
     logger.warning("%s: no segmentation loss for them (TRAIN.self_training would pseudo-label them)", what)

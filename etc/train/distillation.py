@@ -32,7 +32,7 @@ class DistillationLoss(NamedTuple):
 
 def _each_frame(criterion: nn.Module, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
     """Frames t and neighbours, each with its own mean, as :class:`utils.crit.CriterionKD` sums them."""
-    assert isinstance(criterion, crit.CriterionKD), "the entry kd of LOSSES makes no other"
+    assert isinstance(criterion, crit.CriterionKD), "the entry kd of LOSSES builds a CriterionKD"
     loss = criterion.divergence({mode: batch.frames_t(student)}, {mode: batch.frames_t(teacher)})
     if batch.pair_count:
         loss = loss + criterion.divergence({mode: batch.neighbours(student)}, {mode: batch.neighbours(teacher)})
@@ -69,11 +69,11 @@ LOSSES = {
 class Distillation:
     """The losses of a student against a teacher that sees the same frames.
 
-    This is no module on purpose: the teacher stays out of the optimizer and of the student's checkpoint. So do the
-    parameters of the losses, the ConvLSTM of the multi-frame loss, which student and teacher share. The published
-    training let it learn along: with the loss alone it falls to the trivial solution, parameters of 0 for which any
-    two networks agree, and so needed clipping and a further term. Here it is a fixed random projection instead, which
-    cannot.
+    Deliberately not an ``nn.Module``: the teacher stays out of the optimizer and of the student's checkpoint, and so
+    do the parameters of the losses, those of the ConvLSTM of the multi-frame loss. Student and teacher share this
+    ConvLSTM. The published training trained it too; minimising the loss alone would drive its parameters to 0, where
+    any two networks agree, so the published code clips them and adds a second term. Here it is a fixed random
+    projection, which cannot collapse.
 
     Args:
         settings: which losses, their weights, and the outputs that they compare.

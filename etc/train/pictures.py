@@ -1,4 +1,4 @@
-"""What a training step looks like, for TensorBoard."""
+"""Pictures of a training step, for TensorBoard."""
 
 from __future__ import annotations
 

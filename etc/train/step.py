@@ -16,7 +16,7 @@ from etc.train.self_training import PseudoLabeler
 class MotionTask(nn.Module):
     """One training step on clips of one to three frames: segmentation loss, motion loss, distillation.
 
-    Flow estimator, teacher and pseudo labeler are no sub-modules on purpose: they stay out of the optimizer and of
+    Flow estimator, teacher and pseudo labeler are deliberately not sub-modules: they stay out of the optimizer and of
     the student's checkpoint.
 
     Args:
@@ -52,8 +52,8 @@ class MotionTask(nn.Module):
 
         Returns:
             ``{"loss", "segmentation", ["motion", "kd", "pf", "mf"], "logits", ["logits_k", "flow"]}``: ``loss`` is
-            what to step on, the sum of the other losses, which are weighted already; the last three serve for
-            pictures: logits of the frames t, of their neighbours, and the flow of the pairs, all without gradient.
+            the one to minimise, the sum of the other losses, which are weighted already; the last three are
+            for pictures: logits of the frames t, of their neighbours, and the flow of the pairs, all without gradient.
         """
         outputs = self.student(batch.images.contiguous(memory_format=torch.channels_last))
         labels = self._labels(batch)

@@ -68,7 +68,7 @@ class Trainer:
         self.student = new_student(settings, device)
         self.task = new_task(settings, self.student, device)
         if teacher_logits is not None:
-            assert self.task.distillation is not None, "logits are cached for distillation alone"
+            assert self.task.distillation is not None, "logits are cached only where DISTILL is used"
             teacher_logits.fill(self.task.distillation.teacher, self.data.image_files(), device)
         self.optimizer = new_optimizer(train, self.student)
         self.total_steps = train.epochs * self.sampler.steps
@@ -166,7 +166,7 @@ class Trainer:
         terms = {name: value for name, value in result.items() if value.ndim == 0}
         if torch.stack([value.float() for value in terms.values()]).isfinite().all():
             return
-        # "loss" is the sum of the others: name the term that is to blame where there is one.
+        # "loss" is the sum of the others: name the term that caused it where there is one.
         names = [name for name, value in terms.items() if not value.isfinite()]
         wrong = next((name for name in names if name != "loss"), names[0])
         raise NonFiniteLoss(
@@ -207,7 +207,7 @@ class Trainer:
             scores = validate(self.student, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
         self.student.train()
         before = self.metrics.get("best_mIoU", -1.0)
-        # NaN, the mIoU of frames without a labelled pixel, is never the best and does not stay so.
+        # NaN, the mIoU of frames without a labelled pixel, is never the best, and any number replaces it.
         best = scores["mIoU"] > before or (math.isnan(before) and not math.isnan(scores["mIoU"]))
         self.metrics = scores | {"best_mIoU": scores["mIoU"] if best else before}
         self.validated = True

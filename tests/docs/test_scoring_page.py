@@ -33,12 +33,12 @@ def test_published_tc_under_stored_flow_is_near_that_of_flow_never_stored(real_d
     images = [read_image(real_data / "camvid/val" / name) for name in names]
     images = [torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in images]
     labels = [read_train_ids(real_data / "camvid/valannot" / name, table) for name in names]
-    exact, rounded, mended = (TemporalConsistency(11, "published") for _ in range(3))
+    exact, rounded, dequantised = (TemporalConsistency(11, "published") for _ in range(3))
     for t in range(len(names) - 1):
         forward = flow.estimate(images[t], images[t + 1])[0].numpy()
         stored = np.rint(forward * 64) / 64
-        for meter, own in ((exact, forward), (rounded, stored), (mended, dequantise_flow(stored))):
+        for meter, own in ((exact, forward), (rounded, stored), (dequantised, dequantise_flow(stored))):
             meter.update(labels[t], labels[t + 1], own)
     wanted = exact.compute()["mIoU"]
     assert rounded.compute()["mIoU"] > wanted + 0.03
-    assert mended.compute()["mIoU"] == pytest.approx(wanted, abs=0.005)
+    assert dequantised.compute()["mIoU"] == pytest.approx(wanted, abs=0.005)

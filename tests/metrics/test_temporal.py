@@ -406,7 +406,7 @@ def test_a_pair_without_common_pixels_scores_nan():
 
 
 def test_the_hand_labels_of_the_camvid_clip_score_as_known(real_data):
-    """The ceiling under DIS flow: 0.883 where sources outside the frame are clamped into it."""
+    """The ground-truth TC under DIS flow: 0.883 where sources outside the frame are clamped into it."""
     frames = sorted((real_data / "camvid/val").glob("*.png"))
     grays = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in frames]
     paths = [real_data / "camvid/valannot" / path.name for path in frames]

@@ -135,8 +135,8 @@ def test_training_fills_the_store_and_then_reads_it(tiny_training, teacher_file,
     assert torch.load(tmp_path / "run/last.pth", weights_only=True)["epoch"] == 1
 
 
-def test_features_are_not_stored():
-    with pytest.raises(UserError, match="set pf_on to logits, or source to online"):
+def test_features_are_not_cached():
+    with pytest.raises(UserError, match=r"set pf_on to logits, or DISTILL\.source to online"):
         load_settings(None, ["DISTILL.source=cached", "DISTILL.pf_weight=1.0"])
 
 

@@ -110,7 +110,7 @@ def write_world(
 def encode_flow(flow: WorldFlow, label: NDArray[np.uint8], label_k: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """KITTI's PNG, uint16 ``[H, W, 3]`` of u, v, valid: ``64 * flow + 2**15``.
 
-    Valid is a pixel that is visible in frame k, and that the flow as stored (rounded to 1/64 px) takes to a pixel of
+    Valid is a pixel that is visible in frame k, and that the flow as written (rounded to 1/64 px) takes to a pixel of
     the same label: a scorer that reads the file and takes the nearest pixel then finds the ground truth consistent.
     The vector of a pixel that is not valid is exact as well, except where it does not fit the format: there it is 0.
 
