@@ -9,6 +9,7 @@ from types import ModuleType
 
 from etc import cli
 from etc.config import schema
+from etc.data.layouts import check_layout
 
 TOOLS = Path(__file__).resolve().parents[1] / "tool"
 
@@ -43,8 +44,8 @@ def run(name: str, *args: object) -> int:
 def recorded_keys() -> Iterator[set[str]]:
     """Collects every ``SECTION.key`` whose value this process reads.
 
-    Copies and dumps of whole sections do not count (they do not use attribute access), nor do the checks inside
-    the schema, which read the settings of every script alike.
+    Copies and dumps of whole sections do not count (they do not use attribute access), nor do the checks of the
+    settings (in the schema, and of the names of layouts), which every script makes alike.
     """
     read: set[str] = set()
     section_of = {model: section for section, model in schema.SECTIONS.items()}
@@ -54,7 +55,8 @@ def recorded_keys() -> Iterator[set[str]]:
         section = section_of.get(type(self))
         if section and name in type(self).model_fields:
             reader = sys._getframe(1).f_code
-            if not (reader.co_filename == schema.__file__ and reader.co_name.startswith("_")):
+            check = reader.co_filename == schema.__file__ and reader.co_name.startswith("_")
+            if not check and reader is not check_layout.__code__:
                 read.add(f"{section}.{name}")
         return value
 

@@ -93,7 +93,7 @@ class Flow(_Section):
     )
     source: Literal["cached", "online"] = Field(
         "cached",
-        description="flow for training: of whole frames (kept), or of each crop",
+        description="training flow; cached: once per pair of frames; online: in every step, from the crops",
     )
     weights: str | None = Field(None, title="path", description="weight file of the estimator; flownet2 needs one")
     preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="speed preset of dis")
@@ -106,7 +106,8 @@ class Flow(_Section):
     evaluate_with: list[str] = Field(
         [],
         title="list of estimators",
-        description="for scoring, as [dis@fast, flownet2@FILE], the first gives the main result; empty: FLOW.name",
+        description="estimators for scoring, as [dis@fast, flownet2@FILE]; the first gives the main result; "
+        "empty: FLOW.name",
     )
     occlusion: bool = Field(True, description="leave occluded pixels out of strict TC (needs backward flow too)")
 
@@ -241,13 +242,13 @@ class Test(_Section):
     save_folder: str = Field(
         "exp/cityscapes/pspnet18_flow/result", title="path", description="folder for predictions and scores"
     )
-    test_list: str | None = Field(None, title="path", description="frames for tool/test.py; empty: DATA.val_list")
+    test_list: str | None = Field(None, title="path", description="frames of tool/test.py; empty: DATA.val_list")
     predictions: str | None = Field(
         None, title="path", description="folder of PNG files to score; empty: save_folder/video/gray"
     )
     prediction_ids: Literal["auto", "train", "label", "color"] = Field(
         "auto",
-        description="pixel values: train ids, label ids or class colours",
+        description="pixel values: train ids, Cityscapes label ids or class colours; auto: detect",
     )
     allow_gaps: bool = Field(False, description="frames may lack a prediction; pairs with both are scored")
     frames: str | None = Field(None, title="path", description="folder or video to score; empty: DATA.clip_list")

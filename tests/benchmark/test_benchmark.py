@@ -86,11 +86,7 @@ def test_the_script_writes_a_page_with_its_command_and_the_same_figures_as_json(
     names = ("scoring", "store", "resample2d", "sample")
     assert run("benchmark", "--quick", *names, "--out", tmp_path / "page.md") == 0
     printed, page = capsys.readouterr().out, (tmp_path / "page.md").read_text(encoding="utf-8")
-    for word in (
-        "published, relative to one remap",
-        "size of cached flow, relative to .flo",
-        "training sample, relative to three imread",
-    ):
+    for word in ("published, relative to one remap", "size of cached flow, relative to .flo", "training sample, relative to three imread"):
         assert word in printed and f"| {word} |" in page
     assert "python tool/benchmark.py --quick scoring store resample2d sample --out" in page
     assert "figures mean nothing" in printed and "figures mean nothing" in page and "over" not in printed
