@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import sys
@@ -21,8 +22,8 @@ from etc.data.layouts import check_layout
 from etc.errors import ConfigError, UserError
 
 USER_ERROR = 2
-HELP_WIDTH = 100
-NAME_WIDTH = 22  # of the column of settings in --help; the few longer names push their line to the right
+HELP_WIDTH = 104
+NAME_WIDTH = 22  # column of the names of settings in --help; longer names push their line to the right
 
 # The settings that several scripts read, for the KEYS that each script passes to argument_parser.
 WORLD = "DATA.data_root DATA.synthetic*"
@@ -40,13 +41,14 @@ ALL = " ".join(SECTIONS)
 _WITHOUT_EFFECT = {"TRAIN.zoom_factor"}
 
 
-def parse(argv: list[str] | None, *, description: str | None, keys: str = ALL) -> Settings:
+def parse(argv: list[str] | None, *, description: str | None, keys: str = ALL, brief: str = "") -> Settings:
     """Read ``[--config FILE] [SECTION.key VALUE | SECTION.key=VALUE ...]``.
 
     Args:
         argv: the arguments after the script's name; ``None`` means ``sys.argv[1:]``.
         description: the script's docstring, shown by ``--help``.
         keys: the settings that the script reads, as :func:`matching_keys` takes them.
+        brief: those of them that ``--help`` shows without type and meaning.
 
     Returns:
         The validated :class:`~etc.config.schema.Settings`.
@@ -54,12 +56,12 @@ def parse(argv: list[str] | None, *, description: str | None, keys: str = ALL) -
     Raises:
         ConfigError: as :func:`etc.config.load_settings`.
     """
-    return settings_from(argument_parser(description, keys).parse_intermixed_args(argv))
+    return settings_from(argument_parser(description, keys, brief).parse_intermixed_args(argv))
 
 
-def argument_parser(description: str | None, keys: str = ALL) -> SettingsParser:
+def argument_parser(description: str | None, keys: str = ALL, brief: str = "") -> SettingsParser:
     """The parser behind :func:`parse`, for scripts with options of their own."""
-    return SettingsParser(description, keys)
+    return SettingsParser(description, keys, brief)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
@@ -98,21 +100,23 @@ class SettingsParser(argparse.ArgumentParser):
     Args:
         description: the script's docstring.
         keys: the settings to list, as :func:`matching_keys` takes them.
+        brief: those of them to list by name and value only.
     """
 
-    def __init__(self, description: str | None, keys: str) -> None:
+    def __init__(self, description: str | None, keys: str, brief: str = "") -> None:
         super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
-        self.keys = matching_keys(keys)
-        self.add_argument("-h", "--help", action="store_true", help="show this help and exit")
+        self.keys, self.brief = matching_keys(keys), matching_keys(brief)
+        shared = self.add_argument_group("arguments")
+        shared.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
+        shared.add_argument("-h", "--help", action="store_true", help="show this help and exit")
         default = DEFAULT_CONFIG.relative_to(TOOLKIT)
-        self.add_argument("--config", metavar="FILE", help=f"YAML file of settings (default: {default})")
-        self.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
+        shared.add_argument("--config", metavar="FILE", help=f"YAML file of settings (default: {default})")
 
     def parse_intermixed_args(self, args=None, namespace=None) -> argparse.Namespace:
         """As argparse does, options and overrides in any order; ``--help`` prints and exits."""
         parsed = super().parse_intermixed_args(args, namespace)
         if parsed.help:
-            self.epilog = settings_help(self.keys, parsed.config, parsed.overrides)
+            self.epilog = settings_help(self.keys, parsed.config, parsed.overrides, self.brief)
             self.print_help()
             self.exit()
         return parsed
@@ -153,39 +157,64 @@ def _message(error: UserError | OSError) -> str:
     return message
 
 
-def settings_help(keys: Iterable[str], config: str | None = None, overrides: list[str] | None = None) -> str:
-    """One entry per setting: name, type and range, value in force, meaning; a blank line between sections.
+def settings_help(
+    keys: Iterable[str], config: str | None = None, overrides: list[str] | None = None, brief: Iterable[str] = ()
+) -> str:
+    """One entry per setting: name, type and range, value in force, meaning.
 
     Args:
-        keys: the settings, as ``"SECTION.key"``.
+        keys: the settings, as ``"SECTION.key"``. Neighbours with the same type and description share an entry.
         config: the settings file; ``None`` means the default.
         overrides: as :func:`etc.config.load_settings` takes them. A file or override that cannot be used is reported
             at the end, and the values shown are the default's: somebody who asks for help must get it.
+        brief: those of the settings that are listed at the end, by name and value only.
     """
-    default, problem = str(DEFAULT_CONFIG.relative_to(TOOLKIT)), ""
+    source, problem = config or DEFAULT_CONFIG.relative_to(TOOLKIT), ""
     try:
-        settings, source = load_settings(config, overrides), config or default
+        settings = load_settings(config, overrides)
     except ConfigError as error:
-        settings, source, problem = load_settings(), default, f"\n\nThe values given are not shown: {error}"
-    lines = [f"settings that this script reads [value in {source}{' or given' if overrides and not problem else ''}]:"]
-    last = ""
-    for key in keys:
-        section, _, name = key.partition(".")
-        if section != last:
-            lines.append("")
-        last = section
-        field, value = SECTIONS[section].model_fields[name], getattr(getattr(settings, section), name)
-        entry = f"{key:<{NAME_WIDTH}}  {_type_of(field)} [{_shown(value)}]  {field.description}"
-        lines += textwrap.wrap(
-            entry,
-            HELP_WIDTH,
-            initial_indent="  ",
-            subsequent_indent=" " * (NAME_WIDTH + 6),
-            drop_whitespace=True,
-            break_long_words=False,
-            break_on_hyphens=False,
+        settings, source, problem = (
+            load_settings(),
+            DEFAULT_CONFIG.relative_to(TOOLKIT),
+            f"\n\nvalues not used: {error}",
         )
+    given = " and the command line" if overrides and not problem else ""
+    lines = [f"settings that this script reads [value in {source}{given}]:"]
+    full = [key for key in keys if key not in brief]
+    for (section, kind, meaning), group in itertools.groupby(full, _entry):
+        names = [key.partition(".")[2] for key in group]
+        values = ", ".join(_value(settings, f"{section}.{name}") for name in names)
+        together = f"{section}.{', '.join(names)}"
+        lines += _wrapped(f"{together:<{NAME_WIDTH}}  {kind} [{values}]  {meaning}")
+    if brief:
+        # a no-break space keeps a value on the line of its name
+        named = ", ".join(f"{key}\xa0[{_value(settings, key)}]" for key in brief)
+        text = f"described by tool/gen_video.py --help: {named}"
+        lines += [line.replace("\xa0", " ") for line in _wrapped(text, indent=4)]
     return "\n".join(lines) + problem
+
+
+def _entry(key: str) -> tuple[str, str, str]:
+    """Section, type and meaning of a setting; settings that agree in them share an entry."""
+    section, _, name = key.partition(".")
+    field = SECTIONS[section].model_fields[name]
+    return section, _type_of(field), str(field.description)
+
+
+def _wrapped(entry: str, indent: int = NAME_WIDTH + 4) -> list[str]:
+    return textwrap.wrap(
+        entry,
+        HELP_WIDTH,
+        initial_indent="  ",
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _value(settings: Settings, key: str) -> str:
+    section, _, name = key.partition(".")
+    return _shown(getattr(getattr(settings, section), name))
 
 
 def _shown(value: Any) -> str:

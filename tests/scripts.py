@@ -9,8 +9,13 @@ from types import ModuleType
 
 from etc import cli
 from etc.config import schema
+from etc.data.layouts import check_layout
 
 TOOLS = Path(__file__).resolve().parents[1] / "tool"
+
+# Settings that a script replaces before it reads them, so that its user has no say in them: compare.py takes them from
+# each run's own result folder.
+SET_BY_SCRIPT = {"compare": {"TEST.predictions", "TEST.save_folder", "TEST.ckpt_path"}}
 
 
 def load_script(name: str) -> ModuleType:
@@ -24,26 +29,23 @@ def load_script(name: str) -> ModuleType:
 def run(name: str, *args: object) -> int:
     """Run a script as the command line does; gives its exit code.
 
-    Every run also proves a part of the script's ``--help``: a setting that was read must be listed there.
+    Every run also checks the script's ``--help``: each setting that the script read must be listed there.
     """
     script = load_script(name)
     with recorded_keys() as read:
         code = cli.run(lambda: script.main([str(arg) for arg in args]))
-
-    _p = Path("/tmp/h5_reads")
-    _p.mkdir(exist_ok=True)
-    _f = _p / name
-    _old = set(_f.read_text().split()) if _f.exists() else set()
-    _f.write_text("\n".join(sorted(_old | read)))
+    if hasattr(script, "KEYS"):
+        missing = read - set(cli.matching_keys(script.KEYS)) - SET_BY_SCRIPT.get(name, set())
+        assert not missing, f"tool/{name}.py reads {', '.join(sorted(missing))}: its KEYS, for --help, lack them"
     return code
 
 
 @contextmanager
 def recorded_keys() -> Iterator[set[str]]:
-    """Collects every ``SECTION.key`` whose value this process asks for.
+    """Collects every ``SECTION.key`` whose value this process reads.
 
-    Copies and dumps of whole sections do not count (they do not use attribute access), nor do the checks inside
-    the schema, which read the settings of every script alike.
+    Copies and dumps of whole sections do not count (they do not use attribute access), nor do the checks of the
+    settings (in the schema, and of the names of layouts), which every script makes alike.
     """
     read: set[str] = set()
     section_of = {model: section for section, model in schema.SECTIONS.items()}
@@ -53,7 +55,8 @@ def recorded_keys() -> Iterator[set[str]]:
         section = section_of.get(type(self))
         if section and name in type(self).model_fields:
             reader = sys._getframe(1).f_code
-            if not (reader.co_filename == schema.__file__ and reader.co_name.startswith("_")):
+            check = reader.co_filename == schema.__file__ and reader.co_name.startswith("_")
+            if not check and reader is not check_layout.__code__:
                 read.add(f"{section}.{name}")
         return value
 

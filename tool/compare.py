@@ -39,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         help=f"result folders or checkpoints (default: {' '.join(QUICKSTART)})",
     )
     parser.add_argument(
-        "--out", default="exp/quickstart/comparison", help="folder to write into (default: exp/quickstart/comparison)"
+        "--out",
+        default="exp/quickstart/comparison",
+        metavar="FOLDER",
+        help="folder to write into (default: exp/quickstart/comparison)",
     )
     parser.add_argument("--no-speed", action="store_true", help="do not measure latency")
     parser.add_argument(

@@ -7,14 +7,17 @@
 
 --pairs is searched with its sub-folders for FlyingChairs (00001_img1.ppm, 00001_img2.ppm,
 00001_flow.flo), frame1.png frame2.png flow_gt.png, KITTI 2015 (image_2, flow_occ) and the Cityscapes
-layout (leftImg8bit, flow). FLOW.name dataset is the ground truth itself, so DIS is scored instead.
+layout (leftImg8bit, flow). Where FLOW.name is dataset, the ground truth itself, DIS is scored.
 Only pixels with valid ground truth count. Writes <folder>_<estimator>.json into --out, and with
 --pictures one picture per pair: frame, true flow, estimate and error.
+
+values of FLOW.name:
 """
 
 from pathlib import Path
 
 from etc import cli
+from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.synthetic import prepare
 from etc.distributed import device_of
 from etc.errors import UserError
@@ -26,7 +29,8 @@ KEYS = f"{cli.WORLD} {cli.ESTIMATOR} TEST.device"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.argument_parser(__doc__, KEYS)
+    estimators = "\n".join(f"  {name}: {what}" for name, what in FLOW_ESTIMATORS.items())
+    parser = cli.argument_parser(__doc__ + estimators, KEYS)
     parser.add_argument(
         "--pairs", metavar="FOLDER", help="frame pairs with true flow (default: DATA.data_root/flow/val)"
     )

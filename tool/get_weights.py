@@ -21,7 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="weight files to download, or all (default: list only)"
     )
-    parser.add_argument("--folder", metavar="FOLDER", help="look and download there instead")
+    parser.add_argument(
+        "--folder", metavar="FOLDER", help="folder to look in and to download to (default: where the toolkit looks)"
+    )
     args = parser.parse_args(argv)
     files = weight_files()
     unknown = [name for name in args.names if name not in (*files, "all")]

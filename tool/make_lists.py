@@ -1,6 +1,6 @@
 """Write the list files of a data set from its official folder.
 
-python tool/make_lists.py cityscapes data/cityscapes     # into data/lists/cityscapes
+python tool/make_lists.py cityscapes data/cityscapes         # into data/lists/cityscapes
 python tool/make_lists.py camvid data/camvid
 python tool/make_lists.py folder my/videos --out my/lists    # one clip per folder of frames
 """
@@ -16,9 +16,9 @@ from etc.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    described = (f"  {layout.name}\n{textwrap.indent(layout.description, '    ')}" for layout in LAYOUTS.values())
+    described = "\n".join(f"  {layout.name}\n{wrapped(layout.description)}" for layout in LAYOUTS.values())
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="layouts:\n" + "\n".join(described), formatter_class=cli.HelpFormatter
+        description=__doc__, epilog=f"layouts:\n{described}", formatter_class=cli.HelpFormatter
     )
     parser.add_argument("layout", choices=LAYOUTS, help="how the data set names its files and folders, see below")
     parser.add_argument("root", help="folder of the data set")
@@ -34,6 +34,12 @@ def main(argv: list[str] | None = None) -> int:
         clips = f" in {lines.count('') + 1} clips" if "clips" in name else ""
         print(f"{out / name}: {len(lines) - lines.count('')} frames{clips}")
     return 0
+
+
+def wrapped(description: str) -> str:
+    """A layout's description, indented for ``--help``; a new line after each semicolon."""
+    parts = " ".join(description.split()).replace("; ", ";\n").splitlines()
+    return "\n".join(textwrap.fill(part, 100, initial_indent="    ", subsequent_indent="      ") for part in parts)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Run everything on a laptop: render, train without and with motion loss, predict, score, compare.
 
-    python tool/quickstart.py            # or: make quickstart
+    python tool/quickstart.py                            # or: make quickstart
     python tool/quickstart.py DATA.synthetic_train 12    # settings for every step
 
 Runs the scripts that real data uses one after the other with configs/quickstart.yaml, and stops at
-the first one that fails; started again, it continues where it stopped. A network with random weights
-is trained first, without motion loss. From there, the baseline and ETC are trained with the same
-seed, data and number of steps; only TRAIN.st_weight differs. Everything is written into
+the first one that fails; started again, it continues where it stopped. First, a network is trained
+from random weights, without motion loss. From its checkpoint, the baseline and ETC are trained with
+the same seed, data and number of steps; only TRAIN.st_weight differs. Everything is written into
 exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 """
 

@@ -17,10 +17,11 @@ KEYS = (
     f"{cli.CLIPS} {cli.PREDICTOR} {cli.ESTIMATOR} DATA.train_list DATA.val_list DATA.classes DATA.label_map "
     "DATA.allow_missing_neighbours DATA.colors_path FLOW.source FLOW.cache TRAIN DISTILL TEST.device DISTRIBUTED"
 )
+BRIEF = f"DATA.synthetic_* TEST.frames TEST.cityscapes {cli.PREDICTOR}"  # of the default data, and of the validation
 
 
 def main(argv: list[str] | None = None) -> int:
-    settings = cli.parse(argv, description=__doc__, keys=KEYS)
+    settings = cli.parse(argv, description=__doc__, keys=KEYS, brief=BRIEF)
     with distributed.process_group(device_of(settings.TEST.device)) as device:
         Trainer(settings, device).run()
     return 0

@@ -1,8 +1,8 @@
 """The sections and keys of the settings: types, ranges, defaults and a one-line description each.
 
 The defaults are those of the published training on Cityscapes; ``configs/quickstart.yaml`` sets what differs.
-``description`` and ``title`` are for ``--help``: one line of meaning, and what to write where the Python type says too
-little (``path`` instead of ``text``).
+``description`` and ``title`` are for ``--help``: the meaning in a few words, and what to write where the Python type
+says too little (``path`` instead of ``text``). Neighbouring settings with the same description share one entry there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# Name -> what it is. Each has its constructor in etc/flow/estimators.py.
+# Name -> what it is, for tool/eval_flow.py --help. Each has its constructor in etc/flow/estimators.py.
 FLOW_ESTIMATORS = {
     "dis": "OpenCV's DIS, fast, on the CPU, no weights",
     "raft_small": "torchvision's small RAFT, weights are downloaded",
@@ -23,7 +23,7 @@ FLOW_ESTIMATORS = {
     "flownet2-sd": "FlowNetSD, for small displacements",
     "flownet2-cs": "FlowNetC refined by one FlowNetS",
     "flownet2-css": "FlowNetC refined by two FlowNetS",
-    "package.module:factory": "a function without arguments that returns an object with estimate(rgb_t, rgb_k)",
+    "package.module:factory": "a function without arguments; returns an object with estimate(rgb_t, rgb_k)",
 }
 
 Positive = Annotated[int, Field(ge=1)]
@@ -40,48 +40,46 @@ class Data(_Section):
     data_root: str = Field(
         "data/cityscapes",
         title="path",
-        description="folder of the data set; the paths in list files are relative to it",
+        description="folder of the data set; list files hold paths below it",
     )
-    # The layouts and label maps of etc/data/layouts.py, which checks the names: config stands below data.
+    # The names of layouts and label maps are checked by etc/data/layouts.py: config must not import data.
     layout: str = Field(
         "cityscapes",
         title="name",
-        description="how file names give frame numbers; tool/make_lists.py --help lists the layouts",
+        description="how files are named: tool/make_lists.py --help",
     )
     train_list: str = Field(
         "data/lists/cityscapes/train.lst",
         title="path",
-        description="training frames, one 'image label' or 'image' per line",
+        description="training frames, one 'image [label]' per line",
     )
     val_list: str = Field(
         "data/lists/cityscapes/val.lst",
         title="path",
-        description="labelled frames for mIoU, one 'image label' per line",
+        description="labelled frames, one 'image label' per line",
     )
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
         title="path",
-        description="clips to score: every frame, one 'image [label]' per line, a blank line between clips",
+        description="clips to score: one frame per line, a blank line between clips",
     )
     classes: int = Field(19, description="number of classes", ge=1, le=254)
     label_map: str = Field(
         "cityscapes",
-        title="name | none",
-        description="cityscapes: label files hold label ids, mapped to 19 train ids; none: they hold train ids",
+        title="cityscapes | none",
+        description="label files hold label ids; none: train ids",
     )
-    frame_step: Positive = Field(1, description="difference between the frame numbers of consecutive frames")
-    allow_missing_neighbours: bool = Field(
-        False, description="train frames without a neighbour on disk too, with the segmentation loss alone"
-    )
+    frame_step: Positive = Field(1, description="difference between the numbers of consecutive frames")
+    allow_missing_neighbours: bool = Field(False, description="train on frames without neighbour too")
     names_path: str = Field("data/palettes/cityscapes_names.txt", title="path", description="class names, one per line")
     colors_path: str = Field(
-        "data/palettes/cityscapes_colors.txt", title="path", description="class colours, one 'R G B' line per class"
+        "data/palettes/cityscapes_colors.txt", title="path", description="one 'R G B' line per class"
     )
     synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
-    synthetic_height: int = Field(256, description="frame height in the synthetic world, pixels", ge=64)
-    synthetic_width: int = Field(512, description="frame width in the synthetic world, pixels", ge=64)
-    synthetic_train: Positive = Field(12, description="training snippets of 30 frames in the synthetic world")
-    synthetic_val: Positive = Field(4, description="validation snippets of 30 frames in the synthetic world")
+    synthetic_height: int = Field(256, description="frame size in the synthetic world, pixels", ge=64)
+    synthetic_width: int = Field(512, description="frame size in the synthetic world, pixels", ge=64)
+    synthetic_train: Positive = Field(12, description="30-frame snippets in the synthetic world")
+    synthetic_val: Positive = Field(4, description="30-frame snippets in the synthetic world")
     synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0)
 
 
@@ -90,32 +88,28 @@ class Flow(_Section):
 
     name: str = Field(
         "dis",
-        title=" | ".join((*FLOW_ESTIMATORS, "dataset")),
-        description="optical flow estimator; dataset: the flow files that come with the data set",
+        title="name",
+        description="flow estimator, see tool/eval_flow.py --help; dataset: the flow files of the data set",
     )
     source: Literal["cached", "online"] = Field(
         "cached",
-        description="training flow; cached: computed once per pair of whole frames; online: estimated from "
-        "the crops in every step",
+        description="training flow; cached: once per pair of frames; online: in every step, from the crops",
     )
     weights: str | None = Field(None, title="path", description="weight file of the estimator; flownet2 needs one")
     preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="speed preset of dis")
     cache: str = Field("data/flow_cache", title="path", description="folder that keeps computed flow")
     input: Literal["rgb255", "normalized"] = Field(
         "rgb255",
-        description="pixel values fed to the estimator; normalized reproduces the mistakes of the published "
-        "code (contrast; for FlowNet2 also the resizing)",
+        description="pixel values given to the estimator; normalized: as published, with its mistakes",
     )
-    scale: float = Field(
-        1.0, description="resize factor of the images before the estimation: less memory, coarser flow", gt=0, le=1
-    )
+    scale: float = Field(1.0, description="resize images first; below 1: less memory, coarser flow", gt=0, le=1)
     evaluate_with: list[str] = Field(
         [],
         title="list of estimators",
-        description="estimators for scoring, [dis@fast, flownet2@FILE] with preset or weights; the first gives "
-        "the main result; empty list: FLOW.name",
+        description="estimators for scoring, as [dis@fast, flownet2@FILE]; the first gives the main result; "
+        "empty: FLOW.name",
     )
-    occlusion: bool = Field(True, description="strict TC: leave out occluded pixels (needs the backward flow too)")
+    occlusion: bool = Field(True, description="leave occluded pixels out of strict TC (needs backward flow too)")
 
 
 class Train(_Section):
@@ -123,72 +117,66 @@ class Train(_Section):
 
     arch: str = Field(
         "psp",
-        title="psp | mobile | lraspp | deeplabv3_* | timm:<name> | package.module:factory",
+        title="psp | mobile | lraspp | deeplabv3_* | timm:NAME | module:factory",
         description="network architecture",
     )
     layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the ResNet of arch psp")
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
     backbone_weights: str | None = Field(
-        None, title="path", description="ImageNet weights for arch psp; layers 50, 101 and 152 have no download"
+        None, title="path", description="ImageNet weights for arch psp; only layers 18 has a download"
     )
-    weight: str | None = Field(
-        None, title="path", description="checkpoint to start from (fine-tuning), instead of ImageNet weights"
+    weight: str | None = Field(None, title="path", description="checkpoint to start from, instead of ImageNet weights")
+    train_h: Positive = Field(769, description="height and width of the training crop, pixels")
+    train_w: Positive = Field(769, description="height and width of the training crop, pixels")
+    scale_min: float = Field(0.5, description="range of the random scale", gt=0)
+    scale_max: float = Field(2.0, description="range of the random scale", gt=0)
+    rotate_min: float = Field(
+        -10.0, title="float -180..180", description="range of the random rotation, degrees", ge=-180
     )
-    train_h: Positive = Field(769, description="height of the training crop, pixels")
-    train_w: Positive = Field(769, description="width of the training crop, pixels")
-    scale_min: float = Field(0.5, description="smallest random scale", gt=0)
-    scale_max: float = Field(2.0, description="largest random scale", gt=0)
-    rotate_min: float = Field(-10.0, description="smallest random rotation, degrees", ge=-180)
-    rotate_max: float = Field(10.0, description="largest random rotation, degrees", le=180)
+    rotate_max: float = Field(
+        10.0, title="float -180..180", description="range of the random rotation, degrees", le=180
+    )
     blur: Fraction = Field(0.5, description="probability of a 5x5 Gaussian blur")
     zoom_factor: Literal[8] = Field(8, description="output stride of the network (published key; only 8)")
-    ignore_label: int = Field(255, description="label value that is excluded from losses and scores", ge=0, le=255)
+    ignore_label: int = Field(255, description="label value excluded from losses and scores", ge=0, le=255)
     loss: Literal["dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy"] = Field(
         "dsn",
-        description="segmentation loss: cross entropy of both heads (dsn), over hard pixels only (ohem_dsn) or "
-        "over those of the main head (ohem_dsn_single); cross_entropy: main head alone",
+        description="dsn: both heads; ohem: over hard pixels; single, cross_entropy: main head alone",
     )
     class_weight: Literal["none", "cityscapes"] = Field("none", description="class weights of the segmentation loss")
     aux_weight: float = Field(0.4, description="weight of the auxiliary head's loss", ge=0)
     st_weight: float = Field(0.1, description="weight of the motion loss; 0: baseline without it", ge=0)
     self_training: Fraction | None = Field(
         None,
-        description="pseudo-label unlabelled frames with the initial network (weight) where its confidence "
-        "exceeds this; empty: no segmentation loss there",
+        description="pseudo-label unlabelled frames above this confidence; empty: do not",
     )
-    frame_gap: Positive = Field(3, description="largest distance between a frame and its neighbour, frames")
-    random_frame: bool = Field(
-        True, description="draw the neighbour from -frame_gap..frame_gap; false: always +frame_gap"
-    )
+    frame_gap: Positive = Field(3, description="largest distance between a frame and its neighbour, in frames")
+    random_frame: bool = Field(True, description="any neighbour within frame_gap; false: always +frame_gap")
     visibility: Literal["published", "l1"] = Field(
         "l1",
-        description="visibility mask of the motion loss; l1: from the sum of absolute channel differences; "
-        "published: differences of opposite sign cancel",
+        description="motion loss mask; published: opposite errors cancel",
     )
     mask_padding: bool = Field(
         True, description="leave padding and motion from outside the frame out of the motion loss"
     )
     batch_size: Positive = Field(8, description="clips per step, over all processes")
     workers: int = Field(4, description="DataLoader workers per training process", ge=0)
-    base_lr: float = Field(0.01, description="learning rate of the backbone; new layers learn 10x faster", gt=0)
+    base_lr: float = Field(0.01, description="learning rate of the backbone; new layers: 10x", gt=0)
     epochs: Positive = Field(200, description="passes over the training list")
     power: float = Field(0.9, description="exponent of the polynomial learning rate decay", ge=0)
     momentum: Fraction = Field(0.9, description="SGD momentum")
     weight_decay: float = Field(1e-4, description="SGD weight decay", ge=0)
     amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
-    compile: bool = Field(False, description="compile the network with torch.compile (needs a C++ compiler)")
+    compile: bool = Field(False, description="use torch.compile (needs a C++ compiler)")
     manual_seed: int = Field(0, description="random seed of weights, order, crops and neighbours", ge=0)
     print_freq: Positive = Field(10, description="steps between log entries")
     val_freq: Positive = Field(10, description="epochs between validations; the last epoch is always validated")
-    val_clips: Positive | None = Field(
-        None, description="number of clips whose TC is measured by a validation; empty: all"
-    )
+    val_clips: Positive | None = Field(None, description="clips whose TC a validation measures; empty: all")
     save_path: str = Field("exp/cityscapes/pspnet18_flow", title="path", description="folder for checkpoints and logs")
     resume: str | None = Field(
         None,
         title="auto | path",
-        description="auto: continue the run in save_path, if there is one; path: continue that checkpoint; "
-        "empty: start anew",
+        description="auto: continue the run in save_path, if any",
     )
 
     @model_validator(mode="after")
@@ -210,27 +198,26 @@ class Distill(_Section):
 
     teacher_arch: str = Field(
         "psp101",
-        description="architecture of the teacher: psp18, psp50, psp101, psp152, or a TRAIN.arch other than psp",
+        title="name",
+        description="psp18, psp50, psp101, psp152 or a TRAIN.arch other than psp",
     )
     teacher_weight: str | None = Field(None, title="path", description="checkpoint of the teacher")
-    kd_weight: float = Field(0.0, description="weight of kd, the pixel-wise loss on class probabilities; 0: off", ge=0)
-    pf_weight: float = Field(
-        0.0, description="weight of pf, the loss on the similarities between two frames; 0: off", ge=0
-    )
-    mf_weight: float = Field(0.0, description="weight of mf, the loss on similarities over three frames; 0: off", ge=0)
-    kd_on: Literal["logits", "fea"] = Field("logits", description="what kd compares: logits or features")
-    pf_on: Literal["logits", "fea"] = Field("fea", description="what pf compares")
-    mf_on: Literal["logits", "fea"] = Field("fea", description="what mf compares")
+    kd_weight: float = Field(0.0, description="weight of kd, the loss on class probabilities per pixel", ge=0)
+    pf_weight: float = Field(0.0, description="weight of pf, the loss on similarities between two frames", ge=0)
+    mf_weight: float = Field(0.0, description="weight of mf, the loss on similarities over three frames", ge=0)
+    kd_on: Literal["logits", "fea"] = Field("logits", description="what the loss compares: logits or features")
+    pf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
+    mf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
     temperature: float = Field(1.0, description="softmax temperature of kd", gt=0)
     kd_reduction: Literal["pixel", "mean"] = Field(
-        "pixel", description="pixel: mean over pixels times temperature squared; mean: over all elements (published)"
+        "pixel", description="mean over pixels (times temperature^2), or all elements"
     )
     source: Literal["online", "cached"] = Field(
         "online",
-        description="online: run the teacher in every step; cached: compute its logits of whole frames once",
+        description="run the teacher in every step, or keep its logits",
     )
     cache: str = Field("data/teacher_cache", title="path", description="folder that keeps the teacher's logits")
-    mf_pool: Positive = Field(16, description="side of the average pooling that mf applies before its similarities")
+    mf_pool: Positive = Field(16, description="size of the average pooling before the similarities of mf")
 
     @property
     def used(self) -> bool:
@@ -255,49 +242,41 @@ class Test(_Section):
     save_folder: str = Field(
         "exp/cityscapes/pspnet18_flow/result", title="path", description="folder for predictions and scores"
     )
-    test_list: str | None = Field(None, title="path", description="frames for tool/test.py; empty: DATA.val_list")
+    test_list: str | None = Field(None, title="path", description="frames of tool/test.py; empty: DATA.val_list")
     predictions: str | None = Field(
-        None, title="path", description="folder of predictions (PNG) to score; empty: save_folder/video/gray"
+        None, title="path", description="folder of PNG files to score; empty: save_folder/video/gray"
     )
     prediction_ids: Literal["auto", "train", "label", "color"] = Field(
         "auto",
-        description="pixel values of the predictions: train ids, Cityscapes label ids, colours of "
-        "DATA.colors_path; auto: detect",
+        description="pixel values: train ids, Cityscapes label ids or class colours; auto: detect",
     )
-    allow_gaps: bool = Field(
-        False, description="some frames may lack a prediction; score the pairs where both have one"
-    )
-    frames: str | None = Field(
-        None, title="path", description="frames to score, a folder or a video file; empty: the clips of DATA.clip_list"
-    )
+    allow_gaps: bool = Field(False, description="frames may lack a prediction; pairs with both are scored")
+    frames: str | None = Field(None, title="path", description="folder or video to score; empty: DATA.clip_list")
     cityscapes: Literal["sampled", "full"] | None = Field(
         None,
-        description="score the clips of the published protocol in data_root: 108 sampled ones, or all 500; "
-        "empty: DATA.clip_list",
+        description="published clips, 108 or all 500; empty: DATA.clip_list",
     )
     strides: list[Positive] = Field(
         [1],
-        description="distances between the two frames of a scored pair; the first gives the main result",
+        description="distances of the two frames of a scored pair; the first gives the main result",
         min_length=1,
     )
-    base_size: int = Field(
-        0, description="resize frames to this long side before prediction, pixels; 0: keep their size", ge=0
-    )
-    test_h: Positive = Field(769, description="height of the sliding window, pixels")
-    test_w: Positive = Field(769, description="width of the sliding window, pixels")
-    mode: Literal["whole", "slide"] = Field("whole", description="predict the whole image or a sliding window")
-    overlap: float = Field(1 / 3, description="fraction of the window that neighbouring windows share", ge=0, lt=1)
+    base_size: int = Field(0, description="resize the long side of frames before prediction, pixels; 0: no", ge=0)
+    test_h: Positive = Field(769, description="size of the sliding window, pixels")
+    test_w: Positive = Field(769, description="size of the sliding window, pixels")
+    mode: Literal["whole", "slide"] = Field("whole", description="predict whole frames, or in a sliding window")
+    overlap: float = Field(1 / 3, description="share of the window that neighbouring windows share", ge=0, lt=1)
     scales: list[float] = Field(
         [1.0],
         title="list of float > 0",
         description="average the class probabilities over these image scales",
         min_length=1,
     )
-    flip: bool = Field(False, description="average with the prediction of the mirrored image")
+    flip: bool = Field(False, description="average with the prediction of the mirrored frame")
     demo_dir: str | int | None = Field(
         None,
         title="path | int",
-        description="input: list file, folder, image, video, or number of a camera; empty: the first clip to score",
+        description="list file, folder, image, video, camera number; empty: first clip",
     )
     demo_folder: str = Field("exp/demo", title="path", description="output folder of tool/demo.py")
     batch_size_gen: Positive = Field(1, description="frames per batch")

@@ -273,7 +273,7 @@ def test_the_script_refuses_wrong_words_in_one_line(tmp_path, capsys):
     assert run("eval_flow", "--pairs", str(tmp_path / "gone")) == 2
     assert "gone is not a folder" in capsys.readouterr().err
     assert run("eval_flow", "--max-pairs", "0") == 2
-    assert "--max-pairs 0: 1 or more are needed" in capsys.readouterr().err
+    assert "--max-pairs 0: expected 1 or more" in capsys.readouterr().err
 
 
 def test_a_long_table_is_cut_and_the_file_is_not(tmp_path):

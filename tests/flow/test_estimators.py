@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
-from etc.config.schema import FLOW_ESTIMATORS, Flow
+from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.images import read_image, write_png
 from etc.data.transform import MEAN, STD
 from etc.errors import UserError
@@ -20,6 +20,7 @@ from etc.flow.cache import CachedFlow
 from etc.flow.estimators import CONSTRUCTORS, DisFlow, build_flow
 from etc.flow.files import read_flow, write_flo, write_kitti
 from etc.motion import MotionLoss
+from tests.scripts import load_script
 
 
 def scene(height: int, width: int, dx: int = 0, dy: int = 0) -> np.ndarray:
@@ -96,13 +97,15 @@ def test_dis_takes_small_and_narrow_images(size, preset):
     assert flow.shape == (1, 2, *size) and flow.isfinite().all()
 
 
-def test_every_estimator_of_the_settings_has_a_constructor_and_is_named_in_help_and_error():
+def test_every_estimator_of_the_settings_has_a_constructor_and_is_named_in_help_and_error(capsys):
     assert {*CONSTRUCTORS, "package.module:factory"} == set(FLOW_ESTIMATORS)
-    description = Flow.model_fields["name"].description
+    with pytest.raises(SystemExit):
+        load_script("eval_flow").main(["--help"])
+    shown = capsys.readouterr().out
     with pytest.raises(UserError) as caught:
         build_flow("unknown")
     for name, what in FLOW_ESTIMATORS.items():
-        assert name in str(caught.value) and f"{name}: {what}" in description
+        assert name in str(caught.value) and f"{name}: {what}" in shown
 
 
 def test_presets_have_keys_of_their_own():

@@ -158,4 +158,4 @@ def test_a_truncated_image_is_named_and_leaves_no_half_file(demo, folder, tmp_pa
 def test_a_number_of_frames_below_one_is_refused(demo, capsys):
     with pytest.raises(SystemExit):
         demo("--max-frames", "0")
-    assert "expected 1 or more" in capsys.readouterr().err
+    assert "'0' is not a number of frames: expected an integer of 1 or more" in capsys.readouterr().err

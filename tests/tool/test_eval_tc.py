@@ -114,7 +114,7 @@ def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
         for t in range(FRAMES):
             video.write(read_image(tmp_path / f"frames/f_{t}.png"))
     assert clip("--frames", "street.mp4") == 0
-    assert "7 predictions belong to 7 frames in sorted order" in caplog.text
+    assert "7 predictions are assigned to 7 frames in sorted order" in caplog.text
     unpacked = tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/frames/street"
     assert len(list(unpacked.glob("street_*.png"))) == FRAMES
     assert result(tmp_path)["pairs"]["scored"] == 6

@@ -49,12 +49,13 @@ def test_the_wrong_checkpoint_is_one_line_and_exit_code_2(tiny_training, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["train_with_flow", "test", "demo", "gen_video", "eval_tc", "compare"])
-def test_help_lists_sections_keys_types_and_defaults(name, capsys):
+def test_help_lists_keys_types_values_and_meanings(name, capsys):
     with pytest.raises(SystemExit) as stop:
         load_script(name).main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "DATA:" in text and "data_root (str) [data/cityscapes]" in text and "folder that the list files" in text
+    assert "[value in configs/quickstart.yaml]:\n  DATA.data_root " in text
+    assert " path [data/synthetic]  folder of the data set; list files hold paths below it\n" in text
 
 
 def test_a_comparison_needs_scored_runs(tiny_training, tmp_path, capsys):

@@ -14,11 +14,11 @@ def words(tiny_training):
 def test_what_it_is_for_decides_the_pairs(words, tmp_path, capsys, purpose, pairs):
     assert run("precompute_flow", *purpose, *words) == 0
     captured = capsys.readouterr()
-    assert f"flow of {pairs} pairs computed, of 0 was there already" in captured.out
+    assert f"flow of {pairs} pairs computed, of 0 pairs found in the cache" in captured.out
     assert f"{pairs}/{pairs}" in captured.err  # the progress bar
     assert len(list((tmp_path / "flow_store").rglob("*.png"))) == pairs
     assert run("precompute_flow", *purpose, *words) == 0
-    assert f"flow of 0 pairs computed, of {pairs} was there already" in capsys.readouterr().out
+    assert f"flow of 0 pairs computed, of {pairs} pairs found in the cache" in capsys.readouterr().out
 
 
 def test_stored_flow_needs_no_computing(tiny_training, tmp_path, capsys):
