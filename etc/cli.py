@@ -112,7 +112,7 @@ class SettingsParser(argparse.ArgumentParser):
         default = DEFAULT_CONFIG.relative_to(TOOLKIT)
         shared.add_argument("--config", metavar="FILE", help=f"YAML file of settings (default: {default})")
 
-    def parse_intermixed_args(self, args=None, namespace=None) -> argparse.Namespace:
+    def parse_intermixed_args(self, args=None, namespace=None) -> Any:
         """As argparse does, options and overrides in any order; ``--help`` prints and exits."""
         parsed = super().parse_intermixed_args(args, namespace)
         if parsed.help:

@@ -10,6 +10,7 @@ import yaml
 from etc.config import DEFAULT_CONFIG, dump_settings, load_settings
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import ConfigError, UserError
+from etc.train.distillation import LOSSES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -313,16 +314,15 @@ def test_the_effective_settings_load_again_as_they_were(write, words):
 
 
 def test_every_key_is_read_by_the_toolkit():
-    schema = REPOSITORY / "etc" / "config_schema.py"
-    files = [p for folder in ("etc", "tool") for p in (REPOSITORY / folder).rglob("*.py") if p != schema]
+    rooms = [REPOSITORY / "etc", REPOSITORY / "tool"]
+    files = [p for room in rooms for p in room.rglob("*.py") if p.parent.name != "config"]
     read = {
         node.attr for path in files for node in ast.walk(ast.parse(path.read_text("utf-8"))) if hasattr(node, "attr")
     }
-    # Read through the section: arch and layers by Train.network, the world's own keys by their prefix. zoom_factor is
-    # read by its check alone: the one value that the networks have.
-    read |= {"arch", "layers", "zoom_factor"} | {
-        key for key in SECTIONS["DATA"].model_fields if key.startswith("synthetic_")
-    }
+    # Read by names made of others: arch and layers by Train.network, the world's own keys by their prefix, the weights
+    # of the distillation losses by the loss. zoom_factor is read by its check alone: the one value that the networks have.
+    read |= {"arch", "layers", "zoom_factor"} | {f"{loss}_weight" for loss in LOSSES}
+    read |= {key for key in SECTIONS["DATA"].model_fields if key.startswith("synthetic_")}
     unread = [f"{s}.{key}" for s, model in SECTIONS.items() for key in model.model_fields if key not in read]
     assert not unread, f"settings that nothing reads: {unread}"
 
