@@ -1,8 +1,7 @@
 """ETC, Efficient Temporal Consistency: trains per-frame segmentation networks whose predictions are stable over time.
 
-Where to find what, from low to high; a module imports only from its own line and the lines below the heading "low":
+Where to find what. Modules import only from their own room and from those above it in this list:
 
-    low
     metrics         mIoU, temporal and video consistency, bootstrap intervals; imports nothing else of etc
     errors          UserError and ConfigError: what scripts show as one line
     distributed     ranks, process group, the device of this process
@@ -20,11 +19,10 @@ Where to find what, from low to high; a module imports only from its own line an
     pseudo_labels/  labels for unlabelled video from a teacher
     report/         checkpoints side by side: table, JSON, CSV, HTML
     benchmark/      speed and memory against the budgets
-    high: the scripts in tool/
 
 Below the toolkit are three packages that know nothing of it or of each other: ``model`` (segmentation networks),
 ``flownet`` (FlowNet2 and its operators) and ``utils`` (training criteria in ``crit.py``, and small helpers).
-The layers are checked by ``lint-imports``, see pyproject.toml.
+The scripts in ``tool/`` use this toolkit and hold no logic. ``make lint`` checks the import rules (pyproject.toml).
 """
 
 __version__ = "1.1.0"

@@ -2,4 +2,6 @@
 
 ``metric_list`` names every metric of clips; ``clip_metrics`` counts them frame by frame, ``clips`` runs over all clips,
 ``results`` holds and stores what comes out, ``tables`` prints it.
+
+May import: predict, flow, and what these may import.
 """

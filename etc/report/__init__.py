@@ -1,1 +1,4 @@
-"""Scored runs side by side: figures and costs, paired differences, and one HTML report with videos."""
+"""Scored runs side by side: figures and costs, paired differences, and one HTML report with videos.
+
+May import: every other room of etc but benchmark.
+"""
