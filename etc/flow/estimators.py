@@ -78,7 +78,8 @@ def build_flow(
     elif ":" in name:
         estimator = _imported(name)
     else:
-        raise UserError(f"FLOW.name {name!r} is none of {', '.join(FLOW_ESTIMATORS)}")
+        known = ", ".join(FLOW_ESTIMATORS)
+        raise UserError(f"flow estimator {name!r} is none of {known}, and no package.module:factory of your own")
     if scale != 1:
         estimator = ScaledFlow(estimator, scale=scale)
     return NormalizedInput(estimator) if normalized else estimator

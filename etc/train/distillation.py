@@ -92,7 +92,7 @@ class Distillation:
         self.teacher = teacher.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.criteria: dict[str, nn.Module] = {}
         for name, loss in LOSSES.items():
-            if self._weight(name):
+            if self.settings.weight(name):
                 # Its own random numbers: a run with distillation draws the same crops and dropout as one without.
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
@@ -119,11 +119,8 @@ class Distillation:
         for name, criterion in self.criteria.items():
             mode = getattr(self.settings, f"{name}_on")
             maps = (crit.entry(outputs, mode) for outputs in (student, teacher))
-            losses[name] = self._weight(name) * LOSSES[name].compare(criterion, mode, batch, *maps)
+            losses[name] = self.settings.weight(name) * LOSSES[name].compare(criterion, mode, batch, *maps)
         return losses
-
-    def _weight(self, name: str) -> float:
-        return getattr(self.settings, f"{name}_weight")
 
 
 def without_padding(cached: Tensor, logits: Tensor, images: Tensor) -> Tensor:

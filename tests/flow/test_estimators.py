@@ -264,7 +264,7 @@ def test_normalised_input_is_what_the_published_code_fed(outside_module):
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("farneback", "FLOW.name 'farneback' is none of dis, raft_small, raft_large, flownet2"),
+        ("farneback", f"flow estimator 'farneback' is none of {', '.join(FLOW_ESTIMATORS)}"),
         ("nobody_has_this:X", "nobody_has_this"),
         ("my_flow_package:Other", "Other"),
         ("my_flow_package:without_method", "int has no method estimate"),
