@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 ZIP_HEAD = b"PK\x03\x04"
 NO_CHECKSUMS = "no checksums"
+FOLDER_BIT = 0x10  # of a zip member's attributes, as MS-DOS defined them
 
 STRIPPED_PREFIXES = ("module.", "student.", "_orig_mod.")  # left by data parallelism, the training task, torch.compile
 SKIPPED_PREFIXES = ("flownet.", "teacher.", "criterion.")  # what published checkpoints carry beside the student
@@ -167,6 +168,10 @@ def damaged_part(data: bytes) -> str | None:
             # One flipped bit cannot turn every checksum to 0.
             if all(member.CRC == 0 for member in archive.infolist()):
                 return NO_CHECKSUMS
+            # torch reads nothing of a part that is marked as a folder, and returns uninitialised memory.
+            folders = [m.filename for m in archive.infolist() if m.external_attr & FOLDER_BIT and m.file_size]
+            if folders:
+                return f"its part {folders[0]} is marked as a folder"
             member = archive.testzip()
     except Exception as error:  # zipfile raises anything for damaged headers: NotImplementedError, RuntimeError, ...
         return f"its zip structure cannot be read: {error}"

@@ -217,6 +217,27 @@ def test_a_damaged_tensor_is_named_by_its_part_of_the_file(path):
         load_student(tiny(), path)
 
 
+def test_every_bit_of_a_directory_entry_is_refused_or_changes_no_weight(path):
+    """The entry of a tensor holds its size, place and attributes; torch and zipfile do not read the same of them."""
+    written = tiny(seed=1)
+    torch.save(written.state_dict(), path)
+    data = path.read_bytes()
+    start = data.rindex(b"PK\1\2", 0, data.rindex(b"data/1"))
+    folder_refused = False
+    for bit in range(8 * start, 8 * (start + 60)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        read = tiny(seed=2)
+        try:
+            load_student(read, path)
+        except ValueError as error:
+            folder_refused |= "data/1 is marked as a folder" in str(error)
+        else:
+            assert equal(read, written)
+    assert folder_refused
+
+
 def test_a_file_saved_without_checksums_loads_with_a_warning(path, caplog):
     written, read = tiny(seed=1), tiny(seed=2)
     torch.serialization.set_crc32_options(False)
