@@ -129,13 +129,13 @@ def _video_frames(container, path: Path) -> Iterator[NamedFrame]:
                 if frame.time is not None:
                     times.append(frame.time)
                 count += 1
+            if stream.frames:
+                lacking = _lacking_frames(path, stream, count, times)
+            else:
+                lacking = _lacking_time(container, stream, times)
         except av.FFmpegError as error:
             declared = f" of the {stream.frames} that it declares" if stream.frames else ""
             raise UserError(f"{path} cannot be decoded after frame {count}{declared}: {error.strerror}") from None
-        if stream.frames:
-            lacking = _lacking_frames(path, stream, count, times)
-        else:
-            lacking = _lacking_time(container, stream, times)
     if lacking:
         raise UserError(f"{path} is cut off or damaged: {lacking}; copy or download it again")
     if not count:
@@ -178,11 +178,13 @@ def _lacking_time(container, stream, times: list[float]) -> str | None:
     rate = float(stream.average_rate or 0)
     # Not by the last ones: in a cut file, frames that others refer to are stored before those shown earlier.
     steady = rate > 0 and len(intervals) > REORDERED and np.ptp(intervals[:-REORDERED]) < CLOCK_TICKS
-    if steady and len(times) < round(declared * rate) - 1:
-        return f"the file declares {round(declared * rate)} frames ({declared:.2f} s), {len(times)} can be decoded"
-    seconds = times[-1] - times[0] + intervals.max()
-    if seconds < declared - 2 * intervals.max():
-        return f"the file declares {declared:.2f} s, the {len(times)} frames that can be decoded end at {seconds:.2f} s"
+    # The duration is counted from time 0, where a trimmed video need not start.
+    expected = round((declared - times[0]) * rate)
+    if steady and len(times) < expected - 1:
+        return f"the file declares {expected} frames ({declared:.2f} s), {len(times)} can be decoded"
+    end = times[-1] + intervals.max()
+    if end < declared - 2 * intervals.max():
+        return f"the file declares {declared:.2f} s, the {len(times)} frames that can be decoded end at {end:.2f} s"
     return None
 
 

@@ -294,6 +294,38 @@ def test_a_video_of_a_variable_frame_rate_is_whole(tmp_path):
     assert len(frames_of(path)[1]) == 8
 
 
+def test_a_video_that_starts_later_than_its_file_is_whole(tmp_path):
+    """A duration counts from time 0: here the picture begins after five seconds."""
+    coded_video(tmp_path / "ride.mkv")
+    with av.open(str(tmp_path / "ride.mkv")) as source, av.open(str(tmp_path / "late.mkv"), "w") as late:
+        stream = late.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts += 5000
+                packet.dts = None if packet.dts is None else packet.dts + 5000
+                packet.stream = stream
+                late.mux(packet)
+    assert len(frames_of(tmp_path / "late.mkv")[1]) == 60
+
+
+def test_a_video_of_variable_frame_rate_that_was_cut_is_refused(tmp_path):
+    path = tmp_path / "screen.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for pts in range(0, 90, 3):
+            frame = av.VideoFrame.from_ndarray(flat(pts), format="rgb24")
+            frame.pts = pts + pts % 2
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(
+        UserError, match=r"screen\.mkv is cut off or damaged: the file declares 8\.\d+ s, the \d+ frames"
+    ):
+        frames_of(path)
+
+
 def test_a_stream_that_declares_nothing_is_taken_as_it_is(tmp_path):
     coded_video(tmp_path / "ride.ts")
     data = (tmp_path / "ride.ts").read_bytes()
