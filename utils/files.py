@@ -14,7 +14,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -68,91 +68,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def building(folder: str | Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside ``folder``; on success it is renamed to ``folder``.
-
-    Folders above it are made. On any error the temporary folder is removed.
-
-    Raises:
-        FileExistsError: ``folder`` is there by then, and not empty: somebody else's result is never replaced.
-    """
-    folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    sweep(folder.parent)
-    temporary = _temporary_beside(folder)
-    temporary.mkdir()
-    try:
-        yield temporary
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-            raise FileExistsError(f"{folder} was written by another process meanwhile; it is kept") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporary files and folders in a folder whose process has ended; sub-folders are not searched.
-
-    A process of another machine, or of another container, cannot be asked: what it left is removed after a week.
-    """
-    with os.scandir(folder) as entries:
-        dead = [
-            Path(entry.path)
-            for entry in entries
-            if (name := _TEMPORARY.fullmatch(entry.name)) and _is_dead(entry, *name.group(1, 2))
-        ]
-    for path in dead:
-        # Somebody else may be removing it at the same time.
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-@cache
-def _sweep_once(folder: Path) -> None:
-    sweep(folder)
-
-
-def _temporary_beside(path: Path, suffix: str = "") -> Path:
-    # The name itself is left out: with it, a long one would exceed what a file system takes.
-    return path.with_name(f".{_place()}-{os.getpid()}-{secrets.token_hex(6)}.tmp{suffix}")
-
-
-@cache
-def _place() -> str:
-    """Where a process number means this process: the machine and, on Linux, the container; 8 hex digits."""
-    try:
-        container = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        container = ""
-    return hashlib.sha256(f"{socket.gethostname()} {container}".encode()).hexdigest()[:8]
-
-
-def _is_dead(entry: os.DirEntry[str], place: str, pid: str) -> bool:
-    """Whether the process that wrote a temporary file or folder has ended."""
-    if place == _place():
-        return not _is_alive(int(pid))
-    try:
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_SECONDS
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # of another user
-        return True
-    return True
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -32,45 +32,30 @@ class FolderInUse(Exception):
 
 
 @contextmanager
-def sole_writer(folder: str | Path) -> Iterator[None]:
-    """Hold the lock of an output folder, which is made if it is missing; the lock file is in the folder.
+def exclusive(folder: str | Path, name: str = "", *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock in a folder, which is made where it is missing.
+
+    Args:
+        folder: the folder; the lock file is in it.
+        name: which result, where a folder holds several that are written separately.
+        wait: wait while another process holds the lock. Then check again, under the lock, what is still to be done.
 
     Raises:
-        FolderInUse: another process holds it, or this one does already.
+        FolderInUse: without ``wait``, another process holds it, or this one does already.
         OSError: no lock file can be written into the folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_FILE
+    path = folder / (f".{name}{LOCK_FILE}" if name else LOCK_FILE)
     lock = _new_lock(path)
     try:
         locked = _acquire(lock, timeout=0)
     except Timeout:
-        raise FolderInUse(
-            f"{folder} is being written by {_holder(path)}: wait for it to end, or give another folder"
-        ) from None
-    with _held(lock, path) if locked else nullcontext():
-        yield
-
-
-@contextmanager
-def one_after_another(folder: str | Path) -> Iterator[None]:
-    """Hold the lock of a folder that is written once and then only read; waits while another process holds it.
-
-    The folder itself need not exist: the lock file is beside it. Under the lock, check again whether the folder is
-    still to be written.
-
-    Raises:
-        OSError: no lock file can be written beside the folder.
-    """
-    folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}{LOCK_FILE}")
-    lock = _new_lock(path)
-    try:
-        locked = _acquire(lock, timeout=0)
-    except Timeout:
-        logger.info("waiting: %s is being written by %s", folder, _holder(path))
+        if not wait:
+            raise FolderInUse(
+                f"{folder} is being written by {_holder(path)}: wait for it to end, or give another folder"
+            ) from None
+        logger.info("waiting: %s is being written by %s", folder / name, _holder(path))
         locked = _acquire(lock, timeout=-1)
     with _held(lock, path) if locked else nullcontext():
         yield
