@@ -37,8 +37,9 @@ time.sleep(3600)
 """
 
 
-@pytest.mark.parametrize("code", [LOADER, POOL], ids=["in the middle of loading", "idle"])
-@pytest.mark.parametrize("how", ["kill", "terminate"])
+@pytest.mark.parametrize(
+    ("code", "how"), [(LOADER, "kill"), (POOL, "kill"), (POOL, "terminate")], ids=["loading", "idle", "idle, SIGTERM"]
+)
 def test_workers_end_when_their_parent_is_killed(code, how):
     with running(code) as parent:
         assert parent.stdout.readline() == "ready\n"
