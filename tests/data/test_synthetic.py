@@ -1,7 +1,6 @@
 """The rendered world: two first users, and what a killed rendering leaves."""
 
 import json
-import logging
 import os
 
 import pytest
@@ -66,12 +65,5 @@ def test_a_killed_rendering_leaves_no_worker_and_its_files_go_at_the_next_start(
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
 
 
-def test_a_rendering_says_once_that_it_renders_and_leaves_no_lock(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    root = tmp_path / "synthetic"
-    change = ["DATA.synthetic_train=1", "DATA.synthetic_val=1", "DATA.synthetic_height=64", "DATA.synthetic_width=96"]
-    settings = load_settings(None, [*tiny_overrides(root), *change])
-    for _ in range(2):
-        synthetic.prepare(settings)
-    assert len([record for record in caplog.records if "rendering" in record.message]) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["synthetic"]
+def test_a_rendering_leaves_the_world_and_nothing_beside_it(tiny_world):
+    assert [path.name for path in tiny_world.parent.iterdir()] == ["synthetic"]

@@ -1,5 +1,6 @@
 """Every script that writes an output folder refuses it while another process writes there."""
 
+import os
 import subprocess
 import sys
 
@@ -101,8 +102,11 @@ import torch
 from etc import cli, distributed
 
 def main():
-    with distributed.process_group(torch.device("cpu")), distributed.exclusive_output(sys.argv[1]):
-        print("inside", distributed.rank())
+    with distributed.process_group(torch.device("cpu")):
+        with distributed.exclusive_output(sys.argv[1]):
+            print("inside", distributed.rank())
+        with distributed.exclusive_output(sys.argv[2]):
+            print("never")
     return 0
 
 if __name__ == "__main__":
@@ -110,17 +114,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("taken", [False, True])
-def test_processes_of_one_torchrun_share_the_lock_and_are_refused_together(tmp_path, taken):
+def test_processes_of_one_torchrun_share_the_lock_and_are_refused_together(tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(tmp_path / "ranks.py"), str(tmp_path / "out")]
-    with running(HOLDER, tmp_path / ("out" if taken else "elsewhere")) as other:
+    command += [str(tmp_path / "ranks.py"), str(tmp_path / "free"), str(tmp_path / "taken")]
+    with running(HOLDER, tmp_path / "taken") as other:
         other.stdout.readline()
-        environment = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PATH": ""}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert (done.returncode == 0) is not taken, done.stderr
-    assert sorted(done.stdout.split()) == ([] if taken else ["0", "1", "inside", "inside"])
-    assert ("out is being written by another process" in done.stderr) is taken
-    if not taken:
-        assert not (tmp_path / "out").exists()
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert sorted(done.stdout.split()) == ["0", "1", "inside", "inside"], done.stderr
+    assert "taken is being written by another process" in done.stderr
+    assert not (tmp_path / "free").exists()
