@@ -37,9 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     sizes = [_size(word) for word in args.check] if args.check else SIZES
-    out = Path(args.out or settings.TEST.ckpt_path).with_suffix(".onnx")
-    with exclusive_output(out.parent, out.name):
-        path, checks = export_onnx(settings, args.out, opset=args.opset, labels=args.labels, sizes=sizes)
+    path, checks = export_onnx(settings, args.out, opset=args.opset, labels=args.labels, sizes=sizes)
     print(f"{path}: opset {args.opset}, compared with torch:")
     for check in checks:
         print(f"  {described(check)}")

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from etc import cli
+from etc.distributed import exclusive_output
 
 TOOLS = Path(__file__).resolve().parent
 FOLDER = "exp/quickstart"
@@ -29,6 +30,14 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return 0
     start = time.time()
+    with exclusive_output(FOLDER):
+        train_and_compare(overrides)
+    print(f"\nquickstart: {(time.time() - start) / 60:.1f} minutes")
+    return 0
+
+
+def train_and_compare(overrides: list[str]) -> None:
+    """Run every script in its turn."""
     first = ["TRAIN.save_path", f"{FOLDER}/start", "TRAIN.st_weight", "0", "TRAIN.epochs", "12"]
     run("train_with_flow", *first, *overrides)
     for name, own in RUNS.items():
@@ -38,8 +47,6 @@ def main(argv: list[str] | None = None) -> int:
         for tool in ("gen_video", "eval_tc", "test"):
             run(tool, *test)
     run("compare", *overrides)
-    print(f"\nquickstart: {(time.time() - start) / 60:.1f} minutes")
-    return 0
 
 
 def run(tool: str, *args: str) -> None:
