@@ -6,6 +6,7 @@ import argparse
 import itertools
 import logging
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -149,8 +150,18 @@ def run(main: Callable[[], int]) -> int:
 
 
 def _worker_was_killed(error: Exception) -> bool:
-    """Whether the error is PyTorch's or Python's report that the system ended a worker process."""
-    return isinstance(error, BrokenProcessPool) or str(error).startswith("DataLoader worker (pid")
+    """Whether the error is PyTorch's or Python's report that the system ended a worker process.
+
+    PyTorch's error, or the one that caused it, names the signal. A crash (segmentation fault, abort) is a defect in
+    somebody's code, so its traceback is kept.
+    """
+    crashed = re.search("by signal: (Segmentation fault|Aborted|Floating point|Illegal instruction)", _report(error))
+    return isinstance(error, BrokenProcessPool) or (str(error).startswith("DataLoader worker (pid") and not crashed)
+
+
+def _report(error: Exception) -> str:
+    """PyTorch's report with the signal, which is the cause of the one that it raises at last."""
+    return str(error.__cause__ if str(error.__cause__).startswith("DataLoader worker (pid") else error)
 
 
 def _message(error: Exception) -> str:
@@ -159,7 +170,7 @@ def _message(error: Exception) -> str:
     if _worker_was_killed(error):
         return (
             "a worker process was killed, often by lack of memory: free some memory, or lower TRAIN.workers "
-            f"({message.strip().rstrip('.')})"
+            f"({_report(error).strip().rstrip('.')})"
         )
     if isinstance(error, OSError):
         # str() of an OSError from the system starts with "[Errno 28]"; those of the toolkit hold a sentence.

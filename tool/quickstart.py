@@ -11,6 +11,7 @@ exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 """
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -58,4 +59,6 @@ def run(tool: str, *args: str) -> None:
 
 
 if __name__ == "__main__":
+    # By default SIGTERM would end this script alone; an exception also ends the script that it runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     raise SystemExit(cli.run(main))

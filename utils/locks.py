@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,6 +16,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
+
+# The answers of file systems that are mounted without locks, as NFS and Lustre can be.
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 class FolderInUse(RuntimeError):
@@ -74,6 +78,11 @@ def _acquire(lock: FileLock, path: Path, timeout: float) -> None:
             if path.parent.is_dir():
                 raise
             # A run that wrote nothing has just removed the folder again.
+        except OSError as error:  # a Timeout is one, too
+            if error.errno not in _NO_LOCKS:
+                raise
+            logger.warning("%s: this file system has no locks; start no second run with this folder", path.parent)
+            return
 
 
 def _write_owner(path: Path) -> None:

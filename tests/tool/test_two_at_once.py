@@ -1,6 +1,7 @@
 """Every script that writes an output folder refuses it while another process writes there."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch
 from etc.data import sources
 from model import build_model
 from tests.conftest import REPOSITORY
-from tests.processes import running
+from tests.processes import children, running, runs, wait_until
 from tests.scripts import load_script, run
 from tests.utils.test_locks import HOLDER
 from utils import locks
@@ -69,6 +70,17 @@ def test_a_second_quickstart_is_refused(tmp_path, monkeypatch, capsys):
         other.stdout.readline()
         assert run("quickstart") == 2
     assert "exp/quickstart is being written by another process" in capsys.readouterr().err
+
+
+def test_a_quickstart_that_is_terminated_ends_the_script_that_it_runs(tmp_path):
+    script = REPOSITORY / "tool/quickstart.py"
+    command = f"import os, runpy, sys; os.chdir({str(tmp_path)!r}); sys.argv = ['quickstart']; "
+    with running(command + f"runpy.run_path({str(script)!r}, run_name='__main__')") as parent:
+        assert wait_until(lambda: children(parent.pid) != [])
+        workers = children(parent.pid)
+        parent.terminate()
+        assert parent.wait() == 128 + signal.SIGTERM
+        assert wait_until(lambda: not any(map(runs, workers)))
 
 
 def test_two_runs_that_score_one_video_unpack_it_once(tmp_path, monkeypatch):
