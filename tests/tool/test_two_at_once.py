@@ -72,6 +72,7 @@ def test_a_second_quickstart_is_refused(tmp_path, monkeypatch, capsys):
     assert "exp/quickstart is being written by another process" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 def test_a_quickstart_that_is_terminated_ends_the_script_that_it_runs(tmp_path):
     script = REPOSITORY / "tool/quickstart.py"
     command = f"import os, runpy, sys; os.chdir({str(tmp_path)!r}); sys.argv = ['quickstart']; "
