@@ -162,12 +162,11 @@ def _start_of(pid: int) -> int | None:
 
 def _ended(pid: int, start: int) -> bool:
     """Whether a process of this machine has ended; another one with its number is told by the time it started."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # it belongs to another user
-        pass
+    with suppress(PermissionError):  # it runs, but belongs to another user
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
     return _start_of(pid) not in (None, start)
 
 

@@ -1,6 +1,5 @@
 """One writer per folder: the second one is refused with a name, or waits; a killed one holds nobody up."""
 
-import errno
 import os
 import re
 import socket
@@ -78,17 +77,3 @@ def test_what_the_block_wrote_stays_and_the_lock_goes(tmp_path):
         with exclusive(tmp_path / "a"):
             (tmp_path / "a/x.txt").write_text(content)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.txt"]
-
-
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_said_and_used_without_a_lock(tmp_path, monkeypatch, caplog, code):
-    fcntl = pytest.importorskip("fcntl")
-
-    def refuse(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with exclusive(tmp_path / "a"):
-        (tmp_path / "a/x.txt").write_text("x")
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.txt"]
-    assert "has no locks" in caplog.text
