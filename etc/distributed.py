@@ -84,6 +84,7 @@ def exclusive_output(folder: str | Path, name: str = "") -> Iterator[None]:
     refusal: list[str | None] = [None]
     # A group of its own: the default one gives up when one process is done some minutes before the others.
     group = dist.new_group(backend="gloo", timeout=timedelta(days=30)) if dist.is_initialized() else None
+    assert not isinstance(group, int), "every process is a member"
     with ExitStack() as stack:
         if rank() == 0:
             try:

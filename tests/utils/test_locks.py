@@ -1,12 +1,14 @@
 """One writer per folder: the second one is refused with a name, or waits; a killed one holds nobody up."""
 
+import multiprocessing
 import os
 import re
+import signal
 import socket
 
 import pytest
 
-from tests.processes import running
+from tests.processes import running, runs
 from utils import locks
 from utils.locks import FolderInUse, exclusive
 
@@ -16,6 +18,16 @@ from utils.locks import exclusive
 with exclusive(sys.argv[1], *sys.argv[2:]):
     print("ready", flush=True)
     sys.stdin.readline()
+"""
+
+FORKING = """
+import multiprocessing, sys, time
+from utils.locks import exclusive
+with exclusive(sys.argv[1]):
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+    worker.start()
+    print(worker.pid, flush=True)
+    worker.join()
 """
 
 
@@ -36,6 +48,25 @@ def test_a_killed_process_holds_nobody_up(tmp_path):
         other.wait()
         with exclusive(tmp_path / "out"):
             assert f'"pid": {os.getpid()}' in (tmp_path / "out/.lock.owner").read_text()
+
+
+def test_a_forked_worker_that_ends_does_not_release_the_lock(tmp_path):
+    with exclusive(tmp_path / "out"):
+        worker = multiprocessing.get_context("fork").Process(target=int)  # as DataLoader starts its own on Linux
+        worker.start()
+        worker.join()
+        with pytest.raises(FolderInUse), exclusive(tmp_path / "out"):
+            pass
+
+
+def test_a_run_that_was_killed_while_its_workers_live_on_is_over(tmp_path):
+    with running(FORKING, tmp_path / "out") as other:
+        worker = int(other.stdout.readline())
+        other.kill()
+        other.wait()
+        with exclusive(tmp_path / "out"):
+            assert runs(worker)
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_results_of_other_names_are_no_conflict(tmp_path):
