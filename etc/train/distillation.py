@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,11 @@ class DistillationLoss(NamedTuple):
     """
 
     criterion: Callable[[Distill], nn.Module]
-    compare: Callable[[nn.Module, str, ClipBatch, Tensor, Tensor], Tensor]
+    compare: Callable[[Any, str, ClipBatch, Tensor, Tensor], Tensor]
 
 
-def _each_frame(criterion: nn.Module, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
-    """Frames t and neighbours, each with its own mean, as :class:`utils.crit.CriterionKD` sums them."""
-    assert isinstance(criterion, crit.CriterionKD), "the entry kd of LOSSES builds a CriterionKD"
+def _each_frame(criterion: Any, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
+    """Frames t and neighbours, each with its own mean, by the method ``divergence`` of the criterion."""
     loss = criterion.divergence({mode: batch.frames_t(student)}, {mode: batch.frames_t(teacher)})
     if batch.pair_count:
         loss = loss + criterion.divergence({mode: batch.neighbours(student)}, {mode: batch.neighbours(teacher)})
