@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, or a video file.
 
-    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames``.
+    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames/<its name>``.
 
     Args:
         settings: section ``TEST``.
@@ -43,7 +43,8 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
         if where.suffix.lower() in LIST_SUFFIXES:
             raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
-        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames" / where.stem)
+        # Not its stem: that of "...mp4" is "..", and the folder is emptied before the frames are written.
+        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames" / where.name)
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
     clips = []
     for name, folders, _ in os.walk(where.resolve(), followlinks=True):

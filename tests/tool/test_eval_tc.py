@@ -115,7 +115,7 @@ def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
             video.write(read_image(tmp_path / f"frames/f_{t}.png"))
     assert clip("--frames", "street.mp4") == 0
     assert "7 predictions are assigned to 7 frames in sorted order" in caplog.text
-    unpacked = tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/frames/street"
+    unpacked = tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/frames/street.mp4"
     assert len(list(unpacked.glob("street_*.png"))) == FRAMES
     assert result(tmp_path)["pairs"]["scored"] == 6
 
@@ -128,6 +128,18 @@ def test_a_video_that_was_cut_is_not_scored_with_the_predictions_of_the_whole(cl
         (tmp_path / f"pred/f_{t}.png").rename(tmp_path / f"pred/f_{t:06d}.png")
     assert clip("--frames", "f.mp4") == 2
     assert f"TEST.frames f.mp4 has 4 frames, but {FRAMES} predictions are named like them" in capsys.readouterr().err
+
+
+def test_a_video_whose_stem_is_two_dots_leaves_the_result_folder_alone(clip, tmp_path):
+    with Mp4Writer(tmp_path / "street.mp4", fps=10) as video:
+        for t in range(FRAMES):
+            video.write(read_image(tmp_path / f"frames/f_{t}.png"))
+    (tmp_path / "street.mp4").rename(tmp_path / "...mp4")
+    kept = tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/kept.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    clip("--frames", "...mp4")
+    assert kept.read_text() == "mine"
 
 
 def test_folders_of_frames_are_clips_of_any_length(clip, tmp_path):
