@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from etc.config import DEFAULT_CONFIG, TOOLKIT, load_settings
-from etc.config.schema import SECTIONS, Settings
+from etc.config.schema import LARGEST_SIDE, SECTIONS, Settings
 from etc.data.layouts import check_layout
 from etc.errors import ConfigError, UserError
 
@@ -251,6 +251,8 @@ def _range(bounds: list[Any]) -> str:
     """``" 0..1"``, ``" >= 1"`` or ``" > 0, <= 1"``, from the constraints that pydantic keeps for a field."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     limits = {name: getattr(bound, name) for name in signs for bound in bounds if hasattr(bound, name)}
+    if limits.get("le", 0) >= LARGEST_SIDE:
+        del limits["le"]  # far beyond any use
     if limits.keys() == {"ge", "le"}:
         return f" {limits['ge']:g}..{limits['le']:g}"
     return f" {', '.join(f'{signs[name]} {limit:g}' for name, limit in limits.items())}".rstrip()
