@@ -14,6 +14,7 @@ from etc.errors import UserError
 from utils.files import write_bytes
 
 VERSION = 1
+_LATER = {"validated": bool, "made_with": dict}
 
 # Settings that may differ when a run is resumed, because its weights do not depend on them.
 _FREE = {
@@ -30,7 +31,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Args:
         path: the file.
         content: ``{"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics",
-            "validated"}``, plain tensors and builtins; ``"version"`` is added.
+            "validated", "made_with"}``, plain tensors and builtins; ``"version"`` is added.
     """
     # Through memory: on a full disk torch.save raises a RuntimeError that does not say so, writing bytes does.
     buffer = io.BytesIO()
@@ -66,9 +67,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     needed = {"student", "optimizer", "scheduler", "rng", "step", "epoch", "config", "version"}
     if not isinstance(content, dict) or not needed <= content.keys():
         raise UserError(f"TRAIN.resume {path} holds no training state; use TRAIN.weight to start from weights")
+    _check_types(content, path)
     if content["version"] != VERSION:
         raise UserError(f"TRAIN.resume {path} has format {content['version']}, this toolkit reads {VERSION}")
     return content
+
+
+def _check_types(content: dict[str, Any], path: Path) -> None:
+    """Raise UserError for an entry of another type than :func:`save_checkpoint` wrote."""
+    counts = ("version", "step", "epoch")
+    types = dict.fromkeys(counts, int) | dict.fromkeys(("optimizer", "scheduler", "rng", "config", "student"), dict)
+    # Checkpoints of version 1.0 lack the last two.
+    types |= {"scaler": dict, "metrics": dict} | {key: kind for key, kind in _LATER.items() if key in content}
+    for key, kind in types.items():
+        value = content.get(key)
+        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
+            found = repr(value) if isinstance(value, int) else type(value).__name__
+            expected = "0 or more" if kind is int else f"a {kind.__name__}"
+            raise UserError(f"TRAIN.resume {path} is damaged: {key} is {found}, expected {expected}")
+    odd = [key for key, value in content["student"].items() if not isinstance(value, torch.Tensor)]
+    odd += [key for key, value in content["metrics"].items() if not isinstance(value, int | float)]
+    if odd:
+        raise UserError(f"TRAIN.resume {path} is damaged: {odd[0]} is no tensor or number")
 
 
 def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> None:
