@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from etc import interrupts  # first: importing the others takes seconds, in which somebody may press Ctrl-C
+
+# isort: split
 import argparse
 import itertools
 import logging
@@ -11,6 +14,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -36,6 +40,8 @@ SCORING = (
     "TRAIN.ignore_label TEST.prediction_ids TEST.allow_gaps TEST.strides TEST.device"
 )
 ALL = " ".join(SECTIONS)
+
+OVERRIDES = "settings to change; text is taken as it stands; none, null or '' empties a setting that may be empty"
 
 # Keys of the published files that are accepted, but that nothing reads.
 _WITHOUT_EFFECT = {"TRAIN.zoom_factor"}
@@ -70,7 +76,35 @@ def settings_from(args: argparse.Namespace) -> Settings:
     Raises:
         ConfigError: as :func:`etc.config.load_settings`, or an unknown ``DATA.layout``.
     """
-    return check_layout(load_settings(args.config, args.overrides))
+    settings = check_layout(load_settings(args.config, args.overrides))
+    check_before_work(settings, args.keys)
+    return settings
+
+
+def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
+    """Check what would otherwise be found only after data is rendered: checkpoints, and the device.
+
+    Args:
+        settings: all sections.
+        keys: the settings that the script reads, as ``"SECTION.key"``.
+
+    Raises:
+        UserError: a checkpoint that does not exist, or a device that this machine does not have.
+    """
+    train, distill = settings.TRAIN, settings.DISTILL
+    files = {
+        "TEST.ckpt_path": settings.TEST.ckpt_path,
+        "TRAIN.weight": train.weight,
+        "DISTILL.teacher_weight": distill.teacher_weight if distill.used else None,
+    }
+    for key, path in files.items():
+        if key in keys and path is not None and not Path(path).is_file():
+            raise UserError(f"{key} {path} does not exist")
+    if "TEST.device" in keys:
+        # A script that computes on a device imports torch anyway; others start without it.
+        from etc.distributed import device_of
+
+        device_of(settings.TEST.device)
 
 
 def matching_keys(patterns: str) -> list[str]:
@@ -105,9 +139,11 @@ class SettingsParser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None, keys: str, brief: str = "") -> None:
         super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
+        # for check_before_work; a program that names no keys reads what it likes
+        self.set_defaults(keys=[] if keys == ALL else matching_keys(keys))
         self.keys, self.brief = matching_keys(keys), matching_keys(brief)
         shared = self.add_argument_group("arguments")
-        shared.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
+        shared.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help=OVERRIDES)
         shared.add_argument("-h", "--help", action="store_true", help="show this help and exit")
         default = DEFAULT_CONFIG.relative_to(TOOLKIT)
         shared.add_argument("--config", metavar="FILE", help=f"YAML file of settings (default: {default})")
@@ -131,18 +167,21 @@ def run(main: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        interrupts.raise_again()
         # sys.path starts with tool/; the user's own networks and flow estimators are in the current folder.
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         return main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return interrupts.INTERRUPTED
     except (UserError, OSError) as error:
         if os.environ.get("ETC_DEBUG") == "1":
             traceback.print_exception(error)
         print(f"error: {' '.join(_message(error).split())}", file=sys.stderr)
         return USER_ERROR
+    finally:
+        interrupts.end_at_once()
 
 
 def _message(error: UserError | OSError) -> str:

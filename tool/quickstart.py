@@ -10,13 +10,14 @@ the same seed, data and number of steps; only TRAIN.st_weight differs. Everythin
 exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-from etc import cli
 
 TOOLS = Path(__file__).resolve().parent
 FOLDER = "exp/quickstart"
