@@ -91,14 +91,12 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
     Raises:
         UserError: a checkpoint that does not exist, or a device that this machine does not have.
     """
-    train, distill = settings.TRAIN, settings.DISTILL
-    files = {
-        "TEST.ckpt_path": settings.TEST.ckpt_path,
-        "TRAIN.weight": train.weight,
-        "DISTILL.teacher_weight": distill.teacher_weight if distill.used else None,
-    }
-    for key, path in files.items():
-        if key in keys and path is not None and not Path(path).is_file():
+    for key in ("TEST.ckpt_path", "TRAIN.weight", "DISTILL.teacher_weight"):
+        section, _, name = key.partition(".")
+        if key not in keys or (section == "DISTILL" and not settings.DISTILL.used):
+            continue
+        path = getattr(getattr(settings, section), name)
+        if path is not None and not Path(path).is_file():
             raise UserError(f"{key} {path} does not exist")
     if "TEST.device" in keys:
         # A script that computes on a device imports torch anyway; others start without it.

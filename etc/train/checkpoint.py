@@ -14,7 +14,6 @@ from etc.errors import UserError
 from utils.files import write_bytes
 
 VERSION = 1
-_LATER = {"validated": bool, "made_with": dict}
 
 # Settings that may differ when a run is resumed, because its weights do not depend on them.
 _FREE = {
@@ -75,16 +74,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _check_types(content: dict[str, Any], path: Path) -> None:
     """Raise UserError for an entry of another type than :func:`save_checkpoint` wrote."""
-    counts = ("version", "step", "epoch")
-    types = dict.fromkeys(counts, int) | dict.fromkeys(("optimizer", "scheduler", "rng", "config", "student"), dict)
-    # Checkpoints of version 1.0 lack the last two.
-    types |= {"scaler": dict, "metrics": dict} | {key: kind for key, kind in _LATER.items() if key in content}
-    for key, kind in types.items():
-        value = content.get(key)
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 0)):
-            found = repr(value) if isinstance(value, int) else type(value).__name__
-            expected = "0 or more" if kind is int else f"a {kind.__name__}"
-            raise UserError(f"TRAIN.resume {path} is damaged: {key} is {found}, expected {expected}")
+    for key in ("version", "step", "epoch"):
+        value = content[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            found = value if isinstance(value, int) else type(value).__name__
+            raise UserError(f"TRAIN.resume {path} is damaged: {key} is {found}, expected an integer of 0 or more")
+    # Checkpoints of version 1.0 lack "validated" or "made_with".
+    for key in ("student", "optimizer", "scheduler", "scaler", "rng", "config", "metrics", "made_with"):
+        value = content.get(key, {} if key == "made_with" else None)
+        if not isinstance(value, dict):
+            raise UserError(f"TRAIN.resume {path} is damaged: {key} is {type(value).__name__}, expected a dict")
+    if not isinstance(content.get("validated", True), bool):
+        raise UserError(f"TRAIN.resume {path} is damaged: validated is neither true nor false")
     odd = [key for key, value in content["student"].items() if not isinstance(value, torch.Tensor)]
     odd += [key for key, value in content["metrics"].items() if not isinstance(value, int | float)]
     if odd:

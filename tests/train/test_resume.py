@@ -165,7 +165,7 @@ DAMAGE = {
     "expected sections": lambda c: c.update(config={"TRAIN": 3}),
     "metrics is NoneType": lambda c: c.pop("metrics"),
     "scaler is NoneType": lambda c: c.pop("scaler"),
-    "made_with is 3": lambda c: c.update(made_with=3),
+    "made_with is int": lambda c: c.update(made_with=3),
     "best_mIoU is no tensor or number": lambda c: c["metrics"].update(best_mIoU="high"),
     "version is Tensor": lambda c: c.update(version=torch.ones(2)),
     "entry 'param_groups' is missing": lambda c: c["optimizer"].pop("param_groups"),
