@@ -17,6 +17,8 @@ from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
+from utils.files import new_folder
+from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +60,21 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
 
 def _unpacked(video: Path, folder: Path) -> Path:
     """The frames of a video as files: flow is kept by frame, and a second run reads what the first one decoded."""
-    if distributed.rank() == 0 and not (folder.is_dir() and folder.stat().st_mtime >= video.stat().st_mtime):
-        building = folder.with_name(f"{folder.name}.building")
-        shutil.rmtree(building, ignore_errors=True)
-        logger.info("unpacking %s into %s (once)", video, folder)
-        for frame in open_source(str(video), data_root=".").frames:
-            write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
+    if distributed.rank() == 0:
+        # Of two runs that unpack one video, the second waits and reads what the first one decoded.
+        with exclusive(folder.parent, folder.name, wait=True):
+            if not (folder.is_dir() and folder.stat().st_mtime >= video.stat().st_mtime):
+                _unpack(video, folder)
     distributed.barrier()
     return folder
+
+
+def _unpack(video: Path, folder: Path) -> None:
+    logger.info("unpacking %s into %s (once)", video, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as building:
+        for frame in open_source(str(video), data_root=".").frames:
+            write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
 
 
 def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:

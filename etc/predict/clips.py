@@ -91,20 +91,22 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
 
     Raises:
         UserError: missing or broken files; a checkpoint or palette that does not fit; predictions in the folder that
-            were made with something else, unless ``overwrite``. What was written by then is complete.
+            were made with something else, unless ``overwrite``; another run that is writing into the folder. What was
+            written by then is complete.
     """
     clips = clips_to_score(settings)
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
     folder = Path(settings.TEST.save_folder) / "video"
     plan = _plan(clips, Path(settings.DATA.data_root), folder)
     predictor = predictor_from(settings)
-    claim_output_folder(folder, provenance_of(settings), settings, parts=PARTS, overwrite=overwrite)
-    own = plan[distributed.rank() :: distributed.world_size()]
-    rest = [clip for clip in own if not clip.done()]
-    kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
-    start = time.perf_counter()
-    predicted, reread = _predict_clips(rest, predictor, palette, settings)
-    seconds = time.perf_counter() - start
+    with distributed.exclusive_output(folder):
+        claim_output_folder(folder, provenance_of(settings), settings, parts=PARTS, overwrite=overwrite)
+        own = plan[distributed.rank() :: distributed.world_size()]
+        rest = [clip for clip in own if not clip.done()]
+        kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
+        start = time.perf_counter()
+        predicted, reread = _predict_clips(rest, predictor, palette, settings)
+        seconds = time.perf_counter() - start
     return PredictionStats(predicted, kept + reread, predictor.network_seconds, seconds)
 
 
