@@ -5,6 +5,7 @@ Where to find what. Modules import only from their own room and from those above
     metrics         mIoU, temporal and video consistency, bootstrap intervals; imports nothing else of etc
     errors          UserError and ConfigError: what scripts show as one line
     distributed     ranks, process group, the device of this process
+    interrupts      Ctrl-C while a script imports its modules
     config/         settings: sections and keys, YAML files, overrides, the published format
     motion          visibility mask and motion loss
     weights         catalogue of weight files: source, hash, licence

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from etc import interrupts  # first: importing the others takes seconds, in which somebody may press Ctrl-C
+
+# isort: split
 import argparse
 import itertools
 import logging
@@ -13,13 +16,14 @@ import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from etc.config import DEFAULT_CONFIG, TOOLKIT, load_settings
-from etc.config.schema import SECTIONS, Settings
+from etc.config.schema import LARGEST_SIDE, SECTIONS, Settings
 from etc.data.layouts import check_layout
 from etc.errors import ConfigError, UserError
 
@@ -38,6 +42,8 @@ SCORING = (
     "TRAIN.ignore_label TEST.prediction_ids TEST.allow_gaps TEST.strides TEST.device"
 )
 ALL = " ".join(SECTIONS)
+
+OVERRIDES = "settings to change; text is taken as it stands; none, null or '' empties a setting that may be empty"
 
 # Keys of the published files that are accepted, but that nothing reads.
 _WITHOUT_EFFECT = {"TRAIN.zoom_factor"}
@@ -72,7 +78,33 @@ def settings_from(args: argparse.Namespace) -> Settings:
     Raises:
         ConfigError: as :func:`etc.config.load_settings`, or an unknown ``DATA.layout``.
     """
-    return check_layout(load_settings(args.config, args.overrides))
+    settings = check_layout(load_settings(args.config, args.overrides))
+    check_before_work(settings, args.keys)
+    return settings
+
+
+def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
+    """Check what would otherwise be found only after data is rendered: checkpoints, and the device.
+
+    Args:
+        settings: all sections.
+        keys: the settings that the script reads, as ``"SECTION.key"``.
+
+    Raises:
+        UserError: a checkpoint that does not exist, or a device that this machine does not have.
+    """
+    for key in ("TEST.ckpt_path", "TRAIN.weight", "DISTILL.teacher_weight"):
+        section, _, name = key.partition(".")
+        if key not in keys or (section == "DISTILL" and not settings.DISTILL.used):
+            continue
+        path = getattr(getattr(settings, section), name)
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"{key} {path} does not exist")
+    if "TEST.device" in keys:
+        # A script that computes on a device imports torch anyway; others start without it.
+        from etc.distributed import device_of
+
+        device_of(settings.TEST.device)
 
 
 def matching_keys(patterns: str) -> list[str]:
@@ -107,9 +139,11 @@ class SettingsParser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None, keys: str, brief: str = "") -> None:
         super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
+        # for check_before_work; a program that names no keys reads what it likes
+        self.set_defaults(keys=[] if keys == ALL else matching_keys(keys))
         self.keys, self.brief = matching_keys(keys), matching_keys(brief)
         shared = self.add_argument_group("arguments")
-        shared.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
+        shared.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help=OVERRIDES)
         shared.add_argument("-h", "--help", action="store_true", help="show this help and exit")
         default = DEFAULT_CONFIG.relative_to(TOOLKIT)
         shared.add_argument("--config", metavar="FILE", help=f"YAML file of settings (default: {default})")
@@ -133,13 +167,14 @@ def run(main: Callable[[], int]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        interrupts.raise_again()
         # sys.path starts with tool/; the user's own networks and flow estimators are in the current folder.
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())
         return main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return interrupts.INTERRUPTED
     except (UserError, OSError, RuntimeError) as error:
         if not isinstance(error, UserError | OSError) and not _worker_was_killed(error):
             raise
@@ -147,6 +182,8 @@ def run(main: Callable[[], int]) -> int:
             traceback.print_exception(error)
         print(f"error: {' '.join(_message(error).split())}", file=sys.stderr)
         return USER_ERROR
+    finally:
+        interrupts.end_at_once()
 
 
 def _worker_was_killed(error: Exception) -> bool:
@@ -275,6 +312,8 @@ def _range(bounds: list[Any]) -> str:
     """``" 0..1"``, ``" >= 1"`` or ``" > 0, <= 1"``, from the constraints that pydantic keeps for a field."""
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     limits = {name: getattr(bound, name) for name in signs for bound in bounds if hasattr(bound, name)}
+    if limits.get("le", 0) >= LARGEST_SIDE:
+        del limits["le"]  # far beyond any use
     if limits.keys() == {"ge", "le"}:
         return f" {limits['ge']:g}..{limits['le']:g}"
     return f" {', '.join(f'{signs[name]} {limit:g}' for name, limit in limits.items())}".rstrip()

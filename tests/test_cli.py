@@ -240,6 +240,94 @@ def test_a_script_started_by_the_shell_ends_with_one_line_and_code_2(tmp_path):
     assert done.stdout == ""
 
 
+INTERRUPT = """
+import atexit, os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+def at_exit():
+    if os.environ["INTERRUPT_AT"] == "exit":
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+for name in [os.environ["INTERRUPT_AT"]]:
+    sys.modules.pop(name, None)
+atexit.register(at_exit)
+"""
+
+
+def interrupted_at(moment: str, script: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess:
+    """Run a script that gets SIGINT, as from Ctrl-C, when it imports a module, or at its exit."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}", "INTERRUPT_AT": moment}
+    words = [sys.executable, REPOSITORY / "tool" / f"{script}.py", *args]
+    return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+
+@pytest.mark.parametrize("script", [path.stem for path in TOOLS])
+def test_ctrl_c_at_the_first_import_of_a_script_is_one_line(script, tmp_path):
+    done = interrupted_at("argparse", script, tmp_path)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
+
+
+@pytest.mark.parametrize("moment", ["pydantic", "numpy.linalg", "torch._C", "exit"])
+def test_ctrl_c_while_modules_are_imported_or_at_the_end_is_one_line(moment, tmp_path):
+    script, args = ("make_lists", ["folder", str(tmp_path)]) if moment == "exit" else ("train_with_flow", [])
+    done = interrupted_at(moment, script, tmp_path, *args)
+    assert done.returncode == 130 and done.stderr.splitlines()[-1] == "interrupted" and "Traceback" not in done.stderr
+
+
+def test_every_script_imports_the_module_that_answers_ctrl_c_first():
+    for path in [*TOOLS, Path(cli.__file__)]:
+        imports = [n for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        first = next(node for node in imports if ast.unparse(node) != "from __future__ import annotations")
+        assert isinstance(first, ast.ImportFrom) and first.module == "etc"
+        assert first.names[0].name == ("interrupts" if path == Path(cli.__file__) else "cli")
+
+
+def test_ctrl_c_stays_an_exception_in_other_programs():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert cli.run(lambda: 0) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "named"),
+    [
+        ("gen_video", ["TEST.ckpt_path=no.pth"], "TEST.ckpt_path no.pth does not exist"),
+        ("test", ["TEST.ckpt_path=no.pth"], "TEST.ckpt_path no.pth does not exist"),
+        ("demo", ["TEST.ckpt_path=no.pth"], "TEST.ckpt_path no.pth does not exist"),
+        ("gen_pseudo_labels", ["TEST.ckpt_path=no.pth"], "TEST.ckpt_path no.pth does not exist"),
+        ("export_onnx", ["TEST.ckpt_path=no.pth"], "TEST.ckpt_path no.pth does not exist"),
+        ("train_with_flow", ["TRAIN.weight=no.pth"], "TRAIN.weight no.pth does not exist"),
+        (
+            "train_with_flow",
+            ["DISTILL.kd_weight=1", "DISTILL.teacher_weight=no.pth"],
+            "DISTILL.teacher_weight no.pth does not exist",
+        ),
+        ("compare", ["--runs", "a=no.pth"], "--runs: checkpoint no.pth does not exist"),
+        ("compare", ["--runs", "a=here.pth", "b=no.pth"], "--runs: checkpoint no.pth does not exist"),
+        ("eval_tc", ["TEST.device=cuda:99"], "TEST.device cuda:99: this machine has"),
+        ("train_with_flow", ["TEST.device=cuda:127"], "TEST.device cuda:127: this machine has"),
+        ("train_with_flow", ["TEST.device=mps"], "TEST.device mps: this machine has no Apple GPU"),
+    ],
+)
+def test_a_missing_checkpoint_or_device_is_said_before_anything_is_rendered(
+    script, words, named, tmp_path, monkeypatch, capsys
+):
+    if "mps" in words[0] and sys.platform == "darwin":
+        pytest.skip("this machine may have one")
+    monkeypatch.chdir(tmp_path)
+    Path("here.pth").write_bytes(b"")
+    assert cli.run(lambda: load_script(script).main(words)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and named in line
+    assert [path.name for path in tmp_path.iterdir()] == ["here.pth"]
+
+
 class Killed:
     """A data set whose loading process ends by a signal."""
 

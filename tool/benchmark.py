@@ -9,12 +9,14 @@ A result beyond its budget is marked `over`; it is not an error. Run it on an ot
 ratios cancel a slow machine, but not a changing load.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import argparse
 import shlex
 import sys
 from pathlib import Path
 
-from etc import cli
 from etc.benchmark import BENCHMARKS, run_benchmarks
 from etc.benchmark.page import Origin, machine_and_versions, save, text_table
 

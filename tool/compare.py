@@ -10,9 +10,11 @@ those that the first run was scored or trained with. Writes comparison.csv, comp
 report.html (one file with everything), side_by_side.mp4 and flicker.png into --out.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 from pathlib import Path
 
-from etc import cli
 from etc.config import load_settings
 from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
@@ -54,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--clips {args.clips}: expected 1 or more")
     out = Path(args.out)
     settings = load_settings(args.config or settings_of(named[0][1]), [*overrides, *args.overrides])
+    cli.check_before_work(settings, args.keys)
     with exclusive_output(out):
         runs = runs_of(named, settings, out / "runs")
         check_comparable(runs)

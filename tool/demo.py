@@ -11,9 +11,11 @@ TEST.demo_dir may also be a list file (.lst, .txt) of paths relative to DATA.dat
 TEST.demo_folder, and overlay.mp4 if there is more than one frame.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import argparse
 
-from etc import cli
 from etc.predict.demo import demonstrate
 
 KEYS = f"{cli.CLIPS} {cli.NETWORK} {cli.PREDICTOR} DATA.colors_path TEST.demo_dir TEST.demo_folder TEST.fps"

@@ -14,9 +14,11 @@ Only pixels with valid ground truth count. Writes <folder>_<estimator>.json into
 values of FLOW.name:
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 from pathlib import Path
 
-from etc import cli
 from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.synthetic import prepare
 from etc.distributed import device_of

@@ -14,10 +14,13 @@ Writes tc.json and tc.csv into TEST.save_folder. torchrun shares the clips betwe
 docs/scoring.md explains the scores.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import argparse
 from pathlib import Path
 
-from etc import cli, distributed
+from etc import distributed
 from etc.config import TOOLKIT
 from etc.data.cityscapes import PUBLISHED_CLIPS
 from etc.distributed import device_of

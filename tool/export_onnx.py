@@ -13,9 +13,11 @@ its classes on more than 0.1% of the pixels. Needs onnx, onnxscript and onnxrunt
 pip install -e '.[onnx]'
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import re
 
-from etc import cli
 from etc.errors import UserError
 from etc.predict.onnx_export import OPSET, SIZES, described, export_onnx
 

@@ -18,9 +18,12 @@ The labelling network (teacher) is TEST.ckpt_path. Writes into --out:
 torchrun shares the frames between processes.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 from pathlib import Path
 
-from etc import cli, distributed
+from etc import distributed
 from etc.distributed import device_of
 from etc.pseudo_labels.generate import make_pseudo_labels, video_frames
 from etc.pseudo_labels.report import pseudo_table, save

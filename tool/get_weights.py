@@ -8,10 +8,12 @@ The hash of a download is checked. The quickstart needs none of these files. Fil
 are listed with their SHA-256, so that copies of files without a published hash can be compared.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import argparse
 from pathlib import Path
 
-from etc import cli
 from etc.errors import UserError
 from etc.weights import description, download, weight_files
 

@@ -5,11 +5,13 @@ python tool/make_lists.py camvid data/camvid
 python tool/make_lists.py folder my/videos --out my/lists    # one clip per folder of frames
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import argparse
 import textwrap
 from pathlib import Path
 
-from etc import cli
 from etc.data.layouts import LAYOUTS
 from etc.data.make_lists import write_lists
 from etc.distributed import exclusive_output

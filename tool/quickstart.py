@@ -10,6 +10,9 @@ the same seed, data and number of steps; only TRAIN.st_weight differs. Everythin
 exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 import shlex
 import signal
 import subprocess
@@ -17,7 +20,6 @@ import sys
 import time
 from pathlib import Path
 
-from etc import cli
 from etc.distributed import exclusive_output
 
 TOOLS = Path(__file__).resolve().parent

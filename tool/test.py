@@ -12,10 +12,13 @@ prediction as label ids, under the file name that the test server expects; then 
 label. torchrun shares the frames between processes.
 """
 
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
 from contextlib import ExitStack
 from pathlib import Path
 
-from etc import cli, distributed
+from etc import distributed
 from etc.data.labels import class_names
 from etc.distributed import device_of
 from etc.evaluate.frames import score_frames

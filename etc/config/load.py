@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
-from etc.config.published import present_key, translate
-from etc.config.schema import SECTIONS, Settings, known_keys
+from etc.config.published import current_name, translate
+from etc.config.schema import SECTIONS, Settings
+from etc.config.yaml_reader import Dumper, YamlError, parse, read_text
 from etc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -24,26 +26,7 @@ logger = logging.getLogger(__name__)
 TOOLKIT = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = TOOLKIT / "configs" / "quickstart.yaml"
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 with two traps closed: ``1e-4`` is a number, and ``off`` is a word, not false."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes strings that YAML 1.1 or :class:`_Loader` would not read back as strings."""
-
-
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_DATE = "tag:yaml.org,2002:timestamp"  # a folder named by its date is a name
-_FLOAT_RULE = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$")
-_Loader.yaml_implicit_resolvers = {
-    first: [rule for rule in rules if rule[0] not in (_BOOL, _FLOAT, _DATE)]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-for _class in (_Loader, _Dumper):
-    # Appended, so that it is asked after the rule for integers, which it matches too.
-    _class.add_implicit_resolver(_FLOAT, _FLOAT_RULE, list("-+.0123456789"))
+_EMPTY = ("", "null", "none")  # on the command line, for a setting that may be empty
 
 
 def load_settings(config: str | Path | dict | None = None, overrides: list[str] | None = None) -> Settings:
@@ -53,7 +36,8 @@ def load_settings(config: str | Path | dict | None = None, overrides: list[str] 
         config: the file, or the settings that a checkpoint holds; ``None`` means the embedded default,
             ``configs/quickstart.yaml``.
         overrides: ``["SECTION.key", "VALUE", ...]`` or ``["SECTION.key=VALUE", ...]``, freely mixed; values
-            are YAML scalars or lists.
+            of text settings are taken as they stand, others are YAML scalars or lists; ``null``, ``none`` and nothing
+            empty a setting that may be empty.
 
     Returns:
         Validated settings.
@@ -98,14 +82,16 @@ def find_file(path: str | Path) -> Path:
 
 def dump_settings(settings: Settings) -> str:
     """The effective settings as YAML, which are written beside every result."""
-    return yaml.dump(settings.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(settings.model_dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        tree = parse(read_text(path))
     except OSError as error:
         raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not all(isinstance(v, dict) or v is None for v in tree.values()):
@@ -126,20 +112,34 @@ def _pairs(words: list[str]) -> list[tuple[str, str, Any]]:
                 raise ConfigError(f"{name} has no value: expected SECTION.key VALUE or SECTION.key=VALUE")
             text = rest.pop(0)
         section, _, key = name.partition(".")
-        pairs.append((section, key, _parsed(text, key)))
+        pairs.append((section, key, _parsed(text, section, key)))
     return pairs
 
 
-def _parsed(text: str, key: str) -> Any:
-    """A value from the command line. Where the setting is a string, a number stays one: ``TEST.save_folder 2024``."""
+def _parsed(text: str, section: str, key: str) -> Any:
+    """A value from the command line.
+
+    Where the setting is a text, it is taken as it stands: ``TEST.save_folder "exp/run #3"``, ``TEST.save_folder 2024``.
+    Where a setting may be empty, ``null``, ``none`` and nothing mean that it is. All else is parsed as YAML.
+    """
+    types = _types_of(section, key)
+    if type(None) in types and text.casefold() in _EMPTY:
+        return None
+    if str in types:
+        return int(text) if int in types and re.fullmatch("[0-9]{1,9}", text) else text
     try:
-        value = yaml.load(text, Loader=_Loader)
+        return parse(text)
     except yaml.YAMLError:
         return text
-    key = present_key(key)
-    homes = known_keys().get(key, [])
-    wants_string = bool(homes) and SECTIONS[homes[0]].model_fields[key].annotation in (str, str | None)
-    return text if wants_string and not isinstance(value, str | None) else value
+
+
+def _types_of(section: str, key: str) -> tuple[type, ...]:
+    """The types that a setting accepts, nothing for one that does not exist: ``(str, NoneType)``."""
+    home, name = current_name(section.upper(), key)
+    if home is None:
+        return ()
+    annotation = SECTIONS[home].model_fields[name].annotation
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
@@ -150,5 +150,9 @@ def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         # The input of a check over a whole section is too long to print.
-        given = f" (got {first['input']!r})" if len(first["loc"]) > 1 else ""
+        given = f" (got {_shortened(repr(first['input']))})" if len(first["loc"]) > 1 else ""
         raise ConfigError(f"{where}: {message}{given}") from None
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."

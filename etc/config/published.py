@@ -52,17 +52,14 @@ _RENAMED_VALUES = {
 }
 
 
-def present_key(key: str) -> str:
-    """The name of today for a key of version 1.0; any other key as it is."""
-    return next((new for (_, old), new in _RENAMED_KEYS.items() if old == key), key)
-
-
 def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
     """Translate the published file format, and names of version 1.0, into the sections and keys of today.
 
     Raises:
-        ConfigError: an unknown section or key, or two different values for one key.
+        ConfigError: an unknown section or key, two different values for one key, or no sections with keys (a damaged
+            checkpoint may hold anything).
     """
+    _check_tree(tree, source)
     result: dict[str, dict[str, Any]] = {}
     with_apex = all(keys.get("use_apex") is not False for keys in tree.values())
     for written_section, keys in tree.items():
@@ -89,6 +86,25 @@ def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[st
     return result
 
 
+def current_name(section: str, key: str) -> tuple[str | None, str]:
+    """The section and key of today for a key as somebody wrote it; section ``None``: obsolete or unknown."""
+    if section not in SECTIONS:
+        return None, key
+    key = _RENAMED_KEYS.get((section, key), key)
+    key = _OBSOLETE.get(key) or key
+    if key in SECTIONS[section].model_fields:
+        return section, key
+    homes = known_keys().get(key)
+    return (homes[0], key) if homes else (None, key)
+
+
+def _check_tree(tree: Any, source: str) -> None:
+    sections = tree.items() if isinstance(tree, dict) else [(None, None)]
+    for section, keys in sections:
+        if not isinstance(section, str) or not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
+            raise ConfigError(f"{source}: expected sections {', '.join(SECTIONS)} with keys below them")
+
+
 def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, str, Any]:
     """The section, key and value of today for a key in a file; section ``None``: the key is obsolete."""
     known = known_keys()
@@ -100,7 +116,7 @@ def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, 
     if key in SECTIONS[section].model_fields:
         return section, key, value
     if key == "opt_level":
-        if value is not None and value not in _OPT_LEVEL:
+        if value is not None and str(value) not in _OPT_LEVEL:
             raise ConfigError(f"{source}: opt_level {value!r} is none of {', '.join(_OPT_LEVEL)}")
         return "TRAIN", "amp", _OPT_LEVEL.get(value)
     if key in _OBSOLETE:

@@ -8,6 +8,7 @@ says too little (``path`` instead of ``text``). Neighbouring settings with the s
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,12 +27,28 @@ FLOW_ESTIMATORS = {
     "package.module:factory": "a function without arguments; returns an object with estimate(rgb_t, rgb_k)",
 }
 
-Positive = Annotated[int, Field(ge=1)]
+LARGEST = 2**31 - 1  # of counts and sizes: no run can use more, and libraries overflow; not worth a word in --help
+LARGEST_SEED = 2**63 - 1  # torch takes no more
+LARGEST_SIDE = 65_535  # of images, pixels
+PROCESSES = 1024
+
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.strip():
+                raise ValueError("must not be an empty text")
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError("must not hold a NUL character: no file can have this name")
+        return value
 
 
 class Data(_Section):
@@ -76,11 +93,11 @@ class Data(_Section):
         "data/palettes/cityscapes_colors.txt", title="path", description="one 'R G B' line per class"
     )
     synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
-    synthetic_height: int = Field(256, description="frame size in the synthetic world, pixels", ge=64)
-    synthetic_width: int = Field(512, description="frame size in the synthetic world, pixels", ge=64)
+    synthetic_height: int = Field(256, description="frame size in the synthetic world, pixels", ge=64, le=LARGEST_SIDE)
+    synthetic_width: int = Field(512, description="frame size in the synthetic world, pixels", ge=64, le=LARGEST_SIDE)
     synthetic_train: Positive = Field(12, description="30-frame snippets in the synthetic world")
     synthetic_val: Positive = Field(4, description="30-frame snippets in the synthetic world")
-    synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0)
+    synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0, le=LARGEST_SEED)
 
 
 class Flow(_Section):
@@ -131,10 +148,10 @@ class Train(_Section):
         None, title="path", description="ImageNet weights for arch psp; only layers 18 has a download"
     )
     weight: str | None = Field(None, title="path", description="checkpoint to start from, instead of ImageNet weights")
-    train_h: Positive = Field(769, description="height and width of the training crop, pixels")
-    train_w: Positive = Field(769, description="height and width of the training crop, pixels")
-    scale_min: float = Field(0.5, description="range of the random scale", gt=0)
-    scale_max: float = Field(2.0, description="range of the random scale", gt=0)
+    train_h: Side = Field(769, description="height and width of the training crop, pixels")
+    train_w: Side = Field(769, description="height and width of the training crop, pixels")
+    scale_min: float = Field(0.5, description="range of the random scale", ge=0.01, le=100)
+    scale_max: float = Field(2.0, description="range of the random scale", ge=0.01, le=100)
     rotate_min: float = Field(
         -10.0, title="float -180..180", description="range of the random rotation, degrees", ge=-180
     )
@@ -155,7 +172,9 @@ class Train(_Section):
         None,
         description="pseudo-label unlabelled frames above this confidence; empty: do not",
     )
-    frame_gap: Positive = Field(3, description="largest distance between a frame and its neighbour, in frames")
+    frame_gap: int = Field(
+        3, description="largest distance between a frame and its neighbour, in frames", ge=1, le=1000
+    )
     random_frame: bool = Field(True, description="any neighbour within frame_gap; false: always +frame_gap")
     visibility: Literal["published", "l1"] = Field(
         "l1",
@@ -165,7 +184,7 @@ class Train(_Section):
         True, description="leave padding and motion from outside the frame out of the motion loss"
     )
     batch_size: Positive = Field(8, description="clips per step, over all processes")
-    workers: int = Field(4, description="DataLoader workers per training process", ge=0)
+    workers: int = Field(4, description="DataLoader workers per training process", ge=0, le=PROCESSES)
     base_lr: float = Field(0.01, description="learning rate of the backbone; new layers: 10x", gt=0)
     epochs: Positive = Field(200, description="passes over the training list")
     power: float = Field(0.9, description="exponent of the polynomial learning rate decay", ge=0)
@@ -173,7 +192,9 @@ class Train(_Section):
     weight_decay: float = Field(1e-4, description="SGD weight decay", ge=0)
     amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
     compile: bool = Field(False, description="use torch.compile (needs a C++ compiler)")
-    manual_seed: int = Field(0, description="random seed of weights, order, crops and neighbours", ge=0)
+    manual_seed: int = Field(
+        0, description="random seed of weights, order, crops and neighbours", ge=0, le=LARGEST_SEED
+    )
     print_freq: Positive = Field(10, description="steps between log entries")
     val_freq: Positive = Field(10, description="epochs between validations; the last epoch is always validated")
     val_clips: Positive | None = Field(None, description="clips whose TC a validation measures; empty: all")
@@ -274,9 +295,11 @@ class Test(_Section):
         description="distances of the two frames of a scored pair; the first gives the main result",
         min_length=1,
     )
-    base_size: int = Field(0, description="resize the long side of frames before prediction, pixels; 0: no", ge=0)
-    test_h: Positive = Field(769, description="size of the sliding window, pixels")
-    test_w: Positive = Field(769, description="size of the sliding window, pixels")
+    base_size: int = Field(
+        0, description="resize the long side of frames before prediction, pixels; 0: no", ge=0, le=LARGEST_SIDE
+    )
+    test_h: Side = Field(769, description="size of the sliding window, pixels")
+    test_w: Side = Field(769, description="size of the sliding window, pixels")
     mode: Literal["whole", "slide"] = Field("whole", description="predict whole frames, or in a sliding window")
     overlap: float = Field(1 / 3, description="share of the window that neighbouring windows share", ge=0, lt=1)
     scales: list[float] = Field(
@@ -293,15 +316,24 @@ class Test(_Section):
     )
     demo_folder: str = Field("exp/demo", title="path", description="output folder of tool/demo.py")
     batch_size_gen: Positive = Field(1, description="frames per batch")
-    fps: float = Field(17.0, description="frame rate of written videos", gt=0)
+    fps: float = Field(17.0, description="frame rate of written videos", ge=0.01, le=1000)
     device: str = Field(
         "auto", title="auto | cpu | cuda | cuda:N", description="device of training, prediction and flow"
     )
 
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        # torch keeps the lowest 8 bits of the number: cuda:256 would be cuda:0. Whether the device is there depends on
+        # the machine, and these settings may come from a result of another one: etc.distributed.device_of asks.
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:(\d|[1-9]\d|1[01]\d|12[0-7]))?", value):
+            raise ValueError("is no device: expected auto, cpu, cuda or cuda:N with N from 0 to 127")
+        return value
+
     @model_validator(mode="after")
     def _scales(self) -> Test:
-        if any(scale <= 0 for scale in self.scales):
-            raise ValueError(f"scales {self.scales} must be positive")
+        if not all(0.01 <= scale <= 100 for scale in self.scales):
+            raise ValueError(f"scales {self.scales} must lie between 0.01 and 100")
         if self.frames and self.cityscapes:
             raise ValueError(f"frames {self.frames} and cityscapes {self.cityscapes} exclude each other")
         return self

@@ -47,12 +47,15 @@ def named_runs(args: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """Split ``NAME=WHERE`` arguments into pairs, and overrides of settings that follow them, if any.
 
     Raises:
-        UserError: an argument of another form.
+        UserError: an argument of another form, or a checkpoint that does not exist.
     """
     first = next((i for i, word in enumerate(args) if word.partition(".")[0] in SECTIONS), len(args))
     pairs = [word.partition("=") for word in args[:first]]
     if not pairs or not all(map(all, pairs)):
         raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(args[:first]) or 'nothing'}")
+    for _, _, where in pairs:
+        if where.endswith(CHECKPOINTS) and not Path(where).is_file():
+            raise UserError(f"--runs: checkpoint {where} does not exist")
     return [(name, where) for name, _, where in pairs], args[first:]
 
 

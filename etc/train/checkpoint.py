@@ -31,7 +31,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Args:
         path: the file.
         content: ``{"student", "optimizer", "scheduler", "scaler", "rng", "step", "epoch", "config", "metrics",
-            "validated"}``, plain tensors and builtins; ``"version"`` is added.
+            "validated", "made_with"}``, plain tensors and builtins; ``"version"`` is added.
     """
     # Through memory: on a full disk torch.save raises a RuntimeError that does not say so, writing bytes does.
     buffer = io.BytesIO()
@@ -70,6 +70,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     needed = {"student", "optimizer", "scheduler", "rng", "step", "epoch", "config", "version"}
     if not isinstance(content, dict) or not needed <= content.keys():
         raise UserError(f"TRAIN.resume {path} holds no training state; use TRAIN.weight to start from weights")
+    _check_types(content, path)
     if content["version"] != VERSION:
         raise UserError(f"TRAIN.resume {path} has format {content['version']}, this toolkit reads {VERSION}")
     try:
@@ -77,6 +78,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"TRAIN.resume: {error}") from error
     return content
+
+
+def _check_types(content: dict[str, Any], path: Path) -> None:
+    """Raise UserError for an entry of another type than :func:`save_checkpoint` wrote."""
+    for key in ("version", "step", "epoch"):
+        value = content[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            found = value if isinstance(value, int) else type(value).__name__
+            raise UserError(f"TRAIN.resume {path} is damaged: {key} is {found}, expected an integer of 0 or more")
+    # Checkpoints of version 1.0 lack "validated" or "made_with".
+    for key in ("student", "optimizer", "scheduler", "scaler", "rng", "config", "metrics", "made_with"):
+        value = content.get(key, {} if key == "made_with" else None)
+        if not isinstance(value, dict):
+            raise UserError(f"TRAIN.resume {path} is damaged: {key} is {type(value).__name__}, expected a dict")
+    if not isinstance(content.get("validated", True), bool):
+        raise UserError(f"TRAIN.resume {path} is damaged: validated is neither true nor false")
+    odd = [key for key, value in content["student"].items() if not isinstance(value, torch.Tensor)]
+    odd += [key for key, value in content["metrics"].items() if not isinstance(value, int | float)]
+    if odd:
+        raise UserError(f"TRAIN.resume {path} is damaged: {odd[0]} is no tensor or number")
 
 
 def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> None:

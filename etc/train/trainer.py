@@ -24,9 +24,18 @@ from etc.errors import UserError
 from etc.evaluate.validation import validate
 from etc.train.batch import ClipBatch
 from etc.train.build import new_loader, new_optimizer, new_schedule, new_student, new_task, restore_schedule
-from etc.train.checkpoint import check_same_run, load_checkpoint, save_checkpoint
+from etc.train.checkpoint import save_checkpoint
 from etc.train.data import cached_teacher_logits, training_set
 from etc.train.pictures import training_pictures
+from etc.train.resume import (
+    check_progress,
+    check_same_tensors,
+    check_same_training,
+    checkpoint_to_resume,
+    damage_named,
+    made_with,
+    restore_optimizer,
+)
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -56,7 +65,7 @@ class Trainer:
         self.settings, self.device = settings, device
         self.folder = Path(train.save_path)
         # Before anything that costs time: may this run write here, and which checkpoint does it continue?
-        resumed = self._checkpoint_to_resume()
+        resumed = checkpoint_to_resume(settings)
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
         torch.manual_seed(train.manual_seed)
         teacher_logits = cached_teacher_logits(settings)
@@ -79,8 +88,9 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         # Whether the validation that is due after the last finished epoch, if any, is done.
         self.validated = True
+        self.made_with = made_with(self.data, self.student)
         if resumed is not None:
-            self._restore(resumed)
+            self._restore(*resumed)
 
     def run(self) -> dict[str, float]:
         """Train to the last epoch; gives the metrics of the last validation."""
@@ -232,6 +242,7 @@ class Trainer:
                 "config": self.settings.model_dump(),
                 "metrics": self.metrics,
                 "validated": self.validated,
+                "made_with": self.made_with,
             }
             # best first: a kill between the two leaves a last.pth that is validated again.
             if best:
@@ -239,32 +250,22 @@ class Trainer:
             save_checkpoint(self.folder / "last.pth", content)
         distributed.barrier()
 
-    def _restore(self, content: dict) -> None:
-        self.student.load_state_dict(content["student"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        restore_schedule(self.scheduler, content["scheduler"])
-        self.scaler.load_state_dict(content["scaler"])
+    def _restore(self, path: Path, content: dict) -> None:
+        check_same_training(content, path, self.made_with, self.settings)
+        check_same_tensors(content, path, self.student, self.settings)
+        with damage_named(path):
+            check_progress(content, steps=self.sampler.steps, epochs=self.settings.TRAIN.epochs)
+            self.student.load_state_dict(content["student"])
+            restore_optimizer(self.optimizer, content["optimizer"], step=content["step"])
+            restore_schedule(self.scheduler, content["scheduler"])
+            self.scaler.load_state_dict(content["scaler"])
+            torch.set_rng_state(content["rng"]["cpu"])
+            if self.device.type == "cuda" and content["rng"]["cuda"] is not None:
+                torch.cuda.set_rng_state(content["rng"]["cuda"], self.device)
         self.step, self.epoch, self.metrics = content["step"], content["epoch"], content["metrics"]
         # Earlier checkpoints lack the key: they were written after the validation.
         self.validated = content.get("validated", True)
-        torch.set_rng_state(content["rng"]["cpu"])
-        if self.device.type == "cuda" and content["rng"]["cuda"] is not None:
-            torch.cuda.set_rng_state(content["rng"]["cuda"], self.device)
         logger.info("resuming after epoch %d, step %d", self.epoch, self.step)
-
-    def _checkpoint_to_resume(self) -> dict | None:
-        resume, last = self.settings.TRAIN.resume, self.folder / "last.pth"
-        if resume is None or (resume == "auto" and not last.is_file()):
-            if last.is_file():
-                raise UserError(
-                    f"{self.folder} holds a training run already: continue it with TRAIN.resume auto, "
-                    "or choose another TRAIN.save_path"
-                )
-            return None
-        path = last if resume == "auto" else Path(resume)
-        content = load_checkpoint(path)
-        check_same_run(content, self.settings, path)
-        return content
 
 
 def _rng_state() -> dict[str, Tensor | None]:

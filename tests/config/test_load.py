@@ -198,6 +198,58 @@ def test_where_a_string_is_wanted_the_command_line_gives_one(text):
     assert load_settings(None, ["TEST.save_folder", text]).TEST.save_folder == text
 
 
+@pytest.mark.parametrize("text", ["exp/run #3", "~", "null", "[a", "a: b", "'quoted'", "!!int x", "*a", " lead", "- x"])
+def test_text_on_the_command_line_is_taken_as_it_stands(text):
+    settings = load_settings(None, [f"TEST.save_folder={text}", "TEST.model_path", text, f"FLOW.store={text}"])
+    assert (settings.TEST.save_folder, settings.TEST.ckpt_path, settings.FLOW.cache) == (text, text, text)
+    assert load_settings(None, [f"TEST.demo_dir={text}"]).TEST.demo_dir == (None if text == "null" else text)
+
+
+@pytest.mark.parametrize("text", ["", "null", "none", "None"])
+def test_a_setting_that_may_be_empty_is_emptied_by_three_words(text):
+    words = [
+        "TRAIN.weight",
+        "TRAIN.resume",
+        "TEST.cityscapes",
+        "TEST.demo_dir",
+        "TRAIN.val_clips",
+        "DISTILL.teacher_weight",
+    ]
+    filled = [
+        "TRAIN.weight=a",
+        "TEST.cityscapes=full",
+        "TEST.demo_dir=0",
+        "TRAIN.val_clips=3",
+        "DISTILL.teacher_weight=b",
+    ]
+    before, after = load_settings(None, filled), load_settings(None, [*filled, *(f"{word}={text}" for word in words)])
+    for word in words:
+        section, key = word.split(".")
+        assert getattr(getattr(before, section), key) is not None and getattr(getattr(after, section), key) is None
+    assert load_settings(None, ["TRAIN.weight=~"]).TRAIN.weight == "~"
+    if text:
+        assert load_settings(None, [f"DATA.label_map={text}"]).DATA.label_map == text  # "none" is a label map
+    else:
+        assert "must not be an empty text" in refused("TEST.save_folder=")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "TEST.fps=1e-9", "TEST.fps=1e9", f"TRAIN.manual_seed={2**70}", f"DATA.synthetic_seed={2**64}",
+        "TEST.device=meta",
+        "TEST.device=cuda:256", "TEST.device=gpu", "TRAIN.workers=100000", "TRAIN.train_h=10000000",
+        "TEST.scales=[1e-9]",
+        "TRAIN.scale_max=1e9", f"TRAIN.epochs={10**12}", "TRAIN.frame_gap=1000000", "TRAIN.epochs=" + "9" * 5000,
+        "TEST.scales=" + "[" * 5000,
+    ],
+)  # fmt: skip
+def test_values_that_no_run_can_use_are_refused_at_once(word):
+    message = refused(word)
+    assert word.partition("=")[0] in message or "TEST: scales" in message
+    assert len(message) < 250
+
+
 def test_a_camera_is_given_by_its_number(write):
     assert load_settings(None, ["TEST.demo_dir", "0"]).TEST.demo_dir == 0
     assert load_settings(write("TEST:\n  demo_dir: 0\n")).TEST.demo_dir == 0

@@ -39,7 +39,9 @@ def test_settings_that_change_no_weight_may_change_when_a_run_is_resumed(setting
     check_same_run({"config": load_settings().model_dump()}, load_settings(None, [setting]), PATH)
 
 
-TRAINING = {"optimizer": {}, "scheduler": {}, "rng": {}, "step": 1, "epoch": 1, "config": {}}
+TRAINING = {
+    "optimizer": {}, "scheduler": {}, "scaler": {}, "rng": {}, "metrics": {}, "step": 1, "epoch": 1, "config": {}
+}  # fmt: skip
 
 
 def test_a_flipped_bit_in_the_weights_of_a_training_is_refused(tmp_path):

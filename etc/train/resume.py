@@ -1,0 +1,230 @@
+"""Continuing a training: which checkpoint, whether it belongs to this training, and whether it is sound.
+
+A resumed training must end with the weights of the uninterrupted one. So a checkpoint says what it was made with
+(:func:`made_with`), and each difference that would change the weights is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import etc
+from etc import distributed
+from etc.config.schema import Settings
+from etc.data.clip_dataset import ClipDataset
+from etc.errors import UserError
+from etc.train.checkpoint import check_same_run, load_checkpoint
+
+logger = logging.getLogger(__name__)
+
+CURE = "choose another TRAIN.save_path, or restore"
+
+
+def checkpoint_to_resume(settings: Settings) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that ``TRAIN.resume`` names and its content; ``None``: a new training starts.
+
+    Raises:
+        UserError: a missing or damaged checkpoint, one of other settings or of another number of processes, or a
+            ``TRAIN.save_path`` that holds another run.
+    """
+    train = settings.TRAIN
+    last = Path(train.save_path) / "last.pth"
+    if train.resume is None or (train.resume == "auto" and not last.is_file()):
+        if last.is_file():
+            raise UserError(
+                f"{train.save_path} holds a training run already: continue it with TRAIN.resume auto, "
+                "or choose another TRAIN.save_path"
+            )
+        return None
+    path = last if train.resume == "auto" else Path(train.resume)
+    content = _sound_content(path)
+    check_same_run(content, settings, path)
+    _check_processes(content, path)
+    if path.resolve().parent != last.resolve().parent and last.is_file():
+        # It would be replaced: a run of other settings must not be lost.
+        check_same_run(_sound_content(last), settings, last)
+    return path, content
+
+
+def made_with(data: ClipDataset, student: nn.Module) -> dict[str, Any]:
+    """What the weights of a training depend on, besides its settings; kept in its checkpoints.
+
+    Returns:
+        ``frames``: their number; ``frames_sha256`` of the names of frames and labels in their order;
+        ``neighbours_sha256`` of the neighbours that are drawn from; ``world_size``; ``structure_sha256`` of the
+        names and shapes of the network's parameters; ``toolkit`` and ``torch``: versions.
+    """
+    neighbours = (data.offsets if data.with_neighbour else [], data.opposite or [])
+    return {
+        "frames": len(data.frames),
+        "frames_sha256": _sha256(f"{frame.image} {frame.label or ''}" for frame in data.frames),
+        "neighbours_sha256": _sha256(map(str, neighbours)),
+        "world_size": distributed.world_size(),
+        "structure_sha256": _sha256(f"{name} {tuple(p.shape)}" for name, p in student.named_parameters()),
+        "toolkit": etc.__version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def check_same_training(content: dict[str, Any], path: Path, now: dict[str, Any], settings: Settings) -> None:
+    """Refuse a checkpoint of other samples or of a network of another structure; other versions are logged.
+
+    Args:
+        content: the checkpoint. One of version 1.0 does not say what it was made with.
+        path: its file.
+        now: what :func:`made_with` gives now.
+        settings: for messages.
+
+    Raises:
+        UserError: what differs, with both values.
+    """
+    before = content.get("made_with", {})
+    changed = {key for key in now if key in before and before[key] != now[key]}
+    source = f"DATA.train_list {settings.DATA.train_list}"
+    if changed & {"frames", "frames_sha256"}:
+        was, is_ = (
+            f"{made.get('frames')} frames (sha256 {str(made.get('frames_sha256'))[:12]})" for made in (before, now)
+        )
+        raise UserError(f"{path} was trained on {was} of {source}, now it lists {is_}: {CURE} the list")
+    if "neighbours_sha256" in changed:
+        was, is_ = (str(made["neighbours_sha256"])[:12] for made in (before, now))
+        raise UserError(
+            f"{path}: the frames of {source} had other neighbours on disk (sha256 {was}) than now ({is_}): "
+            f"{CURE} the frames"
+        )
+    if "structure_sha256" in changed:
+        was, is_ = (str(made["structure_sha256"])[:12] for made in (before, now))
+        raise UserError(
+            f"{path} was trained with TRAIN.arch {settings.TRAIN.network} of another structure (sha256 of names and "
+            f"shapes of its parameters {was}, now {is_}): {CURE} the network"
+        )
+    if changed & {"toolkit", "torch"}:
+        was, is_ = (f"version {made.get('toolkit')} with torch {made.get('torch')}" for made in (before, now))
+        logger.warning("%s was written by %s, now it is %s: the last bits may differ", path, was, is_)
+
+
+def check_same_tensors(content: dict[str, Any], path: Path, student: nn.Module, settings: Settings) -> None:
+    """Refuse weights of a network with other tensors than the student's.
+
+    Raises:
+        UserError: the first tensor that differs, with both shapes.
+    """
+    before = {name: _shape(tensor) for name, tensor in content["student"].items()}
+    now = {name: _shape(tensor) for name, tensor in student.state_dict().items()}
+    for name in [*before, *now]:
+        was, is_ = before.get(name, "absent"), now.get(name, "absent")
+        if was != is_:
+            raise UserError(
+                f"{path} was trained with another network than TRAIN.arch {settings.TRAIN.network} is now: {name} was "
+                f"{was}, now it is {is_}: {CURE} the network"
+            )
+
+
+def check_progress(content: dict[str, Any], *, steps: int, epochs: int) -> None:
+    """Refuse a position that no training of these settings reaches.
+
+    Args:
+        content: the checkpoint.
+        steps: steps per epoch.
+        epochs: epochs of the whole training.
+
+    Raises:
+        ValueError: the position.
+    """
+    epoch, step = content["epoch"], content["step"]
+    if not 0 <= epoch <= epochs:
+        raise ValueError(f"it holds epoch {epoch}, TRAIN.epochs is {epochs}")
+    if step != epoch * steps:
+        hint = "" if "made_with" in content else ", or DATA.train_list has changed"
+        raise ValueError(f"it holds step {step} after epoch {epoch} of {steps} steps, expected {epoch * steps}{hint}")
+    position = content["scheduler"]["last_epoch"]
+    if not isinstance(position, int) or not 0 <= position <= step:
+        raise ValueError(f"its learning rate schedule is at step {position}, the training at {step}")
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, step: int) -> None:
+    """Load the state of an optimizer with momentum; torch checks the number of parameters, but no shape.
+
+    Raises:
+        ValueError: state of other parameters.
+        KeyError, TypeError, AttributeError: state of another form.
+    """
+    for group in state["param_groups"]:
+        numbers = {key: group[key] for key in ("lr", "momentum", "dampening", "weight_decay")}
+        for key, value in numbers.items():
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                raise ValueError(f"the optimizer's {key} is {value!r}")
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        momenta = [optimizer.state.get(p, {}).get("momentum_buffer") for p in group["params"]]
+        if step and group["momentum"] and momenta and all(momentum is None for momentum in momenta):
+            raise ValueError("the optimizer's momentum is missing")
+        for parameter, momentum in zip(group["params"], momenta, strict=True):
+            if momentum is not None and _shape(momentum) != _shape(parameter):
+                raise ValueError(f"the optimizer's momentum of shape {_shape(momentum)} is for {_shape(parameter)}")
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Errors of reading a checkpoint become one line, which also says whether ``best.pth`` beside it can be used.
+
+    Raises:
+        UserError: the checkpoint and what is wrong with it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        message = str(error)
+        if not isinstance(error, UserError):
+            reason = f"entry {error} is missing" if isinstance(error, KeyError) else message
+            message = f"TRAIN.resume {path} is damaged: {reason}"
+        raise UserError(f"{message}{_best_instead(path)}") from error
+
+
+def _sound_content(path: Path) -> dict[str, Any]:
+    with damage_named(path):
+        return load_checkpoint(path)
+
+
+def _best_instead(path: Path) -> str:
+    best = path.with_name("best.pth")
+    if best == path or not path.is_file() or not best.is_file():
+        return ""
+    try:
+        epoch = load_checkpoint(best)["epoch"]
+    except UserError:
+        return f"; {best} cannot be used either"
+    return (
+        f"; {best}, of epoch {epoch}, can be read: continue from it with TRAIN.resume {best}, or start another run "
+        f"from its weights with TRAIN.weight {best}"
+    )
+
+
+def _check_processes(content: dict[str, Any], path: Path) -> None:
+    before, now = content.get("made_with", {}).get("world_size"), distributed.world_size()
+    if before is not None and before != now:
+        raise UserError(
+            f"{path} was trained by {before} processes, now there are {now}: start {before} of them "
+            f"(torchrun --nproc_per_node {before}), or choose another TRAIN.save_path"
+        )
+
+
+def _shape(tensor: Any) -> str:
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,203 @@
+"""What a training may be continued from: the checkpoint of the same training, undamaged."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from etc import distributed
+from etc.config import load_settings
+from etc.errors import UserError
+from etc.train import resume as resume_module
+from etc.train import trainer as trainer_module
+from etc.train.trainer import Trainer
+from tests.conftest import tiny_overrides
+from tests.scripts import run
+from tests.version1 import network
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_world, tmp_path_factory):
+    """A finished training of two epochs, and its overrides: last.pth is of epoch 2, best.pth of epoch 1."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "train.lst").write_text((tiny_world / "list/train.lst").read_text())
+    overrides = [
+        *tiny_overrides(tiny_world),
+        f"DATA.train_list={folder}/train.lst",
+        "TRAIN.arch=tests.version1.network:make",
+        f"TRAIN.save_path={folder}/run",
+        *["TRAIN.pretrained=false", "TRAIN.resume=auto", "TRAIN.epochs=2", "TRAIN.val_freq=1", "TRAIN.workers=0"],
+        *["TRAIN.loss=cross_entropy", "TRAIN.train_h=33", "TRAIN.train_w=33", "TRAIN.batch_size=2", "TEST.device=cpu"],
+        *["TRAIN.frame_gap=2", "TRAIN.st_weight=0.1", "FLOW.name=dataset", "FLOW.source=cached"],
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "validate", lambda *_a, **_s: {"mIoU": 0.5, "TC": 0.5})
+        Trainer(load_settings(None, overrides), CPU).run()
+    return folder, overrides
+
+
+@pytest.fixture
+def checkpoint(trained, tmp_path):
+    """A copy of the run, so that a test may change it: its folder, its overrides, and a way to edit last.pth."""
+    folder, overrides = trained
+    for name in ("run/last.pth", "run/best.pth", "train.lst"):
+        copy = tmp_path / name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes((folder / name).read_bytes())
+    return tmp_path, [word.replace(f"TRAIN.save_path={folder}", f"TRAIN.save_path={tmp_path}") for word in overrides]
+
+
+def edit(path: Path, change) -> None:
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+def resumed(overrides: list[str]) -> Trainer:
+    return Trainer(load_settings(None, overrides), CPU)
+
+
+def refused(overrides: list[str]) -> str:
+    with pytest.raises(UserError) as caught:
+        resumed(overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_checkpoint_of_the_same_training_is_continued_and_says_what_it_was_made_with(checkpoint):
+    folder, overrides = checkpoint
+    trainer = resumed(overrides)
+    assert trainer.epoch == 2
+    made = torch.load(folder / "run/last.pth", weights_only=True)["made_with"]
+    lines = (folder / "train.lst").read_text().splitlines()
+    assert made == trainer.made_with
+    assert made["frames"] == len(lines) and made["world_size"] == 1 and made["torch"] == torch.__version__
+
+
+def test_another_training_list_is_refused_with_both_values(checkpoint, trained):
+    folder, overrides = checkpoint
+    lines = (folder / "train.lst").read_text().splitlines()
+    source = trained[0] / "train.lst"
+    original = source.read_text()
+    try:
+        source.write_text("\n".join(lines[1:]))
+        message = refused(overrides)
+        assert f"was trained on {len(lines)} frames (sha256 " in message
+        assert (
+            f"now it lists {len(lines) - 1} frames (sha256 " in message and "choose another TRAIN.save_path" in message
+        )
+        # the same frames in another order are other batches
+        source.write_text("\n".join(lines[::-1]))
+        assert message.count("sha256") == refused(overrides).count("sha256") == 2
+        # comments and blank lines are no samples
+        source.write_text("# mine\n\n" + "\n".join(lines))
+        assert resumed(overrides).epoch == 2
+    finally:
+        source.write_text(original)
+
+
+def test_other_neighbours_on_disk_are_refused(checkpoint):
+    folder, overrides = checkpoint
+    edit(folder / "run/last.pth", lambda c: c["made_with"].update(neighbours_sha256="0" * 64))
+    assert "had other neighbours on disk (sha256 000000000000) than now (" in refused(overrides)
+
+
+def test_another_number_of_processes_is_refused_with_both_numbers(checkpoint, monkeypatch):
+    _, overrides = checkpoint
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    message = refused(overrides)
+    assert "was trained by 1 processes, now there are 2" in message and "torchrun --nproc_per_node 1" in message
+
+
+def test_an_edited_network_is_refused_with_what_differs(checkpoint, monkeypatch):
+    folder, overrides = checkpoint
+
+    def edited(layer: nn.Module, *, first: nn.Module | None = None) -> None:
+        first = first or nn.Conv2d(3, 8, 3, 4, 1)
+        monkeypatch.setattr(
+            network, "make", lambda classes: nn.Sequential(first, nn.BatchNorm2d(8), layer, nn.Conv2d(8, classes, 1))
+        )
+
+    edited(nn.ReLU(), first=nn.Conv2d(3, 8, 5, 4, 2))
+    message = refused(overrides)
+    assert "tests.version1.network:make of another structure (sha256 of names and shapes of its parameters" in message
+    assert "choose another TRAIN.save_path" in message
+    # Buffers are no parameters; a checkpoint of version 1.0 lacks the hash: the tensors tell.
+    edited(nn.BatchNorm2d(8, affine=False))
+    assert "2.running_mean was absent, now it is 8" in refused(overrides)
+    edit(folder / "run/last.pth", lambda c: c.pop("made_with"))
+    edited(nn.ReLU(), first=nn.Conv2d(3, 8, 5, 4, 2))
+    assert "0.weight was 8x3x3x3, now it is 8x3x5x5" in refused(overrides)
+    # What has no parameters cannot be told.
+    edited(nn.ReLU6())
+    assert resumed(overrides).epoch == 2
+
+
+def test_another_version_is_only_logged(checkpoint, caplog):
+    folder, overrides = checkpoint
+    edit(folder / "run/last.pth", lambda c: c["made_with"].update(torch="1.0", toolkit="0.5"))
+    with caplog.at_level(logging.WARNING, logger=resume_module.__name__):
+        assert resumed(overrides).epoch == 2
+    assert "was written by version 0.5 with torch 1.0, now it is version" in caplog.text
+
+
+def test_a_checkpoint_from_elsewhere_does_not_replace_another_run(checkpoint, trained):
+    folder, overrides = checkpoint
+    edit(folder / "run/last.pth", lambda c: c["config"]["TRAIN"].update(base_lr=0.5))
+    elsewhere = f"TRAIN.resume={trained[0]}/run/last.pth"
+    assert "run/last.pth was trained with TRAIN.base_lr 0.5, now it is" in refused([*overrides, elsewhere])
+    assert resumed([*overrides, elsewhere, f"TRAIN.save_path={folder}/new"]).epoch == 2
+
+
+DAMAGE = {
+    "step is -5": lambda c: c.update(step=-5),
+    "epoch is -1": lambda c: c.update(epoch=-1),
+    "epoch is True": lambda c: c.update(epoch=True),
+    "it holds epoch 99, TRAIN.epochs is 2": lambda c: c.update(epoch=99),
+    "it holds step 3 after epoch 2 of": lambda c: c.update(step=3),
+    "step is str": lambda c: c.update(step="4"),
+    "config is list": lambda c: c.update(config=[]),
+    "expected sections": lambda c: c.update(config={"TRAIN": 3}),
+    "metrics is NoneType": lambda c: c.pop("metrics"),
+    "scaler is NoneType": lambda c: c.pop("scaler"),
+    "made_with is int": lambda c: c.update(made_with=3),
+    "best_mIoU is no tensor or number": lambda c: c["metrics"].update(best_mIoU="high"),
+    "version is Tensor": lambda c: c.update(version=torch.ones(2)),
+    "entry 'param_groups' is missing": lambda c: c["optimizer"].pop("param_groups"),
+    "the optimizer's lr is nan": lambda c: c["optimizer"]["param_groups"][0].update(lr=float("nan")),
+    "the optimizer's momentum is missing": lambda c: c["optimizer"].update(state={}),
+    "the optimizer's momentum of shape 7": lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.ones(7)),
+    "different number of parameter groups": lambda c: c["optimizer"]["param_groups"].pop(),
+    "entry '_last_lr' is missing": lambda c: c["scheduler"].pop("_last_lr"),
+    "schedule is at step -5": lambda c: c["scheduler"].update(last_epoch=-5),
+    "entry 'cpu' is missing": lambda c: c.update(rng={}),
+    "RNG state": lambda c: c["rng"].update(cpu=torch.zeros(3, dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("named", DAMAGE)
+def test_structural_damage_is_one_line_that_names_best(checkpoint, named):
+    folder, overrides = checkpoint
+    last, best = folder / "run/last.pth", folder / "run/best.pth"
+    edit(last, DAMAGE[named])
+    message = refused(overrides)
+    assert named in message and str(last) in message
+    if named != "expected sections":
+        assert f"{best}, of epoch 1, can be read" in message and f"TRAIN.weight {best}" in message
+
+
+def test_a_corrupt_checkpoint_is_exit_code_2_and_best_can_be_continued(checkpoint, capsys):
+    folder, overrides = checkpoint
+    last, best = folder / "run/last.pth", folder / "run/best.pth"
+    last.write_bytes(last.read_bytes()[:-2000])
+    assert run("train_with_flow", *overrides) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and str(last) in errors[0] and f"TRAIN.resume {best}, or start another run" in errors[0]
+    assert resumed([*overrides, f"TRAIN.resume={best}"]).epoch == 1
+    best.write_bytes(b"")
+    assert f"{best} cannot be used either" in refused(overrides)
