@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import logging
 import os
@@ -132,6 +133,10 @@ def run(main: Callable[[], int]) -> int:
     bug in the toolkit and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold bytes that the terminal's encoding does not have.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         # sys.path starts with tool/; the user's own networks and flow estimators are in the current folder.
         if os.getcwd() not in sys.path:
