@@ -19,6 +19,7 @@ from etc.errors import UserError
 from etc.evaluate.prediction_files import prediction_files
 from etc.flow.accuracy import find_pairs
 from etc.flow.files import read_flow
+from etc.networks import trained_network
 from tests.scripts import run
 from utils.files import regular_file, sha256_of
 
@@ -60,11 +61,12 @@ def test_folders_are_visited_once_and_links_out_of_the_root_are_followed(looped,
 
 
 def test_predictions_behind_a_link_are_found_and_a_loop_in_their_folder_is_harmless(looped, tmp_path):
-    clip = folder_clip(looped / "a")
+    clip = folder_clip(looped / "b")
     (tmp_path / "predictions").mkdir()
-    (tmp_path / "predictions" / "a").symlink_to(looped / "a")
+    (tmp_path / "predictions" / "b").symlink_to(looped / "b")
+    (tmp_path / "predictions" / "loop").symlink_to(".")
     assert prediction_files([clip], tmp_path / "predictions") == [
-        [tmp_path / "predictions" / "a" / f"{number}.png" for number in range(2)]
+        [tmp_path / "predictions" / "b" / f"{number}.png" for number in range(2)]
     ]
     assert len(files_below(looped, ".png")) == 4
 
@@ -124,15 +126,15 @@ def test_sockets_devices_and_folders_are_no_regular_files(tmp_path, monkeypatch)
     assert regular_file("link").name == "link"
 
 
-def test_a_pipe_as_video_to_score_or_as_checkpoint_is_one_line(tmp_path, capsys, tiny_training):
+def test_a_pipe_as_video_to_score_or_as_checkpoint_is_one_line(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.mp4")
     os.mkfifo(tmp_path / "pipe.pth")
-    assert run("eval_tc", *tiny_training, f"TEST.frames={tmp_path}/pipe.mp4") == 2
+    assert run("eval_tc", "--frames", tmp_path / "pipe.mp4", "--predictions", tmp_path) == 2
     assert "it is a named pipe, expected a regular file" in last_line(capsys)
     assert run("compare", "--runs", f"a={tmp_path}/pipe.pth", "--out", tmp_path / "out") == 2
     assert "pipe.pth" in last_line(capsys)
-    assert run("gen_video", *tiny_training, f"TEST.ckpt_path={tmp_path}/pipe.pth") == 2
-    assert "pipe.pth" in last_line(capsys)
+    with pytest.raises(UserError, match=r"pipe\.pth"):
+        trained_network(load_settings(None, [f"TEST.ckpt_path={tmp_path}/pipe.pth", "TRAIN.pretrained=false"]))
 
 
 def last_line(capsys) -> str:
