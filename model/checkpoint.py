@@ -17,6 +17,7 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 ZIP_HEAD = b"PK\x03\x04"
+LEGACY_HEAD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
 NO_CHECKSUMS = "no checksums"
 FOLDER_BIT = 0x10  # of a zip member's attributes, as MS-DOS defined them
 
@@ -141,8 +142,8 @@ def read_checked(path: str | PathLike[str]) -> CheckedFile:
     """The bytes of a file written by ``torch.save``, read once and checked for damage.
 
     The file holds a CRC-32 of each tensor, which ``torch.load`` does not check: a flipped bit would load as another
-    weight. Two kinds of file have no checksums and are accepted unchecked: those in the format before torch 1.6, and,
-    with a warning, those written under ``torch.serialization.set_crc32_options(False)``, where every checksum is 0.
+    weight. Two kinds of file have no checksums and are accepted with a warning: those in the format before torch 1.6,
+    and those written under ``torch.serialization.set_crc32_options(False)``, where every checksum is 0.
 
     Raises:
         FileNotFoundError: no such file.
@@ -158,6 +159,10 @@ def read_checked(path: str | PathLike[str]) -> CheckedFile:
             logger.warning("%s was saved without checksums, so damage to it cannot be detected", path)
         elif damaged is not None:
             raise ValueError(f"{path} is truncated, damaged or no checkpoint ({damaged})")
+    elif data.startswith(LEGACY_HEAD):
+        logger.warning(
+            "%s is in the format before torch 1.6, which has no checksums, so damage to it cannot be detected", path
+        )
     return CheckedFile(str(path), data, hashlib.sha256(data).hexdigest())
 
 

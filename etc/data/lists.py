@@ -185,27 +185,31 @@ def _check_order(path: str | Path, block: list[_Line], layout: Layout, *, one_cl
     if layout.frame_name is None:
         _warn_of_order(path, block)
         return
-    for above, line in pairwise(block):
-        _check_step(path, above, line, layout, one_clip=one_clip)
+    _check_numbers(path, block, layout, one_clip=one_clip)
 
 
-def _check_step(path: str | Path, above: _Line, line: _Line, layout: Layout, *, one_clip: bool) -> None:
-    """:func:`_check_order` for two lines that follow each other; names without a frame number are not compared."""
-    before, now = frame_number(above.frame.image, layout), frame_number(line.frame.image, layout)
-    if before is None or now is None:
-        return
-    folders = [Path(frame.image).parent for frame in (above.frame, line.frame)]
-    if folders[0] != folders[1] or (before.head, before.tail) != (now.head, now.tail):
-        if one_clip:
+def _check_numbers(path: str | Path, block: list[_Line], layout: Layout, *, one_clip: bool) -> None:
+    """:func:`_check_order` by frame numbers, which must rise in each sequence; names without one are not compared."""
+    latest: dict[tuple[Path, str, str], tuple[int, int]] = {}  # sequence -> number of its last frame, and of its line
+    for line_number, frame in block:
+        found = frame_number(frame.image, layout)
+        if found is None:
+            continue
+        sequence = Path(frame.image).parent, found.head, found.tail
+        if one_clip and latest and sequence not in latest:
+            _, line_before = next(iter(latest.values()))
             raise UserError(
-                f"{path}:{line.number}: {line.frame.image} is of another sequence than line {above.number}: expected a "
-                "blank line between clips"
+                f"{path}:{line_number}: {frame.image} is of another sequence than line {line_before}: expected a blank "
+                "line between clips"
             )
-    elif now.number < before.number:
-        raise UserError(
-            f"{path}:{line.number}: frame {now.number} comes after frame {before.number} of line {above.number}: list "
-            "the frames of a clip in the order of their numbers, with a blank line between clips that share frames"
-        )
+        before, line_before = latest.get(sequence, (-1, 0))
+        if found.number <= before:
+            # Also of names that differ only in leading zeros or in the suffix: one frame, listed twice.
+            raise UserError(
+                f"{path}:{line_number}: frame {found.number} comes after frame {before} of line {line_before}: list "
+                "the frames of a clip in the order of their numbers, with a blank line between clips that share frames"
+            )
+        latest[sequence] = found.number, line_number
 
 
 def _warn_of_order(path: str | Path, block: list[_Line]) -> None:

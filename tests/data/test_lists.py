@@ -102,6 +102,20 @@ def test_a_clip_that_is_listed_twice_is_named(write, between):
         read_clips(write(clip + between + clip), layout=LAYOUTS["cityscapes"])
 
 
+@pytest.mark.parametrize("twin", ["v/s_03.png", "v/s_3.jpg"])
+@pytest.mark.parametrize("more", ["", "\nw/s_1.png\nw/s_2.png\n"])
+def test_two_files_of_the_same_number_are_the_same_frame(write, twin, more):
+    with pytest.raises(UserError, match=r"x\.lst:2: frame 3 comes after frame 3 of line 1"):
+        read_clips(write(f"v/s_3.png\n{twin}\nv/s_4.png\n{more}"), layout=LAYOUTS["camvid"])
+
+
+def test_a_sequence_that_returns_with_lower_numbers_is_named(write):
+    """Blocks of a list in another order: no two lines that follow each other show it."""
+    path = write("v/s_5.png\nv/s_6.png\nw/s_1.png\nw/s_2.png\nv/s_1.png\nv/s_2.png\n")
+    with pytest.raises(UserError, match=r"x\.lst:5: frame 1 comes after frame 6 of line 2: list the frames"):
+        read_clips(path, layout=LAYOUTS["camvid"])
+
+
 def test_a_lost_blank_line_between_two_clips_is_named(write):
     clips = [[city(number, sequence) for number in (1, 2)] for sequence in range(3)]
     path = write("\n".join(clips[0] + clips[1]) + "\n\n" + "\n".join(clips[2]))

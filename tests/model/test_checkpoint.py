@@ -250,11 +250,12 @@ def test_a_file_saved_without_checksums_loads_with_a_warning(path, caplog):
     assert f"{path} was saved without checksums" in caplog.text
 
 
-def test_the_format_before_torch_1_6_loads(path):
+def test_the_format_before_torch_1_6_loads_with_a_warning(path, caplog):
     written, read = tiny(seed=1), tiny(seed=2)
     torch.save(written.state_dict(), path, _use_new_zipfile_serialization=False)
     load_student(read, path)
     assert equal(written, read)
+    assert f"{path} is in the format before torch 1.6, which has no checksums" in caplog.text
 
 
 def test_weights_come_with_the_hash_of_the_bytes_that_they_were_read_from(path, monkeypatch):
