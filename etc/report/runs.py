@@ -48,26 +48,29 @@ def named_runs(args: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """Split ``NAME=WHERE`` arguments into pairs, and overrides of settings that follow them, if any.
 
     Raises:
-        UserError: an argument of another form, or a name that cannot be the name of a folder, or that is given twice.
+        UserError: an argument of another form, or a name that cannot be printed, that is given
+            twice, or that cannot be the folder of a checkpoint's results.
     """
     first = next((i for i, word in enumerate(args) if word.partition(".")[0] in SECTIONS), len(args))
     pairs = [word.partition("=") for word in args[:first]]
     if not pairs or not all(map(all, pairs)):
         raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(args[:first]) or 'nothing'}")
     names = [name for name, _, _ in pairs]
-    for i, name in enumerate(names):
-        _check_name(name)
+    for i, (name, _, where) in enumerate(pairs):
+        _check_name(name, is_folder=where.endswith(CHECKPOINTS))
         if name in names[:i]:
             raise UserError(f"--runs: two runs are called {name}: give each a name of its own")
     return [(name, where) for name, _, where in pairs], args[first:]
 
 
-def _check_name(name: str) -> None:
-    """Refuse a name that would lead out of the folder of the results, or that cannot be written down."""
-    if name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
+def _check_name(name: str, *, is_folder: bool) -> None:
+    """Refuse a name that cannot be written down or, of a checkpoint, that leads out of the folder of the results."""
+    if not name.isprintable():
+        raise UserError(f"--runs: {name!a} cannot be the name of a run: it holds characters that cannot be printed")
+    if is_folder and (name.startswith(".") or "/" in name or "\\" in name):
         raise UserError(
-            f"--runs: {name!a} cannot be the name of a run, because it names a folder below --out: expected a name "
-            "without / and \\, and without a dot at its start"
+            f"--runs: {name!a} cannot be the name of a run, because a checkpoint is scored into a folder of that name "
+            "below --out: expected a name without / and \\, and without a dot at its start"
         )
 
 

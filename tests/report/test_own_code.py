@@ -93,6 +93,13 @@ def test_a_name_of_a_run_does_not_leave_the_folder_of_results(name):
         named_runs([f"{name}=exp/a/best.pth"])
 
 
+def test_a_result_folder_may_have_any_caption_that_can_be_printed():
+    assert named_runs(["ours/v2=exp/a"]) == ([("ours/v2", "exp/a")], [])
+    for name in ("a\nb", "a\udcff"):
+        with pytest.raises(UserError, match="cannot be the name of a run"):
+            named_runs([f"{name}=exp/a"])
+
+
 def test_two_runs_of_one_name_are_refused_before_anything_is_scored():
     with pytest.raises(UserError, match="two runs are called a"):
         named_runs(["a=x.pth", "b=z", "a=y.pth"])
