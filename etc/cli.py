@@ -6,6 +6,7 @@ from etc import interrupts  # first: importing the others takes seconds, in whic
 
 # isort: split
 import argparse
+import io
 import itertools
 import logging
 import os
@@ -166,6 +167,10 @@ def run(main: Callable[[], int]) -> int:
     bug in the toolkit and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name may hold bytes that the terminal's encoding does not have.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         interrupts.raise_again()
         # sys.path starts with tool/; the user's own networks and flow estimators are in the current folder.

@@ -6,8 +6,10 @@
 
 A run is the result folder of tool/eval_tc.py (and tool/test.py, for mIoU), or a checkpoint, which
 is first predicted, scored and tested into a folder below --out. Without --config the settings are
-those that the first run was scored or trained with. Writes comparison.csv, comparison.json,
-report.html (one file with everything), side_by_side.mp4 and flicker.png into --out.
+those that the first run was scored or trained with. A network or flow estimator of your own
+(module:function) is imported only if you name it too: give TRAIN.arch or FLOW.name. Writes
+comparison.csv, comparison.json, report.html (one file with everything), side_by_side.mp4 and
+flicker.png into --out.
 """
 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
@@ -15,13 +17,12 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 # isort: split
 from pathlib import Path
 
-from etc.config import load_settings
 from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
 from etc.report.comparison import compare, comparison_table, save_comparison
 from etc.report.html import CLIPS, write_report
-from etc.report.runs import check_comparable, measure_costs, named_runs, runs_of, settings_of
+from etc.report.runs import check_comparable, measure_costs, named_runs, runs_of, settings_to_compare
 
 QUICKSTART = ["baseline=exp/quickstart/baseline/result", "etc=exp/quickstart/etc/result"]
 
@@ -55,10 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.clips < 1:
         raise UserError(f"--clips {args.clips}: expected 1 or more")
     out = Path(args.out)
-    settings = load_settings(args.config or settings_of(named[0][1]), [*overrides, *args.overrides])
+    settings, allowed = settings_to_compare(named, args.config, [*overrides, *args.overrides])
     cli.check_before_work(settings, args.keys)
     with exclusive_output(out):
-        runs = runs_of(named, settings, out / "runs")
+        runs = runs_of(named, settings, out / "runs", allowed)
         check_comparable(runs)
         viewer = ClipViewer(runs, settings)
         rows = compare(runs, measure_costs(runs, settings, speed=not args.no_speed), device_of(settings.TEST.device))

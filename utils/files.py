@@ -6,12 +6,14 @@ is writing. What a killed process left is removed by the next process that write
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,10 +83,27 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def regular_file(path: str | Path) -> Path:
+    """The path, if it is a regular file or a link to one; to be called before a file of the user is opened.
+
+    Opening a named pipe waits for somebody to write into it, and a device may never end.
+
+    Raises:
+        OSError: there is no such file, or it is a folder, a named pipe, a socket or a device.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise OSError(errno.EINVAL, f"it is {kind}, expected a regular file", str(path))
+    return Path(path)
+
+
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file, 64 hex digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(regular_file(path), "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

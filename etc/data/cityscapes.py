@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from etc.data.folders import check_name, subfolders
 from etc.data.frame_names import IMAGE_SUFFIXES, Layout, frame_number, images_in, neighbour
 from etc.data.lists import Clip, Frame, Lists, format_clips, format_frames, group_clips
 from etc.errors import UserError
@@ -166,7 +167,9 @@ def _official_lists(root: Path) -> Lists:
 def _labelled_frames(root: Path, split: str) -> list[Frame]:
     """Frames of a split with a label in gtFine, sorted."""
     frames, alone = [], 0
-    for label in sorted((root / LABELS / split).glob(f"*/*{LABEL_TAIL}.png")):
+    labels = (path for city in subfolders(root / LABELS / split) for path in sorted(city.glob(f"*{LABEL_TAIL}.png")))
+    for label in labels:
+        check_name(label)
         image = _image_of(root, split, label.parent.name, label.stem.removesuffix(LABEL_TAIL))
         if image is None:
             alone += 1
@@ -185,7 +188,7 @@ def _image_of(root: Path, split: str, city: str, frame: str) -> Path | None:
 
 
 def _images_of_split(root: Path, split: str) -> list[Path]:
-    return [path for city in sorted((root / FRAMES / split).glob("*")) for path in images_in(city)]
+    return [path for city in subfolders(root / FRAMES / split) for path in images_in(city)]
 
 
 def _snippet(annotated: Frame) -> Clip:

@@ -9,8 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from etc.data.folders import check_name
 from etc.errors import UserError
 
+_LONGEST = 240  # bytes of a name; file systems allow 255, with hash and suffix
+_CUT = 48  # characters, of up to 4 bytes, that are kept of a longer one
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".webp")
 
 
@@ -47,7 +50,20 @@ class FrameNumber(NamedTuple):
 def folder_key(path: Path) -> str:
     """A unique name for the folder of a frame, for use in a cache: folders of different clips may share a name."""
     digest = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:8]
-    return f"{path.parent.name}-{digest}"
+    name = path.parent.name
+    return f"{name if len(name.encode()) <= _LONGEST else name[:_CUT]}-{digest}"
+
+
+def pair_name(path_t: Path, path_k: Path) -> str:
+    """A name without suffix for a file that belongs to two frames of one folder: their stems.
+
+    Stems that would be too long together for a file name are cut, with a hash that tells them apart.
+    """
+    name = f"{path_t.stem}__{path_k.stem}"
+    if len(name.encode()) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{path_t.stem[:_CUT]}__{digest}"
 
 
 def frame_number(path: str | Path, layout: Layout) -> FrameNumber | None:
@@ -102,10 +118,16 @@ def follows(path: str, previous: str, *, layout: Layout, frame_step: int = 1) ->
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order, ``frame_2`` before ``frame_10``; hidden files are left out."""
+    """The images of a folder in natural order, ``frame_2`` before ``frame_10``; hidden files are left out.
+
+    Raises:
+        UserError: the name of an image, or of its folder, is not UTF-8.
+    """
     if not folder.is_dir():
         return []
-    images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    images = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    for path in images:
+        check_name(path)
     return sorted(images, key=natural_order)
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image
 
 from etc.errors import UserError
-from utils.files import write_bytes
+from utils.files import regular_file, write_bytes
 
 _PNG_HEAD, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 _JPEG_HEAD, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 # What Pillow raises for damaged files: one flipped bit may lead to any of them.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+MAX_PIXELS = 2**27  # 16384 x 8192; a file of a few kilobytes may state billions, which would fill the memory
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 are rotated by 90 degrees
 
 
@@ -58,7 +59,10 @@ def write_png(path: str | Path, image: np.ndarray, compression: int = 3) -> None
 
 
 def _decode(path: str | Path, flags: int) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(_read(path), np.uint8), flags)
+    try:
+        image = cv2.imdecode(np.frombuffer(_read(path), np.uint8), flags)
+    except cv2.error:  # sides beyond its limits
+        image = None
     if image is None:
         raise UserError(f"{path} is not an image that can be decoded")
     return image
@@ -67,7 +71,7 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
 def _read(path: str | Path) -> bytes:
     """The bytes of an image file, checked to be complete and, where the format has checksums, undamaged."""
     try:
-        data = Path(path).read_bytes()
+        data = regular_file(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if not data:
@@ -77,7 +81,30 @@ def _read(path: str | Path) -> bytes:
     damaged = _damaged_chunk(data) if data.startswith(_PNG_HEAD) else None
     if damaged is not None:
         raise UserError(f"{path} is damaged and cannot be decoded: {damaged}")
+    _check_pixels(path, data)
     return data
+
+
+def _check_pixels(path: str | Path, data: bytes) -> None:
+    """Refuse an image without pixels or with more than ``MAX_PIXELS``, before any is decoded."""
+    if data.startswith(_PNG_HEAD):
+        width, height = struct.unpack(">II", data[16:24])
+    else:
+        try:
+            with Image.open(BytesIO(data)) as image:
+                width, height = image.size
+        except Image.DecompressionBombError as error:
+            raise _too_large(path) from error
+        except _UNDECODABLE:  # the decoder has the last word
+            return
+    if width < 1 or height < 1:
+        raise UserError(f"{path} is {width}x{height}: it is not an image that can be decoded")
+    if width * height > MAX_PIXELS:
+        raise _too_large(path, f" ({width}x{height})")
+
+
+def _too_large(path: str | Path, size: str = "") -> UserError:
+    return UserError(f"{path} states more pixels than can be read{size}: expected {MAX_PIXELS} at most")
 
 
 def _is_truncated(data: bytes) -> bool:
@@ -125,10 +152,12 @@ def image_size(path: Path) -> tuple[int, int]:
         UserError: the file is missing or no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(regular_file(path)) as image:
             width, height = image.size
             # Reading a frame rotates it by its EXIF orientation; label maps have none.
             turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) >= 5
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
     except _UNDECODABLE as error:
         reason = getattr(error, "strerror", None) or "not an image that can be decoded"
         raise UserError(f"cannot read {path}: {reason}") from error

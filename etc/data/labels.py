@@ -11,6 +11,7 @@ from etc.config.schema import Settings
 from etc.data.images import read_label
 from etc.data.layouts import label_ids_of
 from etc.errors import UserError
+from utils.files import regular_file
 
 IGNORE = 255
 INVALID = 254  # inside a table only: marks values that must not occur
@@ -114,7 +115,7 @@ def read_colors(path: str | Path, classes: int) -> np.ndarray:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        return [line for line in find_file(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in regular_file(find_file(path)).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', 'not a text file')}") from None
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from etc.config import find_file
 from etc.data.frame_names import Layout, follows, frame_number, natural_order, neighbour
 from etc.errors import UserError
+from utils.files import regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ def prediction_names(frames: list[Frame]) -> list[str]:
     paths = [Path(frame.image) for frame in frames]
     names = [path.stem for path in paths]
     if _shared(names, paths) is not None:
-        names = [f"{path.parent.name}/{path.stem}" for path in paths]
+        # The folders "" (DATA.data_root itself) and ".." would lead out of the folder of the predictions.
+        names = [p.stem if p.parent.name in ("", "..") else f"{p.parent.name}/{p.stem}" for p in paths]
     twice = _shared(names, paths)
     if twice is not None:
         raise UserError(f"two listed images would have the same prediction file {twice}.png")
@@ -235,7 +237,7 @@ def _check_repeated_clips(path: str | Path, blocks: list[list[_Line]]) -> None:
 def _blocks(path: str | Path) -> list[list[_Line]]:
     """Frames of a list file with their line numbers, cut at blank lines."""
     try:
-        text = find_file(path).read_text(encoding="utf-8-sig")
+        text = regular_file(find_file(path)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "not a text file")
         raise UserError(f"cannot read the list file {path}: {reason}") from None

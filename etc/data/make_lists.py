@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from etc.data.folders import folders_below
 from etc.data.frame_names import Layout, images_in
 from etc.data.lists import Frame, Lists, format_clips, format_frames, group_clips
 from etc.errors import UserError
@@ -50,12 +50,13 @@ def camvid_lists(root: str | Path) -> Lists:
 def folder_lists(root: str | Path) -> Lists:
     """``clips.lst`` of any folder of frames: every folder that holds images is a clip, in natural order.
 
+    Links to folders are followed, and every folder is one clip, however many links lead to it.
+
     Raises:
-        UserError: there is no folder with at least two images, or a path holds white space.
+        UserError: there is no folder with at least two images, or a path holds white space or is not UTF-8.
     """
     root = Path(root)
-    folders = sorted(Path(folder) for folder, _, _ in os.walk(root, followlinks=True))
-    clips = [[Frame(_relative(path, root)) for path in images_in(folder)] for folder in folders]
+    clips = [[Frame(_relative(path, root)) for path in images_in(folder)] for folder in folders_below(root)]
     clips = [clip for clip in clips if len(clip) > 1]
     if not clips:
         raise UserError(f"{root} holds no folder with two images or more")

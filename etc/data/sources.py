@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
+from etc.data.folders import folders_below
 from etc.data.frame_names import IMAGE_SUFFIXES, images_in
 from etc.data.images import write_png
 from etc.data.layouts import layout_named
@@ -17,7 +17,7 @@ from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
-from utils.files import new_folder
+from utils.files import new_folder, regular_file
 from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     where = Path(frames)
     if not where.exists():
         raise UserError(f"TEST.frames {where} does not exist: expected a folder of frames or a video file")
-    if where.is_file():
+    if not where.is_dir():
+        regular_file(where)
         if where.suffix.lower() in IMAGE_SUFFIXES:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
         if where.suffix.lower() in LIST_SUFFIXES:
@@ -47,10 +48,8 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
         where = _unpacked(where, Path(settings.TEST.save_folder) / "frames" / where.name)
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
     clips = []
-    for name, folders, _ in os.walk(where.resolve(), followlinks=True):
-        folder = Path(name)
-        # Predictions that lie below the frames are no frames.
-        folders[:] = sorted(f for f in folders if (folder / f).resolve() not in own and not f.startswith("."))
+    # Predictions that lie below the frames are no frames.
+    for folder in folders_below(where.resolve(), leave_out=lambda f: f.name.startswith(".") or f.resolve() in own):
         images = images_in(folder)
         if len(images) > 1:
             clips.append([Frame(str(path)) for path in images])

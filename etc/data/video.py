@@ -18,6 +18,7 @@ from etc.data.frame_names import IMAGE_SUFFIXES, images_in
 from etc.data.images import read_image
 from etc.data.lists import Frame, check_files, prediction_names, read_frames
 from etc.errors import UserError
+from utils.files import regular_file
 from utils.threads import ordered_map, prefetch
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,8 @@ def _images_of(folder: Path) -> list[Path]:
 
 def _video_source(path: Path) -> Source:
     try:
-        container = av.open(str(path))
+        # Players of all times have written titles in other encodings; nothing reads them here.
+        container = av.open(str(regular_file(path)), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} is not a video that can be read: {error.strerror}") from None
     if not container.streams.video:
@@ -154,7 +156,7 @@ def _lacking_frames(path: Path, stream, count: int, times: list[float]) -> str |
     if count >= stream.frames:
         return None
     # A video that was trimmed without encoding it again declares all its frames, and an edit list hides some of them.
-    with av.open(str(path), options={"ignore_editlist": "1"}) as container:
+    with av.open(str(path), options={"ignore_editlist": "1"}, metadata_errors="replace") as container:
         stored = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
     # AVI alone counts frames that were dropped in recording, of which it stores only the time.
     is_avi, intervals = stream.container.format.name == "avi", np.diff(times)

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from etc.data.cityscapes import FRAME_TAIL
+from etc.data.folders import files_below
 from etc.data.frame_names import images_in
 from etc.data.images import image_size
 from etc.data.lists import Clip, Frame, prediction_names
@@ -107,21 +108,21 @@ def _numbered(path: Path) -> tuple[Path, str, str] | None:
 
 def _raise_missing(missing: list[Path], total: int, folder: Path, *, allow_gaps: bool) -> None:
     more = "".join(f", {path.name}" for path in missing[1:3]) + (", ..." if len(missing) > 3 else "")
-    if any(folder.rglob("*.png")):
+    if pngs := files_below(folder, ".png"):
         hint = "write them with tool/gen_video.py" + ("" if allow_gaps else ", or score the rest with --allow-gaps")
         if len(missing) == total:
-            found = sum(1 for _ in folder.rglob("*.png"))
+            found = len(pngs)
             hint = f"none of the {found} PNG files there is named like a frame, and they are not {total}, one per frame"
     else:
-        other = next((path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".mp4")), None)
-        lossy = f" ({other.name} is lossy: its pixels are no longer ids)" if other else ""
+        lossy_files = files_below(folder, ".jpg", ".jpeg", ".mp4", ".JPG", ".JPEG", ".MP4")
+        lossy = f" ({lossy_files[0].name} is lossy: its pixels are no longer ids)" if lossy_files else ""
         hint = f"the folder holds no PNG{lossy}"
     raise UserError(f"{len(missing)} of {total} predictions are missing, the first is {missing[0]}{more}: {hint}")
 
 
 def _matched(frames: list[Frame], folder: Path) -> list[Path | None]:
     """By stem; if that gives no frame a file, by the stem without its usual endings."""
-    files = sorted(folder.rglob("*.png"))
+    files = files_below(folder, ".png")
     images = {frame.image: Path(frame.image) for frame in frames}
     for key in (_stem, _core):
         index = defaultdict(list)

@@ -13,6 +13,7 @@ from etc.data.cityscapes import CITYSCAPES
 from etc.data.lists import Clip
 from etc.evaluate.prediction_files import check_sizes, check_surplus, prediction_files
 from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
+from utils.files import regular_file
 
 
 def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
@@ -99,7 +100,7 @@ class Predictions:
         missing = sum(file is None for files in self.files for file in files)
         facts = {"folder": str(self.folder), "ids": self.kind, "missing": missing}
         try:
-            note = json.loads((self.folder.parent / "source.json").read_text(encoding="utf-8"))
+            note = json.loads(regular_file(self.folder.parent / "source.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # predictions of other methods come without one
             return facts
         return facts | note if isinstance(note, dict) else facts

@@ -21,7 +21,7 @@ from etc.data.labels import class_names
 from etc.errors import UserError
 from etc.evaluate.metric_list import METRICS, ClipMetric
 from etc.metrics import iou_scores
-from utils.files import sha256_of, write_text
+from utils.files import regular_file, sha256_of, write_text
 
 TC_FILE, TC_SETTINGS_FILE, MIOU_FILE = "tc.json", "tc_settings.yaml", "miou.json"
 
@@ -245,7 +245,7 @@ def read_result(path: Path) -> dict[str, Any]:
         UserError: the file is missing or no result.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_hook=_with_nan)
+        return json.loads(regular_file(path).read_text(encoding="utf-8"), object_hook=_with_nan)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:

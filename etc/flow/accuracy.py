@@ -13,6 +13,7 @@ import torch
 from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
+from etc.data.folders import check_name, files_below
 from etc.data.frame_names import IMAGE_SUFFIXES
 from etc.data.images import read_image, write_png
 from etc.display.drawing import side_by_side
@@ -114,7 +115,8 @@ def find_pairs(folder: str | Path) -> list[TruePair]:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     pairs = []
-    for truth in sorted(path for pattern in ("*.flo", "*.png") for path in folder.rglob(pattern)):
+    for truth in files_below(folder, ".flo", ".png"):
+        check_name(truth)
         is_truth, frames = _frames_of(truth)
         if is_truth and frames is None:
             raise UserError(f"{truth}: its two frames are missing; expected {LAYOUTS}")

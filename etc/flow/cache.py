@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from etc.data.frame_names import folder_key
+from etc.data.frame_names import folder_key, pair_name
 from etc.data.images import read_image
 from etc.errors import UserError
 from etc.flow.estimators import FlowEstimator
@@ -63,7 +63,7 @@ class CachedFlow:
     def path(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> Path:
         """The cache file of a pair."""
         return (
-            self.folder / self.key / f"{shape[1]}x{shape[0]}" / folder_key(path_t) / f"{path_t.stem}__{path_k.stem}.png"
+            self.folder / self.key / f"{shape[1]}x{shape[0]}" / folder_key(path_t) / f"{pair_name(path_t, path_k)}.png"
         )
 
     def kept(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray | None:

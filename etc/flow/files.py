@@ -10,7 +10,7 @@ from etc.data.cityscapes import FRAME_TAIL, flow_folder, frame_folder, frame_id
 from etc.data.frame_names import IMAGE_SUFFIXES
 from etc.data.images import read_png16, write_png
 from etc.errors import UserError
-from utils.files import write_bytes
+from utils.files import regular_file, write_bytes
 
 _FLO_MAGIC = np.float32(202021.25)
 KITTI_REACH = 511.0  # pixels; larger vectors do not fit the 16 bits
@@ -90,7 +90,7 @@ def frames_of_flow(path: Path) -> tuple[Path, Path] | None:
 
 def _read_flo(path: Path) -> np.ndarray:
     try:
-        data = path.read_bytes()
+        data = regular_file(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if len(data) < 12 or np.frombuffer(data[:4], "<f4")[0] != _FLO_MAGIC:

@@ -11,7 +11,7 @@ from etc import distributed
 from etc.config import dump_settings, find_file
 from etc.config.schema import Settings
 from etc.errors import UserError
-from utils.files import sha256_of, write_text
+from utils.files import regular_file, sha256_of, write_text
 
 
 def provenance_of(settings: Settings) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def claim_output_folder(
 
 def _read_note(path: Path) -> dict[str, Any]:
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
+        note = json.loads(regular_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from etc.config import load_settings, with_changes
+from etc.config.own_code import check_flow_code, check_network_code, code_of_user
 from etc.config.schema import SECTIONS, Settings
 from etc.data.images import read_image
 from etc.data.sources import clips_to_score
@@ -14,7 +15,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clips import score_clips
 from etc.evaluate.frames import score_frames
-from etc.evaluate.results import MIOU_FILE, TC_FILE, ClipScores, read_clip_scores, read_result
+from etc.evaluate.results import MIOU_FILE, TC_FILE, TC_SETTINGS_FILE, ClipScores, read_clip_scores, read_result
 from etc.networks import network_for_cost
 from etc.predict.clips import generate
 from etc.predict.predictor import predictor_from
@@ -47,31 +48,79 @@ def named_runs(args: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """Split ``NAME=WHERE`` arguments into pairs, and overrides of settings that follow them, if any.
 
     Raises:
-        UserError: an argument of another form, or a checkpoint that does not exist.
+        UserError: an argument of another form, a checkpoint that does not exist, or a name that cannot
+            be printed, that is given twice, or that cannot be the folder of a checkpoint's results.
     """
     first = next((i for i, word in enumerate(args) if word.partition(".")[0] in SECTIONS), len(args))
     pairs = [word.partition("=") for word in args[:first]]
     if not pairs or not all(map(all, pairs)):
         raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(args[:first]) or 'nothing'}")
+    names = [name for name, _, _ in pairs]
+    for i, (name, _, where) in enumerate(pairs):
+        _check_name(name, is_folder=where.endswith(CHECKPOINTS))
+        if name in names[:i]:
+            raise UserError(f"--runs: two runs are called {name}: give each a name of its own")
     for _, _, where in pairs:
         if where.endswith(CHECKPOINTS) and not Path(where).is_file():
             raise UserError(f"--runs: checkpoint {where} does not exist")
     return [(name, where) for name, _, where in pairs], args[first:]
 
 
-def runs_of(named: list[tuple[str, str]], settings: Settings, folder: Path) -> list[Run]:
+def _check_name(name: str, *, is_folder: bool) -> None:
+    """Refuse a name that cannot be written down or, of a checkpoint, that leads out of the folder of the results."""
+    if not name.isprintable():
+        raise UserError(f"--runs: {name!a} cannot be the name of a run: it holds characters that cannot be printed")
+    if is_folder and (name.startswith(".") or "/" in name or "\\" in name):
+        raise UserError(
+            f"--runs: {name!a} cannot be the name of a run, because a checkpoint is scored into a folder of that name "
+            "below --out: expected a name without / and \\, and without a dot at its start"
+        )
+
+
+def settings_to_compare(
+    named: list[tuple[str, str]], config: str | None, overrides: list[str]
+) -> tuple[Settings, frozenset[str]]:
+    """The settings of a comparison, and the code of the user's own that it may import.
+
+    Args:
+        named: names and places of the runs.
+        config: the settings file that the user gives; ``None``: the settings of the first run.
+        overrides: as :func:`etc.config.load_settings` takes them.
+
+    Returns:
+        The settings, and what :func:`etc.config.own_code.code_of_user` gives, for :func:`runs_of`.
+
+    Raises:
+        UserError: as :func:`etc.config.load_settings`; the first run names an estimator that the user does not name.
+    """
+    where = named[0][1]
+    settings = load_settings(config or settings_of(where), overrides)
+    allowed = code_of_user(config, overrides)
+    check_flow_code(settings, allowed, where if where.endswith(CHECKPOINTS) else Path(where) / TC_SETTINGS_FILE)
+    return settings, allowed
+
+
+def runs_of(
+    named: list[tuple[str, str]], settings: Settings, folder: Path, allowed: frozenset[str] = frozenset()
+) -> list[Run]:
     """The runs of names and places; checkpoints are scored into ``folder``, after the checks that take no time.
+
+    Args:
+        named: names and places.
+        settings: data, flow and test settings.
+        folder: folder of the results of checkpoints.
+        allowed: the code of the user's own that the runs' own settings may import.
 
     Raises:
         UserError: as :func:`read_run` and :func:`score_checkpoint`.
     """
-    read = {name: read_run(name, where) for name, where in named if not where.endswith(CHECKPOINTS)}
+    read = {name: read_run(name, where, allowed) for name, where in named if not where.endswith(CHECKPOINTS)}
     checkpoints = {name: where for name, where in named if where.endswith(CHECKPOINTS)}
     for where in checkpoints.values():
-        _settings_in(Path(where))
+        _settings_of_checkpoint(where, settings, allowed)
     for name, where in checkpoints.items():
-        score_checkpoint(where, settings, folder / name)
-        read[name] = read_run(name, folder / name)
+        score_checkpoint(where, settings, folder / name, allowed)
+        read[name] = read_run(name, folder / name, allowed)
     return [read[name] for name, _ in named]
 
 
@@ -83,22 +132,21 @@ def settings_of(where: str) -> Path | dict[str, Any] | None:
     """
     if where.endswith(CHECKPOINTS):
         return _settings_in(Path(where)) or None
-    file = Path(where) / "tc_settings.yaml"
+    file = Path(where) / TC_SETTINGS_FILE
     return file if file.is_file() else None
 
 
-def score_checkpoint(path: str, settings: Settings, folder: Path) -> None:
+def score_checkpoint(path: str, settings: Settings, folder: Path, allowed: frozenset[str] = frozenset()) -> None:
     """Predict, score and test a checkpoint into a result folder; predictions that are there already are kept.
 
     Data, flow and test settings are those given; the architecture is the checkpoint's own, where it says so.
 
     Raises:
-        UserError: missing files, or a checkpoint that does not fit.
+        UserError: missing files, a checkpoint that does not fit, or one whose network would be imported from a module
+            that is not in ``allowed``.
     """
-    own = _settings_in(Path(path)).get("TRAIN", {})
     settings = with_changes(
-        settings,
-        TRAIN={key: own[key] for key in ("arch", "layers") if key in own},
+        _settings_of_checkpoint(path, settings, allowed),
         TEST={"ckpt_path": path, "save_folder": str(folder), "predictions": None},
     )
     generate(settings)
@@ -106,11 +154,12 @@ def score_checkpoint(path: str, settings: Settings, folder: Path) -> None:
     score_frames(settings).save(folder)
 
 
-def read_run(name: str, folder: str | Path) -> Run:
+def read_run(name: str, folder: str | Path, allowed: frozenset[str] = frozenset()) -> Run:
     """Read a run's result folder.
 
     Raises:
-        UserError: ``tc.json`` is missing or not of this version, or ``miou.json`` is of another checkpoint.
+        UserError: ``tc.json`` is missing or not of this version, ``miou.json`` is of another checkpoint, or the network
+            that the folder names would be imported from a module that is not in ``allowed``.
     """
     folder = Path(folder)
     if not (folder / TC_FILE).is_file():
@@ -124,6 +173,8 @@ def read_run(name: str, folder: str | Path) -> Run:
         raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
     settings = folder / "video" / "settings.yaml"
     predicted_with = load_settings(settings) if made_with and settings.is_file() else None
+    if predicted_with is not None:
+        check_network_code(predicted_with, allowed, settings)
     return Run(name, folder, scores, miou, predicted_with)
 
 
@@ -159,6 +210,14 @@ def measure_costs(runs: list[Run], settings: Settings, *, speed: bool) -> dict[s
             own = with_changes(run.predicted_with, TEST={"device": settings.TEST.device})
             predictors[run.name] = predictor_from(own, network=network_for_cost(own), device=device)
     return costs(predictors, frame, speed=speed)
+
+
+def _settings_of_checkpoint(path: str, settings: Settings, allowed: frozenset[str]) -> Settings:
+    """The settings with the architecture that a checkpoint names, where it names one."""
+    own = _settings_in(Path(path)).get("TRAIN", {})
+    settings = with_changes(settings, TRAIN={key: own[key] for key in ("arch", "layers") if key in own})
+    check_network_code(settings, allowed, path if "arch" in own else "the first run")
+    return settings
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from etc.data.frame_names import follows, frame_number, images_in, neighbour
+from etc.data.frame_names import folder_key, follows, frame_number, images_in, neighbour, pair_name
 from etc.data.layouts import LAYOUTS
 from etc.errors import UserError
 
@@ -111,3 +111,12 @@ def test_a_large_folder_is_listed_once_for_all_its_frames(tmp_path, monkeypatch)
 )
 def test_which_frame_follows_which(later, earlier, layout, step, expected):
     assert follows(later, earlier, layout=LAYOUTS[layout], frame_step=step) is expected
+
+
+@pytest.mark.parametrize("letter", ["x", "ü"])
+def test_long_stems_give_a_pair_a_name_of_its_own_that_fits(letter):
+    frames = [Path(f"{letter * 120}_{number:09d}.png") for number in range(3)]
+    names = {pair_name(first, second) for first in frames for second in frames}
+    assert len(names) == 9 and all(len(f"{name}.png".encode()) <= 255 for name in names)
+    assert pair_name(Path("a/x_1.png"), Path("a/x_2.png")) == "x_1__x_2"
+    assert len(folder_key(Path(letter * 120, "x.png")).encode()) <= 255

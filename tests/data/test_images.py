@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etc.data.images import read_image, read_label, read_png16, write_png
+from etc.data.images import image_size, read_image, read_label, read_png16, write_png
 from etc.errors import UserError
 
 
@@ -275,3 +275,36 @@ def test_a_truncated_label_is_named_so(tmp_path, rgb, suffix, share):
 def test_a_flow_png_must_have_three_channels_of_sixteen_bits(tmp_path, rgb):
     write_png(tmp_path / "color.png", rgb)
     assert "16-bit" in refused(read_png16, tmp_path / "color.png")
+
+
+SIZED_READERS = [read_image, read_label, image_size]
+
+
+@pytest.mark.parametrize("read", SIZED_READERS)
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (60000, 60000, "states more pixels than can be read"),
+        (0, 0, "not an image that can be decoded"),
+        (0, 64, "not an image that can be decoded"),
+    ],
+)
+def test_an_image_of_an_impossible_size_is_refused_before_it_is_decoded(tmp_path, read, width, height, message):
+    path = tmp_path / "x.png"
+    path.write_bytes(png_by_hand(b"", width, height, 8, 0))
+    assert message in refused(read, path)
+
+
+@pytest.mark.parametrize("read", SIZED_READERS)
+def test_the_size_of_other_formats_is_checked_too(tmp_path, read):
+    head = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, 60000, 60000, 1, 24, 0, 0, 0, 0, 0, 0)
+    path = tmp_path / "x.bmp"
+    path.write_bytes(head + bytes(64))
+    assert "expected 134217728 at most" in refused(read, path)
+
+
+def test_a_side_beyond_the_limits_of_the_decoder_is_no_image(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png_by_hand(b"", 2_000_000, 10, 8, 0))
+    for read in (read_image, read_label):
+        assert "not an image that can be decoded" in refused(read, path)

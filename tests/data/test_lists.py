@@ -229,3 +229,14 @@ def test_neighbours_on_disk_are_found_frame_by_frame(tmp_path):
     frames = [Frame(city(0)), Frame(city(2)), Frame(city(9))]
     found = existing_neighbours(frames, tmp_path, [-2, -1, 1, 2], layout=LAYOUTS["cityscapes"])
     assert found == [[1, 2], [-2, -1, 2], []]
+
+
+@pytest.mark.parametrize("outside", ["000.png", "../000.png", "../../000.png"])
+def test_no_name_of_a_prediction_leads_out_of_its_folder(outside):
+    names = prediction_names([Frame("a/000.png"), Frame(outside)])
+    assert names == ["a/000", "000"]
+
+
+def test_two_frames_that_would_then_have_one_name_are_refused():
+    with pytest.raises(UserError, match=r"would have the same prediction file 000\.png"):
+        prediction_names([Frame("a/000.png"), Frame("../000.png"), Frame("000.png")])

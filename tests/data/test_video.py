@@ -331,3 +331,19 @@ def test_a_stream_that_declares_nothing_is_taken_as_it_is(tmp_path):
     data = (tmp_path / "ride.ts").read_bytes()
     (tmp_path / "ride.ts").write_bytes(data[: len(data) // 376 * 188])
     assert 0 < len(frames_of(tmp_path / "ride.ts")[1]) < 60
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_titles_that_are_not_utf8_do_not_matter(tmp_path, suffix):
+    path = tmp_path / f"clip.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "StraAe"
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for value in (10, 200):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(flat(value, 64, 64), format="rgb24")))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"StraAe" in data
+    path.write_bytes(data.replace(b"StraAe", b"Stra\xdfe"))
+    assert len(frames_of(path)[1]) == 2

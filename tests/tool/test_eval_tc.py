@@ -238,3 +238,17 @@ def test_settings_of_the_options_stand_beside_the_result(clip, tmp_path):
     assert clip("--frames", "frames") == 0
     settings = load_settings(tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc_settings.yaml")
     assert (settings.TEST.frames, settings.TEST.predictions, settings.DATA.synthetic) == ("frames", "pred", False)
+
+
+@pytest.mark.parametrize("length", [129, 240])
+def test_long_names_of_frames_are_scored_and_their_flow_is_kept(tmp_path, length):
+    """The names of two frames together are longer than a file name may be."""
+    pixels = np.random.default_rng(0).integers(0, 19, (48, 64), dtype=np.uint8)
+    for number in range(3):
+        name = f"{number:0{length}d}.png"
+        write_png(tmp_path / "frames" / name, np.stack([pixels * 10] * 3, axis=-1))
+        write_png(tmp_path / "masks" / name, pixels)
+    words = ["--frames", tmp_path / "frames", "--predictions", tmp_path / "masks"]
+    words += [f"FLOW.cache={tmp_path}/flow", f"TEST.save_folder={tmp_path}/out", "TEST.device=cpu"]
+    assert run("eval_tc", *words) == 0
+    assert len(list((tmp_path / "flow").rglob("*.png"))) == 4
