@@ -17,6 +17,7 @@ from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
+from utils.identity import identity_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, or a video file.
 
-    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames``.
+    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames/<its name>-<hash>``.
 
     Args:
         settings: section ``TEST``.
@@ -41,7 +42,7 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
         if where.suffix.lower() in LIST_SUFFIXES:
             raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
-        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames" / where.stem)
+        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames")
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
     clips = []
     for name, folders, _ in os.walk(where.resolve(), followlinks=True):
@@ -57,17 +58,20 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
 
 
 def _unpacked(video: Path, folder: Path) -> Path:
-    """The frames of a video as files: flow is kept by frame, and a second run reads what the first one decoded."""
-    if distributed.rank() == 0 and not (folder.is_dir() and folder.stat().st_mtime >= video.stat().st_mtime):
-        building = folder.with_name(f"{folder.name}.building")
+    """The frames of a video as files: flow is kept by frame, and a second run reads what the first one decoded.
+
+    The name of their folder holds the hash of the video, because videos share names.
+    """
+    frames = folder / f"{video.stem}-{identity_of(video).sha256[:12]}"
+    if distributed.rank() == 0 and not frames.is_dir():
+        building = frames.with_name(f"{frames.name}.building")
         shutil.rmtree(building, ignore_errors=True)
-        logger.info("unpacking %s into %s (once)", video, folder)
+        logger.info("unpacking %s into %s (once)", video, frames)
         for frame in open_source(str(video), data_root=".").frames:
             write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
+        building.rename(frames)
     distributed.barrier()
-    return folder
+    return frames
 
 
 def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:
