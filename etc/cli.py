@@ -6,10 +6,12 @@ import argparse
 import itertools
 import logging
 import os
+import re
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable
+from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatchcase
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -125,9 +127,9 @@ class SettingsParser(argparse.ArgumentParser):
 def run(main: Callable[[], int]) -> int:
     """Run a script: user errors become one line on stderr and exit code 2, Ctrl-C exit code 130.
 
-    ``UserError`` and ``OSError`` (missing file, full disk) are caused by user input or the environment; with the
-    environment variable ``ETC_DEBUG=1`` their traceback is printed before that line. Any other exception is a bug in
-    the toolkit and keeps its traceback.
+    ``UserError``, ``OSError`` (missing file, full disk) and killed workers are caused by user input or the environment;
+    with the environment variable ``ETC_DEBUG=1`` their traceback is printed before that line. Any other exception is a
+    bug in the toolkit and keeps its traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -138,16 +140,38 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (UserError, OSError) as error:
+    except (UserError, OSError, RuntimeError) as error:
+        if not isinstance(error, UserError | OSError) and not _worker_was_killed(error):
+            raise
         if os.environ.get("ETC_DEBUG") == "1":
             traceback.print_exception(error)
         print(f"error: {' '.join(_message(error).split())}", file=sys.stderr)
         return USER_ERROR
 
 
-def _message(error: UserError | OSError) -> str:
+def _worker_was_killed(error: Exception) -> bool:
+    """Whether the error is PyTorch's or Python's report that the system ended a worker process.
+
+    PyTorch's error, or the one that caused it, names the signal. A crash (segmentation fault, abort) is a defect in
+    somebody's code, so its traceback is kept.
+    """
+    crashed = re.search("by signal: (Segmentation fault|Aborted|Floating point|Illegal instruction)", _report(error))
+    return isinstance(error, BrokenProcessPool) or (str(error).startswith("DataLoader worker (pid") and not crashed)
+
+
+def _report(error: Exception) -> str:
+    """PyTorch's report with the signal, which is the cause of the one that it raises at last."""
+    return str(error.__cause__ if str(error.__cause__).startswith("DataLoader worker (pid") else error)
+
+
+def _message(error: Exception) -> str:
     """The error's own sentence."""
     message = str(error)
+    if _worker_was_killed(error):
+        return (
+            "a worker process was killed, often by lack of memory: free some memory, or lower TRAIN.workers "
+            f"({_report(error).strip().rstrip('.')})"
+        )
     if isinstance(error, OSError):
         # str() of an OSError from the system starts with "[Errno 28]"; those of the toolkit hold a sentence.
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

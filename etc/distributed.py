@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from etc.errors import UserError
+from utils.locks import FolderInUse, exclusive
 
 
 def rank() -> int:
@@ -63,6 +66,38 @@ def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def exclusive_output(folder: str | Path, name: str = "") -> Iterator[None]:
+    """Keep other runs from writing into a folder, for the length of a ``with`` block.
+
+    The processes that torchrun started are one run: rank 0 holds the lock until all of them have left the block.
+
+    Args:
+        folder: the folder; it is made where it is missing.
+        name: which result, where a folder holds several that different scripts write.
+
+    Raises:
+        UserError: another run is writing there.
+    """
+    refusal: list[str | None] = [None]
+    # A group of its own: the default one gives up when one process is done some minutes before the others.
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=30)) if dist.is_initialized() else None
+    assert not isinstance(group, int), "every process is a member"
+    with ExitStack() as stack:
+        if rank() == 0:
+            try:
+                stack.enter_context(exclusive(folder, name))
+            except FolderInUse as error:
+                refusal = [str(error)]
+        if group is not None:
+            dist.broadcast_object_list(refusal, src=0, group=group)
+        if refusal[0] is not None:
+            raise UserError(refusal[0])
+        yield
+        if group is not None:
+            dist.barrier(group)
 
 
 def device_of(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from torch import nn
 from etc.config.schema import Settings
 from etc.distributed import device_of
 from etc.errors import UserError
-from model import SegmentationNetwork, build_model, load_student
+from model import SegmentationNetwork, build_model, load_weights, read_weights
 
 
 def new_network(settings: Settings) -> SegmentationNetwork:
@@ -112,10 +112,15 @@ def compile_in_place(network: nn.Module, device: torch.device, key: str) -> None
 
 
 def _load(network: SegmentationNetwork, path: str | Path, key: str) -> SegmentationNetwork:
+    """The network with the weights of a checkpoint; ``weights_sha256`` says of which bytes."""
     if not Path(path).is_file():
         raise UserError(f"{key} {path} does not exist")
     try:
-        load_student(network, path)
+        weights = read_weights(path)
+        load_weights(network, weights)
+    except OSError as error:
+        raise UserError(f"{key}: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{key}: {error}") from error
+    network.weights_sha256 = weights.sha256
     return network

@@ -1,6 +1,7 @@
 """Published FlowNet2 weights."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ _NUMPY_SCALAR: list[Any] = [
 def load_flownet2(
     path: str | os.PathLike[str],
     *,
+    data: bytes | None = None,
     variant: str = "flownet2",
     rgb_max: float = 255.0,
     resize_mode: ResizeMode = "scaled",
@@ -60,6 +62,7 @@ def load_flownet2(
 
     Args:
         path: ``.pth.tar`` or ``.pth`` with the weights under ``state_dict``, or the bare state dict.
+        data: the content of the file, where the caller has read it already (and checked it for damage).
         variant: ``"flownet2"``, ``"flownet2-c"``, ``-s``, ``-sd``, ``-cs`` or ``-css``.
         rgb_max: see :class:`flownet.FlowNet2`.
         resize_mode: see :class:`flownet.FlowNet2`.
@@ -73,7 +76,7 @@ def load_flownet2(
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown FlowNet2 variant {variant!r}, expected one of {', '.join(VARIANTS)}")
-    state = _read_state_dict(Path(path))
+    state = _read_state_dict(Path(path), data)
     with torch.device("meta"):  # the parameters are replaced, so they need neither memory nor initial values
         network = VARIANTS[variant](rgb_max=rgb_max, resize_mode=resize_mode)
     problems = _differences(state, network.state_dict())
@@ -83,10 +86,10 @@ def load_flownet2(
     return network.float().eval()
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+def _read_state_dict(path: Path, data: bytes | None) -> dict[str, Tensor]:
+    if data is None and not path.is_file():
         raise FileNotFoundError(f"no FlowNet2 weights at {path}")
-    with path.open("rb") as file, torch.serialization.safe_globals(_NUMPY_SCALAR):
+    with path.open("rb") if data is None else BytesIO(data) as file, torch.serialization.safe_globals(_NUMPY_SCALAR):
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # on a damaged or foreign file the unpickler may raise anything

@@ -2,7 +2,7 @@
 
 from model.base import SegmentationNetwork
 from model.build import ARCHITECTURES, build_model, parameter_groups
-from model.checkpoint import LoadReport, load_student
+from model.checkpoint import LoadReport, load_student, load_weights, read_weights
 from model.pspnet import PSPNet
 from model.weights import WeightsUnavailable
 
@@ -14,5 +14,7 @@ __all__ = [
     "WeightsUnavailable",
     "build_model",
     "load_student",
+    "load_weights",
     "parameter_groups",
+    "read_weights",
 ]

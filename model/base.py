@@ -18,6 +18,10 @@ class SegmentationNetwork(nn.Module):
     #: Names of the submodules that do not come from a pretrained backbone; they learn faster.
     new_layers: tuple[str, ...] = ()
 
+    #: SHA-256 of the checkpoint, computed from the same bytes that the weights were read from; ``None``: no checkpoint
+    #: was loaded.
+    weights_sha256: str | None = None
+
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         """Everything that losses and distillation read, at the network's own resolution, in either mode.
 

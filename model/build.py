@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights
 
 from model.base import SegmentationNetwork
-from model.checkpoint import read_weights
+from model.checkpoint import check_finite, read_weights
 from model.external import DEEPLABS, deeplabv3, imported, lraspp
 from model.pspnet import PSPNet
 from model.pyramid import from_timm, mobile
@@ -75,7 +75,9 @@ def build_model(
 
 def start_backbone(network: PSPNet, arch: str, *, pretrained: bool, weights: str | PathLike[str] | None) -> None:
     if weights is not None:
-        network.load_backbone(read_weights(weights))
+        tensors = read_weights(weights).tensors
+        check_finite(tensors, weights)
+        network.load_backbone(tensors)
     elif pretrained and arch == "psp18":
         network.load_backbone(fetch(ResNet18_Weights.IMAGENET1K_V1))
     elif pretrained:

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+logger = logging.getLogger(__name__)
+
+ZIP_HEAD = b"PK\x03\x04"
+NO_CHECKSUMS = "no checksums"
+FOLDER_BIT = 0x10  # of a zip member's attributes, as MS-DOS defined them
+
 STRIPPED_PREFIXES = ("module.", "student.", "_orig_mod.")  # left by data parallelism, the training task, torch.compile
 SKIPPED_PREFIXES = ("flownet.", "teacher.", "criterion.")  # what published checkpoints carry beside the student
 STATE_DICT_KEYS = ("student", "state_dict", "model")
+
+
+class CheckedFile(NamedTuple):
+    """A file written by ``torch.save``, read once and checked against its own checksums.
+
+    Attributes:
+        path: where it was read from, for messages.
+        data: all its bytes.
+        sha256: SHA-256 of these bytes, 64 hex digits. Record this one where a result names its weights: the file may be
+            replaced after it was read.
+    """
+
+    path: str
+    data: bytes
+    sha256: str
+
+
+class Weights(NamedTuple):
+    """The tensors of a checkpoint by name, on the CPU, and the SHA-256 of the file that they were read from."""
+
+    path: str
+    tensors: dict[str, Tensor]
+    sha256: str
 
 
 class LoadReport(NamedTuple):
@@ -47,11 +81,18 @@ def load_student(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a file of plain weights, or it does not fit the network (and that is not allowed).
+        ValueError: not a file of plain weights, a damaged one, weights that are not finite, or weights that do not fit
+            the network (and that is not allowed).
     """
-    state = read_weights(path)
-    own = model.state_dict()
-    found = strip(state, own)
+    return load_weights(model, read_weights(path), allow_missing=allow_missing, allow_unexpected=allow_unexpected)
+
+
+def load_weights(
+    model: nn.Module, weights: Weights, *, allow_missing: bool = False, allow_unexpected: bool = False
+) -> LoadReport:
+    """:func:`load_student` for a file that is already read; its hash is ``weights.sha256``."""
+    path, own = weights.path, model.state_dict()
+    found = strip(weights.tensors, own)
     fitting = {key: value for key, value in found.items() if key in own and value.shape == own[key].shape}
     unfit = [key for key in found if key in own and key not in fitting]
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
@@ -69,27 +110,20 @@ def load_student(
         complaints.append("no tensor fits")
     if complaints:
         raise ValueError(f"{path} does not fit the network of {len(own)} tensors: {'; '.join(complaints)}")
+    check_finite(fitting, path)
     model.load_state_dict(fitting, strict=False)
     return LoadReport(tuple(missing + unfit), tuple(unexpected + unfit))
 
 
-def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU.
+def read_weights(path: str | PathLike[str]) -> Weights:
+    """The tensors of a checkpoint, on the CPU.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is truncated, is no checkpoint, holds more than plain values, or no tensors.
+        ValueError: the file is truncated or damaged, is no checkpoint, holds more than plain values, or no tensors.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes raise anything, KeyError or UnicodeError
-        raise ValueError(
-            f"{path} is not a file of plain weights: truncated, or no checkpoint ({type(error).__name__})"
-        ) from error
+    file = read_checked(path)
+    content = unpack(file)
     state = content
     if isinstance(content, dict):
         state = next((content[name] for name in STATE_DICT_KEYS if isinstance(content.get(name), dict)), content)
@@ -100,7 +134,83 @@ def read_weights(path: str | PathLike[str]) -> dict[str, Tensor]:
         kind = type(content).__name__
         held = f"{kind} of {first(list(map(str, content)))}" if isinstance(content, dict) else kind
         raise ValueError(f"{path} holds no weights, bare or under {', '.join(STATE_DICT_KEYS)}: it is a {held}")
-    return tensors
+    return Weights(file.path, tensors, file.sha256)
+
+
+def read_checked(path: str | PathLike[str]) -> CheckedFile:
+    """The bytes of a file written by ``torch.save``, read once and checked for damage.
+
+    The file holds a CRC-32 of each tensor, which ``torch.load`` does not check: a flipped bit would load as another
+    weight. Two kinds of file have no checksums and are accepted unchecked: those in the format before torch 1.6, and,
+    with a warning, those written under ``torch.serialization.set_crc32_options(False)``, where every checksum is 0.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    data = Path(path).read_bytes()
+    if data.startswith(ZIP_HEAD):
+        damaged = damaged_part(data)
+        if damaged == NO_CHECKSUMS:
+            logger.warning("%s was saved without checksums, so damage to it cannot be detected", path)
+        elif damaged is not None:
+            raise ValueError(f"{path} is truncated, damaged or no checkpoint ({damaged})")
+    return CheckedFile(str(path), data, hashlib.sha256(data).hexdigest())
+
+
+def damaged_part(data: bytes) -> str | None:
+    """What is wrong with a zip archive; ``NO_CHECKSUMS``: it cannot be checked; ``None``: nothing is wrong."""
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            # One flipped bit cannot turn every checksum to 0.
+            if all(member.CRC == 0 for member in archive.infolist()):
+                return NO_CHECKSUMS
+            # torch reads nothing of a part that is marked as a folder, and returns uninitialised memory.
+            folders = [m.filename for m in archive.infolist() if m.external_attr & FOLDER_BIT and m.file_size]
+            if folders:
+                return f"its part {folders[0]} is marked as a folder"
+            member = archive.testzip()
+    except Exception as error:  # zipfile raises anything for damaged headers: NotImplementedError, RuntimeError, ...
+        return f"its zip structure cannot be read: {error}"
+    return None if member is None else f"the checksum of its part {member} is wrong"
+
+
+def unpack(file: CheckedFile) -> Any:
+    """What was saved in a file: plain values and tensors, on the CPU.
+
+    Raises:
+        ValueError: the file is no checkpoint, or holds more than plain values.
+    """
+    try:
+        return torch.load(BytesIO(file.data), weights_only=True, map_location="cpu")
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes raise anything, KeyError or UnicodeError
+        raise ValueError(
+            f"{file.path} is truncated, damaged or no checkpoint of plain values ({type(error).__name__})"
+        ) from error
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
+    """Refuse weights with NaN or infinite values: the network would predict class 0 everywhere.
+
+    Raises:
+        ValueError: one line that names the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        # torch has no isfinite for 8-bit floats.
+        wide = tensor.float() if tensor.element_size() == 1 else tensor
+        bad = int(wide.numel() - torch.isfinite(wide).sum())
+        if bad:
+            raise ValueError(
+                f"{path}: {bad} of {tensor.numel()} values of {name} are NaN or infinite, so the training had diverged "
+                "or the file is damaged: give another checkpoint"
+            )
 
 
 def strip(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

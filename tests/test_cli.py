@@ -2,10 +2,14 @@
 
 import ast
 import errno
+import faulthandler
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,8 +153,8 @@ def test_every_setting_is_listed_by_a_script_and_read_somewhere():
     files = [path for path in (*(REPOSITORY / "etc").rglob("*.py"), *TOOLS) if path != Path(schema.__file__)]
     trees = (ast.parse(path.read_text("utf-8")) for path in files)
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    # by properties of the schema: Train.network and Settings.frames_per_clip
-    read |= {"arch", "layers", "pf_weight", "mf_weight"}
+    # by Train.network and Distill.weight
+    read |= {"arch", "layers"} | {f"{loss}_weight" for loss in schema.DISTILLATION_FRAMES}
     # the settings of the synthetic world are read by their common prefix
     unread = {key for key in listed if key.partition(".")[2] not in read and not key.startswith("DATA.synthetic_")}
     assert not unread
@@ -234,3 +238,49 @@ def test_a_script_started_by_the_shell_ends_with_one_line_and_code_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path / 'nowhere'} is not a folder\n"
     assert done.stdout == ""
+
+
+class Killed:
+    """A data set whose loading process ends by a signal."""
+
+    def __init__(self, by: signal.Signals = signal.SIGKILL) -> None:
+        self.by = by
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index):
+        faulthandler.disable()  # pytest's would print the stacks of a crash
+        os.kill(os.getpid(), self.by)
+
+
+def load_with_a_killed_worker() -> int:
+    return len(list(DataLoader(Killed(), num_workers=1)))
+
+
+def compute_with_a_killed_worker() -> int:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(os._exit, 9).result()
+
+
+@pytest.mark.parametrize("main", [load_with_a_killed_worker, compute_with_a_killed_worker])
+def test_a_killed_worker_is_one_line_that_says_what_to_do(main, capsys):
+    assert cli.run(main) == 2
+    error = capsys.readouterr().err
+    assert re.match("error: a worker process was killed, often by lack of memory: .* lower TRAIN.workers .*\n$", error)
+
+
+@pytest.mark.parametrize("crash", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_crash_of_a_worker_is_no_lack_of_memory_and_keeps_its_traceback(crash):
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        cli.run(lambda: len(list(DataLoader(Killed(crash), num_workers=1))))
+
+
+def test_a_worker_without_shared_memory_is_one_line_that_says_so(capsys):
+    assert cli.run(lambda: len(list(DataLoader(Killed(signal.SIGBUS), num_workers=1)))) == 2
+    assert "shared memory" in capsys.readouterr().err
+
+
+def test_any_other_runtime_error_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.run(raising(RuntimeError("a bug of a DataLoader worker")))

@@ -1,5 +1,6 @@
 """Networks from settings: the ImageNet start, somebody's module; what errors name."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torchvision.models import resnet18
 
 from etc.config import load_settings
 from etc.errors import UserError
-from etc.networks import new_network
+from etc.networks import new_network, trained_network
 from tests.scripts import run
 
 SOURCE = """
@@ -36,7 +37,10 @@ def test_a_file_of_imagenet_weights_starts_the_backbone(tmp_path):
             ["TRAIN.backbone_weights=no.pth"],
             r"TRAIN\.arch psp18 with TRAIN\.backbone_weights no\.pth: no .* at no\.pth",
         ),
-        (["TRAIN.backbone_weights=bad.pth"], r"TRAIN\.backbone_weights bad\.pth: .* not a file of plain weights"),
+        (
+            ["TRAIN.backbone_weights=bad.pth"],
+            r"TRAIN\.backbone_weights bad\.pth: .* damaged or no checkpoint",
+        ),
         (["TRAIN.backbone_weights=foreign.pth"], r"backbone_weights foreign\.pth: the ImageNet weights do not fit"),
         (
             ["TRAIN.backbone_weights=x.pth", "TRAIN.arch=lraspp"],
@@ -70,3 +74,24 @@ def test_a_module_that_is_nowhere_is_answered_with_the_places(monkeypatch):
     settings = load_settings(None, ["TRAIN.arch=no_such_module:make", "TRAIN.pretrained=false"])
     with pytest.raises(UserError, match=r"No module named 'no_such_module'; .* on PYTHONPATH, then in the current"):
         new_network(settings)
+
+
+def test_a_network_knows_the_hash_of_its_checkpoint(tmp_path):
+    settings = load_settings(
+        None, ["TRAIN.arch=mobile", f"TEST.ckpt_path={tmp_path}/net.pth", "TRAIN.pretrained=false"]
+    )
+    network = new_network(settings)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    expected = hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest()
+    assert network.weights_sha256 is None and trained_network(settings).weights_sha256 == expected
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused_under_its_setting(tmp_path, capsys):
+    network = new_network(load_settings(None, ["TRAIN.arch=mobile", "TRAIN.pretrained=false"]))
+    state = network.state_dict()
+    name = next(iter(state))
+    state[name] *= float("inf")
+    torch.save({"student": state}, tmp_path / "net.pth")
+    assert run("test", "TRAIN.arch=mobile", f"TEST.ckpt_path={tmp_path}/net.pth") == 2
+    assert f"error: TEST.ckpt_path: {tmp_path}/net.pth: " in (error := capsys.readouterr().err)
+    assert f"values of {name} are NaN or infinite" in error and "Traceback" not in error

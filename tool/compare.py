@@ -14,7 +14,7 @@ from pathlib import Path
 
 from etc import cli
 from etc.config import load_settings
-from etc.distributed import device_of
+from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
 from etc.report.comparison import compare, comparison_table, save_comparison
@@ -54,13 +54,14 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--clips {args.clips}: expected 1 or more")
     out = Path(args.out)
     settings = load_settings(args.config or settings_of(named[0][1]), [*overrides, *args.overrides])
-    runs = runs_of(named, settings, out / "runs")
-    check_comparable(runs)
-    viewer = ClipViewer(runs, settings)
-    rows = compare(runs, measure_costs(runs, settings, speed=not args.no_speed), device_of(settings.TEST.device))
-    save_comparison(rows, out)
-    video, picture = write_pictures(viewer, out)
-    report = write_report(viewer, rows, out, clips=args.clips)
+    with exclusive_output(out):
+        runs = runs_of(named, settings, out / "runs")
+        check_comparable(runs)
+        viewer = ClipViewer(runs, settings)
+        rows = compare(runs, measure_costs(runs, settings, speed=not args.no_speed), device_of(settings.TEST.device))
+        save_comparison(rows, out)
+        video, picture = write_pictures(viewer, out)
+        report = write_report(viewer, rows, out, clips=args.clips)
     print(comparison_table(rows, len(runs[0].scores.clips)))
     print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
     return 0

@@ -41,9 +41,11 @@ def main(argv: list[str] | None = None) -> int:
     args.config, args.overrides = config_and_overrides(args)
     settings = cli.settings_from(args)
     with distributed.process_group(device_of(settings.TEST.device)) as device:
-        result = score_clips(settings, device)
+        with distributed.exclusive_output(settings.TEST.save_folder, "tc"):
+            result = score_clips(settings, device)
+            if distributed.rank() == 0:
+                result.save(settings.TEST.save_folder)
         if distributed.rank() == 0:
-            result.save(settings.TEST.save_folder)
             print(f"{clip_table(result)}\n\nwritten to {settings.TEST.save_folder}")
     return 0
 

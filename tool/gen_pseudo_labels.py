@@ -61,9 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     choice, out = Choice(threshold, args.keep_share, args.temporal), Path(args.out)
     with distributed.process_group(device_of(settings.TEST.device)):
         frames = video_frames(settings, args.frames)
-        made = make_pseudo_labels(settings, choice, frames, out, overwrite=args.overwrite)
+        with distributed.exclusive_output(out):
+            made = make_pseudo_labels(settings, choice, frames, out, overwrite=args.overwrite)
+            if distributed.rank() == 0:
+                training_list = save(made, settings, choice, out, keep_listed=args.frames is None)
         if distributed.rank() == 0:
-            training_list = save(made, settings, choice, out, keep_listed=args.frames is None)
             print(pseudo_table(made, settings))
             print(f"\nto train on them: DATA.train_list {training_list}")
     return 0

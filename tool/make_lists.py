@@ -12,6 +12,7 @@ from pathlib import Path
 from etc import cli
 from etc.data.layouts import LAYOUTS
 from etc.data.make_lists import write_lists
+from etc.distributed import exclusive_output
 from etc.errors import UserError
 
 
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{args.root} is not a folder")
     lists = LAYOUTS[args.layout].make_lists(Path(args.root))
     out = Path(args.out or f"data/lists/{args.layout}")
-    write_lists(lists, out)
+    with exclusive_output(out, "lists"):
+        write_lists(lists, out)
     for name, text in lists.items():
         lines = text.splitlines()
         clips = f" in {lines.count('') + 1} clips" if "clips" in name else ""

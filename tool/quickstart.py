@@ -11,12 +11,14 @@ exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 """
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from etc import cli
+from etc.distributed import exclusive_output
 
 TOOLS = Path(__file__).resolve().parent
 FOLDER = "exp/quickstart"
@@ -29,6 +31,14 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__)
         return 0
     start = time.time()
+    with exclusive_output(FOLDER):
+        train_and_compare(overrides)
+    print(f"\nquickstart: {(time.time() - start) / 60:.1f} minutes")
+    return 0
+
+
+def train_and_compare(overrides: list[str]) -> None:
+    """Run every script in its turn."""
     first = ["TRAIN.save_path", f"{FOLDER}/start", "TRAIN.st_weight", "0", "TRAIN.epochs", "12"]
     run("train_with_flow", *first, *overrides)
     for name, own in RUNS.items():
@@ -38,8 +48,6 @@ def main(argv: list[str] | None = None) -> int:
         for tool in ("gen_video", "eval_tc", "test"):
             run(tool, *test)
     run("compare", *overrides)
-    print(f"\nquickstart: {(time.time() - start) / 60:.1f} minutes")
-    return 0
 
 
 def run(tool: str, *args: str) -> None:
@@ -51,4 +59,6 @@ def run(tool: str, *args: str) -> None:
 
 
 if __name__ == "__main__":
+    # By default SIGTERM would end this script alone; an exception also ends the script that it runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     raise SystemExit(cli.run(main))

@@ -12,6 +12,7 @@ prediction as label ids, under the file name that the test server expects; then 
 label. torchrun shares the frames between processes.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from etc import cli, distributed
@@ -33,7 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     names = class_names(settings)
-    with distributed.process_group(device_of(settings.TEST.device)):
+    folder = Path(settings.TEST.save_folder)
+    with ExitStack() as stack:
+        stack.enter_context(distributed.process_group(device_of(settings.TEST.device)))
+        stack.enter_context(distributed.exclusive_output(folder, "miou"))
+        if args.export is not None:
+            stack.enter_context(distributed.exclusive_output(args.export))
         result = score_frames(settings, args.export)
         if distributed.rank() > 0:
             return 0
@@ -42,7 +48,6 @@ def main(argv: list[str] | None = None) -> int:
         if not result.frames:
             print("no frame of the list has a label: there is no mIoU")
             return 0
-        folder = Path(settings.TEST.save_folder)
         result.save(folder)
         write_confusion(result.counts, names, folder / "confusion.png")
         print(frame_table(result))

@@ -22,7 +22,10 @@ BRIEF = f"DATA.synthetic_* TEST.frames TEST.cityscapes {cli.PREDICTOR}"  # of th
 
 def main(argv: list[str] | None = None) -> int:
     settings = cli.parse(argv, description=__doc__, keys=KEYS, brief=BRIEF)
-    with distributed.process_group(device_of(settings.TEST.device)) as device:
+    with (
+        distributed.process_group(device_of(settings.TEST.device)) as device,
+        distributed.exclusive_output(settings.TRAIN.save_path),
+    ):
         Trainer(settings, device).run()
     return 0
 

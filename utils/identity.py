@@ -34,14 +34,16 @@ class FileIdentity(NamedTuple):
     sha256: str
 
     @classmethod
-    def of_record(cls, record: Any) -> FileIdentity | None:
-        """The inverse of ``_asdict``; ``None`` for anything else."""
-        try:
-            found = cls(**record)
-        except TypeError:
-            return None
-        types = [str, int, int, int, str]
-        return found if all(isinstance(v, t) for v, t in zip(found, types, strict=True)) else None
+    def of_record(cls, record: Any) -> FileIdentity:
+        """The inverse of ``_asdict``.
+
+        Raises:
+            TypeError: anything else.
+        """
+        found = cls(**record)
+        if not all(isinstance(value, kind) for value, kind in zip(found, (str, int, int, int, str), strict=True)):
+            raise TypeError(f"not the identity of a file: {record}")
+        return found
 
 
 def identity_of(path: str | Path) -> FileIdentity:

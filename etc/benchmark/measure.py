@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import cv2
 import torch
 
+from utils.workers import end_with_parent
+
 Result = TypeVar("Result")
 
 
@@ -98,7 +100,7 @@ def single_threaded() -> Iterator[None]:
 
 def in_new_process(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function of a module in a process started afresh, which has allocated nothing yet."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(function, *arguments).result()
 
 

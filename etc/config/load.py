@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from etc.config.published import translate
+from etc.config.published import present_key, translate
 from etc.config.schema import SECTIONS, Settings, known_keys
 from etc.errors import ConfigError
 
@@ -136,6 +136,7 @@ def _parsed(text: str, key: str) -> Any:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
+    key = present_key(key)
     homes = known_keys().get(key, [])
     wants_string = bool(homes) and SECTIONS[homes[0]].model_fields[key].annotation in (str, str | None)
     return text if wants_string and not isinstance(value, str | None) else value

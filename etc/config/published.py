@@ -52,6 +52,11 @@ _RENAMED_VALUES = {
 }
 
 
+def present_key(key: str) -> str:
+    """The name of today for a key of version 1.0; any other key as it is."""
+    return next((new for (_, old), new in _RENAMED_KEYS.items() if old == key), key)
+
+
 def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[str, Any]]:
     """Translate the published file format, and names of version 1.0, into the sections and keys of today.
 

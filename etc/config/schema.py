@@ -8,9 +8,9 @@ says too little (``path`` instead of ``text``). Neighbouring settings with the s
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # Name -> what it is, for tool/eval_flow.py --help. Each has its constructor in etc/flow/estimators.py.
 FLOW_ESTIMATORS = {
@@ -66,8 +66,8 @@ class Data(_Section):
     classes: int = Field(19, description="number of classes", ge=1, le=254)
     label_map: str = Field(
         "cityscapes",
-        title="cityscapes | none",
-        description="label files hold label ids; none: train ids",
+        title="name | none",
+        description="layout whose label ids label files hold; none: train ids",
     )
     frame_step: Positive = Field(1, description="difference between the numbers of consecutive frames")
     allow_missing_neighbours: bool = Field(False, description="train on frames without neighbour too")
@@ -110,6 +110,11 @@ class Flow(_Section):
         "empty: FLOW.name",
     )
     occlusion: bool = Field(True, description="leave occluded pixels out of strict TC (needs backward flow too)")
+
+    @field_validator("evaluate_with", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class Train(_Section):
@@ -193,6 +198,11 @@ class Train(_Section):
         return f"psp{self.layers}" if self.arch == "psp" else self.arch
 
 
+# Name of each distillation loss -> how many frames of a clip it compares. The losses themselves are in
+# etc/train/distillation.py; the settings <name>_weight and <name>_on belong to each.
+DISTILLATION_FRAMES = {"kd": 1, "pf": 2, "mf": 3}
+
+
 class Distill(_Section):
     """Distillation from a trained, frozen network, the teacher; a weight of 0 switches a loss off."""
 
@@ -222,13 +232,16 @@ class Distill(_Section):
     @property
     def used(self) -> bool:
         """Whether there is anything to learn from the teacher."""
-        return max(self.kd_weight, self.pf_weight, self.mf_weight) > 0
+        return any(self.weight(name) > 0 for name in DISTILLATION_FRAMES)
+
+    def weight(self, name: str) -> float:
+        """The weight of a loss in :data:`DISTILLATION_FRAMES`."""
+        return getattr(self, f"{name}_weight")
 
     @model_validator(mode="after")
     def _cached_logits(self) -> Distill:
-        losses = {"kd": self.kd_weight, "pf": self.pf_weight, "mf": self.mf_weight}
-        for name, weight in losses.items():
-            if self.source == "cached" and weight > 0 and getattr(self, f"{name}_on") != "logits":
+        for name in DISTILLATION_FRAMES:
+            if self.source == "cached" and self.weight(name) > 0 and getattr(self, f"{name}_on") != "logits":
                 raise ValueError(
                     f"DISTILL.source cached keeps only logits: set {name}_on to logits, or DISTILL.source to online"
                 )
@@ -322,10 +335,9 @@ class Settings(_Section):
 
     @property
     def frames_per_clip(self) -> int:
-        """Frames that the losses of a training step need: 3 for mf, 2 for motion and pf, else 1."""
-        if self.DISTILL.mf_weight > 0:
-            return 3
-        return 2 if self.TRAIN.st_weight > 0 or self.DISTILL.pf_weight > 0 else 1
+        """Frames that the losses of a training step need: 1, 2 (the motion loss among others) or 3."""
+        distilled = [count for name, count in DISTILLATION_FRAMES.items() if self.DISTILL.weight(name) > 0]
+        return max([2 if self.TRAIN.st_weight > 0 else 1, *distilled])
 
 
 def known_keys() -> dict[str, list[str]]:

@@ -106,11 +106,11 @@ def images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     images = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    return sorted(images, key=_natural_order)
+    return sorted(images, key=natural_order)
 
 
-def _natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
-    """Sorts numbers in a name by their value: ffmpeg and others write them without leading zeros."""
+def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
+    """The key that sorts numbers in a name by their value: ffmpeg and others write them without leading zeros."""
     words = re.findall(r"[0-9]+|[^0-9]+", path.name)
     return [(0, int(word)) if word[0] in "0123456789" else (1, word) for word in words], path.name
 

@@ -28,7 +28,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """A frame as RGB, uint8 ``[H, W, 3]``.
 
     Raises:
-        UserError: the file is missing, truncated or no image.
+        UserError: the file is missing, truncated, damaged (which only PNG files show), or no image.
     """
     image = _decode(path, cv2.IMREAD_COLOR)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
@@ -38,7 +38,7 @@ def read_png16(path: str | Path) -> np.ndarray:
     """A PNG of three 16-bit channels in file order, uint16 ``[H, W, 3]``.
 
     Raises:
-        UserError: the file is missing, truncated, no image, or has other channels.
+        UserError: the file is missing, truncated, damaged, no image, or has other channels.
     """
     image = _decode(path, cv2.IMREAD_UNCHANGED)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint16:
@@ -91,7 +91,7 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
 
 
 def _read(path: str | Path) -> bytes:
-    """The bytes of an image file, checked to be complete."""
+    """The bytes of an image file, checked to be complete and, where the format has checksums, undamaged."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -100,6 +100,9 @@ def _read(path: str | Path) -> bytes:
         raise UserError(f"{path} is empty: not an image that can be decoded")
     if _is_truncated(data):
         raise UserError(f"{path} is truncated")
+    damaged = _damaged_chunk(data) if data.startswith(_PNG_HEAD) else None
+    if damaged is not None:
+        raise UserError(f"{path} is damaged and cannot be decoded: {damaged}")
     return data
 
 
@@ -118,6 +121,27 @@ def _is_truncated(data: bytes) -> bool:
             return True
         segment += 1 if fill else 2 + length
     return data.find(_JPEG_END, segment) < 0
+
+
+def _damaged_chunk(data: bytes) -> str | None:
+    """What is wrong with the first damaged chunk of a PNG file; ``None``: all are as they were written.
+
+    Pillow stops decoding at the last pixel, before some of the checksums, and OpenCV skips those of some chunks. JPEG
+    and the other formats have no checksums.
+    """
+    view, start = memoryview(data), 8
+    # A chunk is its length, its type, the content, and the CRC-32 of type and content.
+    while start + 12 <= len(view):
+        end = start + 8 + int.from_bytes(view[start : start + 4], "big")
+        kind = data[start + 4 : start + 8]
+        if end + 4 > len(view):
+            return "a chunk reaches beyond the end of the file"
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            return f"the checksum of its chunk {kind.decode('ascii', 'replace')} is wrong"
+        if kind == b"IEND":
+            return None
+        start = end + 4
+    return "it has no end"
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -197,9 +221,6 @@ def read_label_file(path: str | Path) -> LabelFile:
     path, palette = Path(path), None
     data = _read(path)
     try:
-        if data.startswith(_PNG_HEAD):
-            # Pillow stops decoding at the last pixel, and so before the checksum that shows a damaged one.
-            Image.open(BytesIO(data)).verify()
         with Image.open(BytesIO(data)) as image:
             if image.mode == "P":
                 palette = np.zeros((256, 3), np.uint8)

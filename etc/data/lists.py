@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from etc.config import find_file
-from etc.data.frame_names import Layout, follows, neighbour
+from etc.data.frame_names import Layout, follows, frame_number, natural_order, neighbour
 from etc.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Frame(NamedTuple):
@@ -17,6 +21,13 @@ class Frame(NamedTuple):
 
     image: str
     label: str | None = None
+
+
+class _Line(NamedTuple):
+    """A frame, and the number of its line in the list file."""
+
+    number: int
+    frame: Frame
 
 
 Clip = list[Frame]
@@ -29,7 +40,7 @@ def read_frames(path: str | Path) -> list[Frame]:
     Raises:
         UserError: the file is missing, empty, or a line has more than two words.
     """
-    frames = [frame for clip in _blocks(path) for frame in clip]
+    frames = [line.frame for block in _blocks(path) for line in block]
     if not frames:
         raise UserError(f"{path} lists no frame")
     return frames
@@ -39,12 +50,17 @@ def read_clips(path: str | Path, *, layout: Layout, frame_step: int = 1) -> list
     """The clips of a list file of frames.
 
     A blank line ends a clip. A file without blank lines (the published ones have none) is cut where the
-    sequence or the folder changes or a frame number is skipped.
+    sequence or the folder changes or a frame number is skipped. Clips may share frames if blank lines separate them.
 
     Raises:
-        UserError: as :func:`read_frames`, or a clip of one frame: temporal consistency needs pairs.
+        UserError: as :func:`read_frames`; a clip of one frame, because temporal consistency needs pairs; lines that are
+            repeated, or in another order than their frame numbers, or a clip of two sequences.
     """
-    clips = _blocks(path)
+    blocks = _blocks(path)
+    for block in blocks:
+        _check_order(path, block, layout, one_clip=len(blocks) > 1)
+    _check_repeated_clips(path, blocks)
+    clips = [[line.frame for line in block] for block in blocks]
     if len(clips) == 1:
         clips = group_clips(clips[0], layout=layout, frame_step=frame_step)
     if not clips:
@@ -145,14 +161,81 @@ def _shared(names: list[str], paths: list[Path]) -> str | None:
     return next((n for n, path in zip(names, paths, strict=True) if owners.setdefault(n, path) != path), None)
 
 
-def _blocks(path: str | Path) -> list[list[Frame]]:
-    """Frames of a list file, cut at blank lines."""
+def _check_order(path: str | Path, block: list[_Line], layout: Layout, *, one_clip: bool) -> None:
+    """Refuse repeated, shuffled and mixed lines between two blank lines of a list of clips.
+
+    Without frame numbers (``DATA.layout folder``), the order of the list is taken as it is, with a warning where it is
+    not the order of the folder.
+
+    Args:
+        path: the list file.
+        block: the lines.
+        layout: how frame numbers are read.
+        one_clip: whether the lines are one clip; otherwise they are cut into clips where sequences change.
+    """
+    seen: dict[str, int] = {}
+    for number, frame in block:
+        if seen.setdefault(frame.image, number) != number:
+            raise UserError(
+                f"{path}:{number}: {frame.image} is in line {seen[frame.image]} already: remove one of them, or put a "
+                "blank line between clips that share frames"
+            )
+    if layout.frame_name is None:
+        _warn_of_order(path, block)
+        return
+    for above, line in pairwise(block):
+        _check_step(path, above, line, layout, one_clip=one_clip)
+
+
+def _check_step(path: str | Path, above: _Line, line: _Line, layout: Layout, *, one_clip: bool) -> None:
+    """:func:`_check_order` for two lines that follow each other; names without a frame number are not compared."""
+    before, now = frame_number(above.frame.image, layout), frame_number(line.frame.image, layout)
+    if before is None or now is None:
+        return
+    folders = [Path(frame.image).parent for frame in (above.frame, line.frame)]
+    if folders[0] != folders[1] or (before.head, before.tail) != (now.head, now.tail):
+        if one_clip:
+            raise UserError(
+                f"{path}:{line.number}: {line.frame.image} is of another sequence than line {above.number}: expected a "
+                "blank line between clips"
+            )
+    elif now.number < before.number:
+        raise UserError(
+            f"{path}:{line.number}: frame {now.number} comes after frame {before.number} of line {above.number}: list "
+            "the frames of a clip in the order of their numbers, with a blank line between clips that share frames"
+        )
+
+
+def _warn_of_order(path: str | Path, block: list[_Line]) -> None:
+    """Say where a list without frame numbers is not in the order of the folder, by which training finds neighbours."""
+    for above, line in pairwise(block):
+        first, second = Path(above.frame.image), Path(line.frame.image)
+        if first.parent == second.parent and natural_order(second) < natural_order(first):
+            logger.warning(
+                "%s:%d: %s comes after %s, other than in their folder: the order of the list is used",
+                *(path, line.number, second.name, first.name),
+            )
+            return
+
+
+def _check_repeated_clips(path: str | Path, blocks: list[list[_Line]]) -> None:
+    """Refuse a clip that is listed twice: it would count twice in every figure."""
+    seen: dict[tuple[str, ...], int] = {}
+    for block in blocks:
+        images = tuple(line.frame.image for line in block)
+        number = block[0].number
+        if seen.setdefault(images, number) != number:
+            raise UserError(f"{path}:{number}: this clip is in line {seen[images]} already: remove one of them")
+
+
+def _blocks(path: str | Path) -> list[list[_Line]]:
+    """Frames of a list file with their line numbers, cut at blank lines."""
     try:
         text = find_file(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "not a text file")
         raise UserError(f"cannot read the list file {path}: {reason}") from None
-    blocks: list[list[Frame]] = [[]]
+    blocks: list[list[_Line]] = [[]]
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if words and words[0].startswith("#"):
@@ -161,7 +244,7 @@ def _blocks(path: str | Path) -> list[list[Frame]]:
             raise UserError(f"{path}:{number}: expected 'image label' or 'image', found {len(words)} words")
         if words:
             # os.path.normpath: published lists hold doubled slashes
-            blocks[-1].append(Frame(*(os.path.normpath(word) for word in words)))
+            blocks[-1].append(_Line(number, Frame(*(os.path.normpath(word) for word in words))))
         elif blocks[-1]:
             blocks.append([])
     return [block for block in blocks if block]

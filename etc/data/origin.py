@@ -44,10 +44,9 @@ class Origin(NamedTuple):
         """The inverse of :attr:`text`; ``None`` for anything else."""
         try:
             record = json.loads(text or "")
-            files, made_with = [FileIdentity.of_record(file) for file in record["files"]], record["made_with"]
+            return cls(tuple(FileIdentity.of_record(file) for file in record["files"]), str(record["made_with"]))
         except (ValueError, KeyError, TypeError):
             return None
-        return None if None in files or not isinstance(made_with, str) else cls(tuple(files), made_with)
 
     @property
     def text(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from etc import distributed
@@ -17,7 +16,9 @@ from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
+from utils.files import new_folder
 from utils.identity import identity_of
+from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +64,20 @@ def _unpacked(video: Path, folder: Path) -> Path:
     The name of their folder holds the hash of the video, because videos share names.
     """
     frames = folder / f"{video.stem}-{identity_of(video).sha256[:12]}"
-    if distributed.rank() == 0 and not frames.is_dir():
-        building = frames.with_name(f"{frames.name}.building")
-        shutil.rmtree(building, ignore_errors=True)
-        logger.info("unpacking %s into %s (once)", video, frames)
-        for frame in open_source(str(video), data_root=".").frames:
-            write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
-        building.rename(frames)
+    if distributed.rank() == 0:
+        # Of two runs that unpack one video, the second waits and reads what the first one decoded.
+        with exclusive(folder, frames.name, wait=True):
+            if not frames.is_dir():
+                _unpack(video, frames)
     distributed.barrier()
     return frames
+
+
+def _unpack(video: Path, folder: Path) -> None:
+    logger.info("unpacking %s into %s (once)", video, folder)
+    with new_folder(folder) as building:
+        for frame in open_source(str(video), data_root=".").frames:
+            write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
 
 
 def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:

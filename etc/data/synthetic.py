@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from etc.data.make_lists import write_lists
 from etc.data.world import write_world
 from etc.errors import UserError
 from utils.files import write_text
+from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,10 @@ def prepare(settings: Settings) -> None:
     root = Path(data.data_root)
     wanted = {key: value for key, value in data.model_dump().items() if key.startswith("synthetic_")}
     if distributed.rank() == 0 and not root.exists():
-        _render(root, settings, wanted)
+        # Of two first users, the second waits for the world of the first.
+        with exclusive(root.parent, root.name, wait=True):
+            if not root.exists():
+                _render(root, settings, wanted)
     distributed.barrier()
     _check_world(root, wanted)
 
@@ -49,13 +52,10 @@ def prepare(settings: Settings) -> None:
 def _render(root: Path, settings: Settings, wanted: dict[str, int]) -> None:
     data = settings.DATA
     logger.info("rendering the synthetic world into %s (once)", root)
-    # The world appears under its name when all of it is there: a killed rendering leaves no half of it.
-    building = root.with_name(f"{root.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
     count = data.synthetic_train + data.synthetic_val
     with tqdm(total=count, desc="render", unit="snippet") as bar:
         write_world(
-            building,
+            root,
             height=data.synthetic_height,
             width=data.synthetic_width,
             train_snippets=data.synthetic_train,
@@ -65,10 +65,13 @@ def _render(root: Path, settings: Settings, wanted: dict[str, int]) -> None:
             labelled=SYNTHETIC_LABELLED,
             workers=min(count, os.cpu_count() or 1),
             progress=lambda done, total: bar.update(),
+            complete=lambda building: _write_lists(building, wanted),
         )
+
+
+def _write_lists(building: Path, wanted: dict[str, int]) -> None:
     write_lists(cityscapes_lists(building, clips="sequences", labelled=SYNTHETIC_LABELLED), building / "list")
     write_text(building / WORLD_FILE, json.dumps(wanted))
-    building.rename(root)
 
 
 def _check_world(root: Path, wanted: dict[str, int]) -> None:

@@ -1,9 +1,10 @@
-"""Reading frames from lists, folders, images, videos and cameras; writing H.264 video."""
+"""Reading frames from lists, folders, images, videos and cameras."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 LIST_SUFFIXES = (".lst", ".txt")
 DECODERS = min(4, os.cpu_count() or 1)
 AHEAD = 4  # frames decoded before they are asked for
+REORDERED = 16  # frames that may be stored in another order than they are shown in, at most (H.264, H.265)
+CLOCK_TICKS = 0.0025  # seconds: Matroska rounds times to milliseconds
 
 
 class NamedFrame(NamedTuple):
@@ -57,7 +60,8 @@ def open_source(where: str, *, data_root: str | Path) -> Source:
 
     Raises:
         UserError: nothing there, missing frames, a folder without image, a file that is no video, no camera. A frame
-            that cannot be decoded raises when its turn comes.
+            that cannot be decoded raises when its turn comes, and a video with fewer frames than it declares raises
+            after its last one.
     """
     path = Path(where)
     if path.is_dir():
@@ -113,19 +117,86 @@ def _video_source(path: Path) -> Source:
 
 
 def _video_frames(container, path: Path) -> Iterator[NamedFrame]:
-    count = 0
+    count, times = 0, []
     with container:
-        container.streams.video[0].thread_type = "AUTO"
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
         try:
             for frame in container.decode(video=0):
                 # Phones store upright video lying down, with the angle beside it.
                 rgb = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
                 yield NamedFrame(f"{path.stem}_{count:06d}", np.ascontiguousarray(rgb))
+                if frame.time is not None:
+                    times.append(frame.time)
                 count += 1
+            if stream.frames:
+                lacking = _lacking_frames(path, stream, count, times)
+            else:
+                lacking = _lacking_time(container, stream, times)
         except av.FFmpegError as error:
-            raise UserError(f"{path} cannot be decoded after frame {count}: {error.strerror}") from None
+            declared = f" of the {stream.frames} that it declares" if stream.frames else ""
+            raise UserError(f"{path} cannot be decoded after frame {count}{declared}: {error.strerror}") from None
+    if lacking:
+        raise UserError(f"{path} is cut off or damaged: {lacking}; copy or download it again")
     if not count:
         raise UserError(f"{path} holds no frame that can be decoded")
+
+
+def _lacking_frames(path: Path, stream, count: int, times: list[float]) -> str | None:
+    """What a video lacks of the number of frames that its container declares; ``None``: nothing.
+
+    Args:
+        path: the video.
+        stream: its video stream.
+        count: number of decoded frames.
+        times: when they are shown, in seconds.
+    """
+    if count >= stream.frames:
+        return None
+    # A video that was trimmed without encoding it again declares all its frames, and an edit list hides some of them.
+    with av.open(str(path), options={"ignore_editlist": "1"}) as container:
+        stored = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
+    # AVI alone counts frames that were dropped in recording, of which it stores only the time.
+    is_avi, intervals = stream.container.format.name == "avi", np.diff(times)
+    seconds = stream.frames / float(stream.average_rate or 1)
+    dropped = is_avi and len(intervals) and times[-1] - times[0] >= seconds - 2 * intervals.max()
+    if stored < stream.frames and not dropped:
+        return f"the file declares {stream.frames} frames, {count} can be decoded"
+    logger.warning("%s declares %d frames and shows %d: the others are hidden", path, stream.frames, count)
+    return None
+
+
+def _lacking_time(container, stream, times: list[float]) -> str | None:
+    """What a Matroska or WebM video, which declares no number of frames, lacks of its duration; ``None``: nothing.
+
+    Where the frame rate varies, the file need not say how long the last frame is shown: up to twice the longest time
+    between two frames may be lacking. Other containers without a number of frames (MPEG-TS) are accepted as they are.
+    """
+    declared, intervals = _declared_seconds(container, stream), np.diff(times)
+    if declared is None or not len(intervals):
+        return None
+    rate = float(stream.average_rate or 0)
+    # Not by the last ones: in a cut file, frames that others refer to are stored before those shown earlier.
+    steady = rate > 0 and len(intervals) > REORDERED and np.ptp(intervals[:-REORDERED]) < CLOCK_TICKS
+    # The duration is counted from time 0, where a trimmed video need not start.
+    expected = round((declared - times[0]) * rate)
+    if steady and len(times) < expected - 1:
+        return f"the file declares {expected} frames ({declared:.2f} s), {len(times)} can be decoded"
+    end = times[-1] + intervals.max()
+    if end < declared - 2 * intervals.max():
+        return f"the file declares {declared:.2f} s, the {len(times)} frames that can be decoded end at {end:.2f} s"
+    return None
+
+
+def _declared_seconds(container, stream) -> float | None:
+    """The duration in the head of the file; elsewhere FFmpeg estimates one from what is there, so a cut goes unseen."""
+    if "matroska" not in container.format.name:
+        return None
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if tag:
+        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+    # The container lasts as long as its longest stream, which may be the sound.
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
 
 
 def _camera_source(index: int) -> Source:

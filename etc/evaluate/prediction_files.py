@@ -84,10 +84,52 @@ def check_origins(frames: Sequence[Path], files: Sequence[Path | None]) -> None:
             )
 
 
+def check_surplus(files: PredictionPaths, frames: str) -> None:
+    """Compare the number of predictions with that of the frames, where these are all of a video or folder.
+
+    Predictions named like those of a clip, with other numbers (``street_000021`` beside ``street_000020``), belong to
+    frames that are not there: the video was cut off, or the predictions are of another one. Other files in the folder
+    are of other videos.
+
+    Args:
+        files: the prediction of every frame.
+        frames: ``TEST.frames``, the video or folder. For a folder, which may hold a part of the frames on purpose, a
+            warning takes the place of the error.
+
+    Raises:
+        UserError: how many frames and how many predictions there are.
+    """
+    for row in files:
+        used = {file for file in row if file is not None}
+        kinds = {_numbered(file) for file in used} - {None}
+        named_alike = {
+            file for folder in {f.parent for f in used} for file in folder.glob("*.png") if _numbered(file) in kinds
+        }
+        surplus = sorted(named_alike.difference(*files))
+        if not surplus:
+            continue
+        message = (
+            f"TEST.frames {frames} has {len(row)} frames, but {len(used) + len(surplus)} predictions are named like "
+            f"them, for instance {surplus[0]}: the video is cut off, or they are the predictions of another one"
+        )
+        if Path(frames).is_file():
+            raise UserError(message)
+        logger.warning("%s", message.replace("the video is cut off", "frames are missing"))
+
+
+def _numbered(path: Path) -> tuple[Path, str, str] | None:
+    """What the numbered files of a clip have in common: folder, and the name before and after the last number."""
+    match = re.fullmatch(r"(.*?)\d+(\D*)", path.stem)
+    return (path.parent, match[1], match[2]) if match else None
+
+
 def _raise_missing(missing: list[Path], total: int, folder: Path, *, allow_gaps: bool) -> None:
     more = "".join(f", {path.name}" for path in missing[1:3]) + (", ..." if len(missing) > 3 else "")
     if any(folder.rglob("*.png")):
         hint = "write them with tool/gen_video.py" + ("" if allow_gaps else ", or score the rest with --allow-gaps")
+        if len(missing) == total:
+            found = sum(1 for _ in folder.rglob("*.png"))
+            hint = f"none of the {found} PNG files there is named like a frame, and they are not {total}, one per frame"
     else:
         other = next((path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".mp4")), None)
         lossy = f" ({other.name} is lossy: its pixels are no longer ids)" if other else ""

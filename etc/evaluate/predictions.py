@@ -12,7 +12,7 @@ from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES
 from etc.data.lists import Clip
 from etc.data.origin import digest
-from etc.evaluate.prediction_files import check_origins, check_sizes, prediction_files
+from etc.evaluate.prediction_files import check_origins, check_sizes, check_surplus, prediction_files
 from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
 from utils.files import sha256_of
 
@@ -25,7 +25,7 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
         clips: frames, relative to ``DATA.data_root``.
 
     Raises:
-        UserError: as :class:`Predictions`.
+        UserError: as :class:`Predictions`, or more predictions than ``TEST.frames``, a video, has frames.
     """
     data, test = settings.DATA, settings.TEST
     kind = test.prediction_ids
@@ -33,7 +33,7 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
         kind = "train"  # as tool/gen_video.py writes them
     # Data sets whose labels are train ids come without label ids; then those of Cityscapes may be stated.
     label_map = CITYSCAPES.name if kind == "label" and data.label_map == "none" else data.label_map
-    return Predictions(
+    predictions = Predictions(
         clips,
         Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray",
         data_root=Path(data.data_root),
@@ -41,6 +41,9 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
         kind=kind,
         allow_gaps=test.allow_gaps,
     )
+    if test.frames:
+        check_surplus(predictions.files, test.frames)
+    return predictions
 
 
 class Predictions:

@@ -23,7 +23,8 @@ from etc.data.transform import MEAN, STD
 from etc.errors import UserError
 from etc.weights import how_to_get
 from flownet import VARIANTS, load_flownet2
-from utils.files import sha256_of
+from model.checkpoint import check_finite, read_checked, read_weights
+from model.weights import check_cached
 
 _PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -81,7 +82,8 @@ def build_flow(
     elif ":" in name:
         estimator = _imported(name)
     else:
-        raise UserError(f"FLOW.name {name!r} is none of {', '.join(FLOW_ESTIMATORS)}")
+        known = ", ".join(FLOW_ESTIMATORS)
+        raise UserError(f"flow estimator {name!r} is none of {known}, and no package.module:factory of your own")
     if scale != 1:
         estimator = ScaledFlow(estimator, scale=scale)
     return NormalizedInput(estimator) if normalized else estimator
@@ -128,8 +130,8 @@ class RaftFlow:
             state = _download(name, source)
             self.key = f"{name}-{source.name.lower()}"
         else:
-            state = _read_weights(name, weights)
-            self.key = f"{name}-{sha256_of(weights)[:12]}"
+            state, sha256 = _read_weights(name, weights)
+            self.key = f"{name}-{sha256[:12]}"
         try:
             self.network.load_state_dict(state)
         except RuntimeError as error:
@@ -167,13 +169,15 @@ class FlowNet2Flow:
         if weights is None:
             raise UserError(f"FLOW.name {name} needs its weights in FLOW.weights. {how_to_get(name)}")
         try:
-            self.network = load_flownet2(weights, variant=name, resize_mode=resize_mode)
+            file = read_checked(weights)
+            self.network = load_flownet2(weights, data=file.data, variant=name, resize_mode=resize_mode)
+            check_finite(self.network.state_dict(), weights)
         except FileNotFoundError:
             raise UserError(f"FLOW.weights: {weights} does not exist. {how_to_get(name)}") from None
         except (OSError, ValueError) as error:
             raise UserError(f"FLOW.weights: {error}") from None
         self.name = name
-        self.key = f"{name}-{sha256_of(weights)[:12]}"
+        self.key = f"{name}-{file.sha256[:12]}"
         self.network.requires_grad_(False).to(device)
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
@@ -269,22 +273,23 @@ def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
         raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} pixels at least")
 
 
-def _read_weights(name: str, path: str | Path) -> dict[str, Tensor]:
+def _read_weights(name: str, path: str | Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a weight file, checked to be undamaged and finite, and the file's SHA-256."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        weights = read_weights(path)
+        check_finite(weights.tensors, path)
     except FileNotFoundError:
         raise UserError(f"FLOW.weights: {path} does not exist. {how_to_get(name)}") from None
     except OSError as error:
         raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror or error}") from None
-    except Exception:  # torch.load raises many kinds for files that are no weights
-        state = None
-    if not isinstance(state, dict):
-        raise UserError(f"FLOW.weights: {path} is not a file of weights")
-    return state
+    except ValueError as error:
+        raise UserError(f"FLOW.weights: {error}") from None
+    return weights.tensors, weights.sha256
 
 
 def _download(name: str, source) -> dict[str, Tensor]:
     try:
+        check_cached(source)
         return source.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
@@ -311,9 +316,8 @@ def _imported(name: str) -> FlowEstimator:
 def _source_hash(module: str) -> str:
     """12 hex digits that change with the source of a module; of a package, with any of its Python files."""
     top = sys.modules[module.partition(".")[0]]
-    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
-    if not folders and getattr(top, "__file__", None):
+    files = [file for folder in getattr(top, "__path__", ()) for file in sorted(Path(folder).rglob("*.py"))]
+    if not files and top.__file__:
         files = [Path(top.__file__)]
     digest = hashlib.sha256()
     for file in files:

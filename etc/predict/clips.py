@@ -60,7 +60,7 @@ class ClipPaths(NamedTuple):
     video: Path
 
     def done(self, made_with: str) -> bool:
-        return self.video.is_file() and all([files.done(made_with) for files in self.frames])
+        return self.video.is_file() and all(files.done(made_with) for files in self.frames)
 
 
 class LoadedFrame(NamedTuple):
@@ -104,22 +104,24 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
 
     Raises:
         UserError: missing or broken files; a checkpoint or palette that does not fit; predictions in the folder that
-            were made with something else, unless ``overwrite``. What was written by then is complete.
+            were made with something else, unless ``overwrite``; another run that is writing into the folder. What was
+            written by then is complete.
     """
     clips = clips_to_score(settings)
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
     folder = Path(settings.TEST.save_folder) / "video"
     plan = _plan(clips, Path(settings.DATA.data_root), folder)
     predictor = predictor_from(settings)
-    note = provenance_of(settings)
-    claim_output_folder(folder, note, settings, parts=PARTS, overwrite=overwrite)
-    made_with = digest(note)
-    own = plan[distributed.rank() :: distributed.world_size()]
-    rest = [clip for clip in own if not clip.done(made_with)]
-    kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
-    start = time.perf_counter()
-    predicted, reread = _predict_clips(rest, predictor, palette, settings, made_with)
-    seconds = time.perf_counter() - start
+    with distributed.exclusive_output(folder):
+        note = provenance_of(settings)
+        claim_output_folder(folder, note, settings, parts=PARTS, overwrite=overwrite)
+        made_with = digest(note)
+        own = plan[distributed.rank() :: distributed.world_size()]
+        rest = [clip for clip in own if not clip.done(made_with)]
+        kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
+        start = time.perf_counter()
+        predicted, reread = _predict_clips(rest, predictor, palette, settings, made_with)
+        seconds = time.perf_counter() - start
     return PredictionStats(predicted, kept + reread, predictor.network_seconds, seconds)
 
 

@@ -18,6 +18,7 @@ from etc.data.sources import clips_to_score
 from etc.data.video import NamedFrame, Source, image_source, open_source
 from etc.display.drawing import colorize, overlay
 from etc.display.mp4 import Mp4Writer, encode_overlay
+from etc.distributed import exclusive_output
 from etc.predict.clips import WRITERS, PredictionStats
 from etc.predict.predictor import predictor_from
 from utils.files import write_text
@@ -36,11 +37,11 @@ def demonstrate(settings: Settings, *, max_frames: int | None = None) -> Predict
 
     Raises:
         UserError: nothing at ``TEST.demo_dir``, or something that cannot be read; a checkpoint or palette that does
-            not fit.
+            not fit; another run that is writing into the folder.
     """
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
     source = _source(settings)
-    with closing(source.frames):
+    with closing(source.frames), exclusive_output(settings.TEST.demo_folder):
         return _demonstrate(settings, source, palette, max_frames)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from etc.config.schema import Settings
 from etc.data.labels import class_names
 from etc.data.transform import MEAN, STD
+from etc.distributed import exclusive_output
 from etc.errors import UserError
 from etc.networks import trained_network
 from utils.files import replacing, sha256_of
@@ -88,6 +89,11 @@ def export_onnx(
     path = Path(settings.TEST.ckpt_path).with_suffix(".onnx") if out is None else Path(out)
     if path.suffix != ".onnx" or path.is_dir():
         raise UserError(f"{path}: expected a file name that ends in .onnx")
+    with exclusive_output(path.parent, path.name):
+        return path, _export(settings, path, opset, labels, sizes)
+
+
+def _export(settings: Settings, path: Path, opset: int, labels: bool, sizes: Sequence[tuple[int, int]]) -> list[Check]:
     trained = trained_network(settings).to("cpu").to(memory_format=torch.contiguous_format)
     network = Exportable(trained, labels=labels).eval()
     samples = [_images(1 + index % 2, size) for index, size in enumerate(sizes)]
@@ -98,7 +104,7 @@ def export_onnx(
         program.save(temporary, external_data=False)
         found = _run_onnx(temporary, samples)
         checks = [_check(one, other) for one, other in zip(found, expected, strict=True)]
-    return path, checks
+    return checks
 
 
 def _exported(network: Exportable, size: tuple[int, int], opset: int) -> torch.onnx.ONNXProgram:

@@ -43,6 +43,7 @@ def predictor_from(
         scales=test.scales,
         flip=test.flip,
         base_size=test.base_size,
+        source=f"TEST.ckpt_path {test.ckpt_path}" if network is None else "the network",
     )
 
 
@@ -65,6 +66,7 @@ class Predictor:
         scales: factors on ``base_size``.
         flip: average with the mirrored frame.
         base_size: long side, in pixels, that scale 1 stands for; 0 is the frame's own.
+        source: what the network is called in errors: the setting and file of its checkpoint.
 
     Attributes:
         network_seconds: time spent inside the network since construction.
@@ -85,6 +87,7 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         base_size: int = 0,
+        source: str = "the network",
     ) -> None:
         if not 1 <= classes <= 255:
             raise ValueError(f"classes is {classes}, expected 1..255: predictions are 8-bit")
@@ -103,6 +106,8 @@ class Predictor:
         self.scales = tuple(scales)
         self.flip = flip
         self.base_size = base_size
+        self.source = source
+        self._is_checked = False
         self.network_seconds = 0.0
         self._mean, self._std = (torch.from_numpy(x).to(self.device).view(1, 3, 1, 1) for x in (MEAN, STD))
 
@@ -118,7 +123,8 @@ class Predictor:
 
         Raises:
             ValueError: no frame, another dtype or shape, or frames of different sizes.
-            UserError: the network's output is not what ``classes`` and the frames ask for.
+            UserError: the network's output is not what ``classes`` and the frames ask for, or that of the first frames
+                is NaN or infinite.
         """
         images = self._images(frames)
         averaged = self.mode == "slide" or len(self.scales) > 1 or self.flip
@@ -202,7 +208,24 @@ class Predictor:
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(f"the network returned {got}, expected logits {list(expected)} [N, classes, H, W]")
+        if not self._is_checked:
+            self._check_finite(logits)
+            self._is_checked = True
         return logits
+
+    def _check_finite(self, logits: Tensor) -> None:
+        """Refuse logits that are NaN or infinite: their argmax is a class, mostly class 0, that looks like any other.
+
+        Only the highest logit of each pixel counts, because a network may exclude classes by minus infinity.
+        """
+        highest = logits.amax(1)
+        bad = highest.numel() - int(torch.isfinite(highest).sum())
+        if bad:
+            raise UserError(
+                f"{self.source}: the output is NaN or infinite in {bad} of the first {highest.numel()} pixels, so the "
+                "training had diverged (a half-precision overflow, if TRAIN.amp was on) or the network does not fit "
+                "its input: give another checkpoint"
+            )
 
     def _clock(self) -> float:
         if self.device.type == "cuda":

@@ -28,6 +28,7 @@ from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask
 from model import SegmentationNetwork, parameter_groups
 from utils import crit
+from utils.workers import end_with_parent
 
 # TRAIN.loss -> loss, from the settings and the class weights.
 SEGMENTATION_LOSSES: dict[str, Callable[[Train, Tensor | None], nn.Module]] = {
@@ -69,7 +70,7 @@ def new_loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, Dat
         sampler=sampler,
         num_workers=train.workers,
         persistent_workers=train.workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         # Its own generator: the loader must not draw from the one that dropout uses, or resuming would differ.
         generator=torch.Generator(),
@@ -77,7 +78,8 @@ def new_loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, Dat
     return sampler, loader
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    end_with_parent()
     # The workers share the cores already. This is set in the worker alone, because OpenCV's setting holds for a whole
     # process, and the main process computes flow when it validates.
     cv2.setNumThreads(0)

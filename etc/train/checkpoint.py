@@ -11,6 +11,7 @@ import torch
 from etc.config.published import translate
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import UserError
+from model.checkpoint import check_finite, read_checked, unpack
 from utils.files import write_bytes
 
 VERSION = 1
@@ -51,16 +52,19 @@ def read_checkpoint(path: Path, key: str) -> Any:
     if not path.is_file():
         raise UserError(f"{key} {path} does not exist")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for files that are no checkpoint
-        raise UserError(f"{key} {path} is truncated or not a checkpoint") from error
+        return unpack(read_checked(path))
+    except OSError as error:
+        raise UserError(f"{key}: cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to resume a training from.
 
     Raises:
-        UserError: a missing or damaged file, one of another version, or weights without the state of a training.
+        UserError: a missing or damaged file, one of another version, weights without the state of a training, or
+            weights that are not finite.
     """
     content = read_checkpoint(path, "TRAIN.resume")
     needed = {"student", "optimizer", "scheduler", "rng", "step", "epoch", "config", "version"}
@@ -68,6 +72,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"TRAIN.resume {path} holds no training state; use TRAIN.weight to start from weights")
     if content["version"] != VERSION:
         raise UserError(f"TRAIN.resume {path} has format {content['version']}, this toolkit reads {VERSION}")
+    try:
+        check_finite(content["student"], path)
+    except ValueError as error:
+        raise UserError(f"TRAIN.resume: {error}") from error
     return content
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,11 @@ class DistillationLoss(NamedTuple):
     """
 
     criterion: Callable[[Distill], nn.Module]
-    compare: Callable[[nn.Module, str, ClipBatch, Tensor, Tensor], Tensor]
+    compare: Callable[[Any, str, ClipBatch, Tensor, Tensor], Tensor]
 
 
-def _each_frame(criterion: nn.Module, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
-    """Frames t and neighbours, each with its own mean, as :class:`utils.crit.CriterionKD` sums them."""
-    assert isinstance(criterion, crit.CriterionKD), "the entry kd of LOSSES builds a CriterionKD"
+def _each_frame(criterion: Any, mode: str, batch: ClipBatch, student: Tensor, teacher: Tensor) -> Tensor:
+    """Frames t and neighbours, each with its own mean, by the method ``divergence`` of the criterion."""
     loss = criterion.divergence({mode: batch.frames_t(student)}, {mode: batch.frames_t(teacher)})
     if batch.pair_count:
         loss = loss + criterion.divergence({mode: batch.neighbours(student)}, {mode: batch.neighbours(teacher)})
@@ -92,7 +91,7 @@ class Distillation:
         self.teacher = teacher.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.criteria: dict[str, nn.Module] = {}
         for name, loss in LOSSES.items():
-            if self._weight(name):
+            if self.settings.weight(name):
                 # Its own random numbers: a run with distillation draws the same crops and dropout as one without.
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
@@ -119,11 +118,8 @@ class Distillation:
         for name, criterion in self.criteria.items():
             mode = getattr(self.settings, f"{name}_on")
             maps = (crit.entry(outputs, mode) for outputs in (student, teacher))
-            losses[name] = self._weight(name) * LOSSES[name].compare(criterion, mode, batch, *maps)
+            losses[name] = self.settings.weight(name) * LOSSES[name].compare(criterion, mode, batch, *maps)
         return losses
-
-    def _weight(self, name: str) -> float:
-        return getattr(self.settings, f"{name}_weight")
 
 
 def without_padding(cached: Tensor, logits: Tensor, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.data.frame_names import folder_key
-from etc.data.images import read_image
+from etc.data.images import image_size, read_image
 from etc.data.origin import Origin
 from etc.data.transform import normalise
 from etc.errors import UserError
@@ -26,7 +26,8 @@ class TeacherLogits:
     """Logits of frame files, float16 at the teacher's own resolution, one ``.npz`` per frame.
 
     They lie under ``<cache>/<arch>-<hash of the weights>/``, so teachers never read each other's logits. Each file
-    records its frame; one that is damaged, or of another frame, is computed again.
+    records its frame; one that is damaged, of another shape than the teacher's logits, or of another frame, is computed
+    again.
 
     Args:
         arch: the teacher's architecture.
@@ -38,6 +39,7 @@ class TeacherLogits:
         digest = hashlib.sha256(Path(weight).read_bytes()).hexdigest()[:12]
         name = "".join(letter if letter.isalnum() else "_" for letter in arch)
         self.folder = Path(cache) / f"{name}-{digest}"
+        self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}  # size of a frame -> shape of its logits
 
     def __call__(self, frame: Path) -> np.ndarray:
         """Logits of a frame, float16 ``[K, h, w]``.
@@ -68,12 +70,17 @@ class TeacherLogits:
             UserError: a frame that cannot be read.
         """
         own = list(dict.fromkeys(frames))[distributed.rank() :: distributed.world_size()]
+        for frame in own:
+            size = image_size(frame)
+            if size not in self._shapes and self._cached(frame) is not None:
+                self._shapes[size] = _logits_shape(teacher, size, device)
         missing = [frame for frame in own if self._cached(frame) is None]
         for frame in tqdm(missing, desc="teacher", unit="frame", disable=distributed.rank() > 0 or not missing):
             origin = Origin.of([frame], self.folder.name)
             image = torch.from_numpy(normalise(read_image(frame)))[None].to(device)
             with torch.no_grad():
                 logits = teacher.outputs(image.contiguous(memory_format=torch.channels_last))["logits"]
+            self._shapes[image_size(frame)] = tuple(logits.shape[1:])
             with replacing(self.path(frame)) as temporary:
                 np.savez(temporary, logits=logits[0].half().cpu().contiguous().numpy(), origin=origin.text)
         distributed.barrier()
@@ -91,4 +98,15 @@ class TeacherLogits:
             return None  # missing, damaged, or something else
         if origin is None or not origin.is_of([frame], self.folder.name):
             return None
-        return logits if logits.dtype == np.float16 and logits.ndim == 3 else None
+        if logits.dtype != np.float16 or logits.ndim != 3:
+            return None
+        # Logits of another number of classes or another size would teach something else without an error.
+        return logits if self._shapes.get(image_size(frame), logits.shape) == logits.shape else None
+
+
+@torch.no_grad()
+def _logits_shape(teacher: SegmentationNetwork, size: tuple[int, int], device: torch.device) -> tuple[int, ...]:
+    """Shape ``(K, h, w)`` of a teacher's logits for frames of a width and height: networks differ in their stride."""
+    width, height = size
+    image = torch.zeros(1, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
+    return tuple(teacher.outputs(image)["logits"].shape[1:])

@@ -348,3 +348,12 @@ def test_the_three_rows_of_a_data_set_differ_only_in_what_they_are_named_for(fol
     assert weights["baseline"] == 0 < weights["flow"] == weights["etc"]
     assert teachers["baseline"] == teachers["flow"] == Settings().DISTILL.model_dump()
     assert min(teachers["etc"][f"{loss}_weight"] for loss in ("kd", "pf", "mf")) > 0
+
+
+def test_one_estimator_is_taken_as_a_list_of_one_under_its_old_name_too():
+    assert load_settings(None, ["FLOW.judges", "dis"]).FLOW.evaluate_with == ["dis"]
+    assert load_settings(None, ["FLOW.evaluate_with=dis"]).FLOW.evaluate_with == ["dis"]
+
+
+def test_a_number_is_a_folder_name_under_the_old_name_too():
+    assert load_settings(None, ["FLOW.store", "2024"]).FLOW.cache == "2024"

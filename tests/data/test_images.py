@@ -146,6 +146,61 @@ def test_damage_in_the_middle_of_a_png_is_found(tmp_path, rgb, capfd):
     assert "decoded" in refused(read_image, path)
 
 
+def a_thousand_mutations(data: bytes):
+    """The file with one bit flipped, a byte replaced, a byte lost or doubled, or a stretch zeroed."""
+    draw = np.random.default_rng(5)
+    for _ in range(1000):
+        mutated, place = bytearray(data), int(draw.integers(len(data)))
+        match draw.integers(5):
+            case 0 | 1:
+                mutated[place] ^= 1 << int(draw.integers(8))
+            case 2:
+                mutated[place] = int(draw.integers(256))
+            case 3:
+                mutated[place : place + 1] = data[place : place + 1] * int(draw.choice([0, 2]))
+            case _:
+                mutated[place : place + 20] = bytes(len(mutated[place : place + 20]))
+        yield bytes(mutated)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label, read_png16])
+def test_a_mutated_png_is_refused_or_has_the_same_pixels(tmp_path, read, capfd):
+    path = tmp_path / "x.png"
+    blocks = np.kron(np.random.default_rng(6).integers(0, 19, (6, 9)), np.ones((8, 8), int))
+    image = {read_png16: np.dstack([blocks * 1700, blocks, blocks % 2]).astype(np.uint16)}.get(
+        read, blocks.astype(np.uint8)
+    )
+    write_png(path, image)
+    expected, refusals = read(path), 0
+    for mutated in a_thousand_mutations(path.read_bytes()):
+        path.write_bytes(mutated)
+        try:
+            found = read(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refusals += 1
+        else:
+            np.testing.assert_array_equal(found, expected)
+    assert refusals > 900
+
+
+def test_the_damaged_chunk_is_named(tmp_path, rgb):
+    write_png(tmp_path / "x.png", rgb)
+    data = bytearray((tmp_path / "x.png").read_bytes())
+    data[data.index(b"IDAT") + 10] ^= 1
+    (tmp_path / "x.png").write_bytes(data)
+    assert "the checksum of its chunk IDAT is wrong" in refused(read_image, tmp_path / "x.png")
+
+
+def test_a_palette_with_a_flipped_bit_is_refused(tmp_path, rgb):
+    """The palette decides the classes of predictions in colours (TEST.prediction_ids color)."""
+    as_palette(rgb[:, :, 0], tmp_path / "x.png")
+    data = bytearray((tmp_path / "x.png").read_bytes())
+    data[data.index(b"PLTE") + 40] ^= 4
+    (tmp_path / "x.png").write_bytes(data)
+    assert "the checksum of its chunk PLTE is wrong" in refused(read_label, tmp_path / "x.png")
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     assert "No such file" in refused(read_image, tmp_path / "x.png")
     assert "directory" in refused(read_image, tmp_path)

@@ -78,6 +78,60 @@ def test_a_list_without_blank_lines_is_cut_where_the_numbers_or_the_sequence_jum
     assert names(clips) == [images[:3], images[3:5], images[5:]]
 
 
+@pytest.mark.parametrize("between", ["\n", "\n\n"])
+def test_shuffled_lines_are_named_whether_or_not_blank_lines_separate_the_clips(write, between):
+    images = [city(1), city(2), city(4), city(3), city(5)]
+    path = write("# a comment\n" + "\n".join(images) + between + "\n".join([city(1, 9), city(2, 9)]))
+    with pytest.raises(UserError, match=r"x\.lst:5: frame 3 comes after frame 4 of line 4: list the frames") as caught:
+        read_clips(path, layout=LAYOUTS["cityscapes"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["cityscapes", "folder"])
+@pytest.mark.parametrize("more", ["", f"\n\n{city(1, 9)}\n{city(2, 9)}\n"])
+def test_doubled_lines_are_named(write, layout, more):
+    images = [city(1), city(2), city(2), city(3)]
+    with pytest.raises(UserError, match=r"x\.lst:3: val/a/.*_000002_leftImg8bit\.png is in line 2 already"):
+        read_clips(write("\n".join(images) + more), layout=LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_a_clip_that_is_listed_twice_is_named(write, between):
+    clip = f"{city(1)}\n{city(2)}\n"
+    with pytest.raises(UserError, match=rf"x\.lst:{4 if between else 3}: .* in line 1 already"):
+        read_clips(write(clip + between + clip), layout=LAYOUTS["cityscapes"])
+
+
+def test_a_lost_blank_line_between_two_clips_is_named(write):
+    clips = [[city(number, sequence) for number in (1, 2)] for sequence in range(3)]
+    path = write("\n".join(clips[0] + clips[1]) + "\n\n" + "\n".join(clips[2]))
+    with pytest.raises(
+        UserError, match=r"x\.lst:3: .*a_000001_000001.* is of another sequence than line 2: expected a blank"
+    ):
+        read_clips(path, layout=LAYOUTS["cityscapes"])
+
+
+def test_clips_may_share_frames_when_a_blank_line_separates_them(write):
+    images = [[city(1), city(2), city(3)], [city(2), city(3), city(4)]]
+    clips = read_clips(write("\n\n".join(map("\n".join, images))), layout=LAYOUTS["cityscapes"])
+    assert names(clips) == images
+
+
+def test_gaps_in_the_numbers_of_a_clip_and_names_without_numbers_are_accepted(write, caplog):
+    images = [[city(1), city(4), city(9)], ["v/b.png", "v/a.png"]]
+    path = write("\n\n".join(map("\n".join, images)))
+    assert names(read_clips(path, layout=LAYOUTS["cityscapes"])) == images
+    assert not caplog.text
+
+
+def test_a_folder_in_another_order_is_said_with_its_first_line(write, caplog):
+    images = ["v/f10.png", "v/f9.png", "v/f2.png", "w/f1.png", "w/f2.png"]
+    read_clips(write("\n".join(images)), layout=LAYOUTS["folder"])
+    assert [record.message.partition(".lst")[2] for record in caplog.records] == [
+        ":2: f9.png comes after f10.png, other than in their folder: the order of the list is used"
+    ]
+
+
 def test_frame_step_decides_which_frames_are_consecutive(write):
     path = write("v/s_00001.png\nv/s_00003.png\nv/s_00005.png\n")
     assert len(read_clips(path, layout=LAYOUTS["camvid"], frame_step=2)) == 1

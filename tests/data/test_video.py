@@ -213,3 +213,121 @@ def test_closing_a_source_early_ends_its_threads(folder):
     next(source.frames)
     source.frames.close()
     assert threading.active_count() == before
+
+
+def coded_video(path, count=60, codec="libx264", **options):
+    """A video of noise, 10 frames per second, whose container lies in front of the frames."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for _ in range(count):
+            blocks = np.kron(rng.integers(0, 255, (8, 12, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(blocks, format="rgb24")))
+        container.mux(stream.encode())
+
+
+CONTAINERS = {
+    "ride.mp4": ("libx264", {"movflags": "faststart"}, r"of the 60 that it declares|declares 60 frames, \d+ can be"),
+    "ride.avi": ("mpeg4", {}, r"cut off or damaged: the file declares 60 frames, \d\d can be decoded"),
+    "ride.mkv": ("libx264", {}, r"cut off or damaged: the file declares 60 frames \(6\.00 s\), \d\d can be decoded"),
+    "ride.webm": (
+        "libvpx-vp9",
+        {},
+        r"cut off or damaged: the file declares 60 frames \(6\.00 s\), \d\d can be decoded",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_a_video_that_was_cut_is_refused_with_both_numbers(tmp_path, name, share):
+    codec, options, message = CONTAINERS[name]
+    path = tmp_path / name
+    coded_video(path, codec=codec, **options)
+    assert len(frames_of(path)[1]) == 60
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(UserError, match=message):
+        frames_of(path)
+
+
+def test_a_video_cut_between_two_frames_is_refused(tmp_path):
+    """No frame is damaged: only the count shows that some are missing."""
+    path = tmp_path / "ride.mp4"
+    coded_video(path, movflags="faststart", codec="mpeg4")
+    with av.open(str(path)) as container:
+        positions = [packet.pos for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: positions[21]])
+    with pytest.raises(
+        UserError, match=r"ride\.mp4 is cut off or damaged: the file declares 60 frames, 21 can be decoded"
+    ):
+        frames_of(path)
+
+
+def test_a_video_trimmed_by_an_edit_list_is_whole(tmp_path, caplog):
+    """As `ffmpeg -ss 2.5 -c copy` and phones trim: the frames since the last key frame stay in the file, unseen."""
+    coded_video(tmp_path / "ride.mp4")
+    with av.open(str(tmp_path / "ride.mp4")) as source, av.open(str(tmp_path / "part.mp4"), "w") as part:
+        stream = part.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts = packet.pts - 25 * packet.duration, packet.dts - 25 * packet.duration
+                packet.stream = stream
+                part.mux(packet)
+    source, frames = frames_of(tmp_path / "part.mp4")
+    assert source.total == 60 and 0 < len(frames) < 60
+    assert "declares 60 frames and shows" in caplog.text
+
+
+def test_a_video_of_a_variable_frame_rate_is_whole(tmp_path):
+    """Matroska states no number of frames, and screen recordings hold still for seconds."""
+    path = tmp_path / "screen.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for pts in (0, 1, 2, 30, 31, 70, 75, 76):
+            frame = av.VideoFrame.from_ndarray(flat(pts), format="rgb24")
+            frame.pts = pts
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert len(frames_of(path)[1]) == 8
+
+
+def test_a_video_that_starts_later_than_its_file_is_whole(tmp_path):
+    """A duration counts from time 0: here the picture begins after five seconds."""
+    coded_video(tmp_path / "ride.mkv")
+    with av.open(str(tmp_path / "ride.mkv")) as source, av.open(str(tmp_path / "late.mkv"), "w") as late:
+        stream = late.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts += 5000
+                packet.dts = None if packet.dts is None else packet.dts + 5000
+                packet.stream = stream
+                late.mux(packet)
+    assert len(frames_of(tmp_path / "late.mkv")[1]) == 60
+
+
+def test_a_video_of_variable_frame_rate_that_was_cut_is_refused(tmp_path):
+    path = tmp_path / "screen.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for pts in range(0, 90, 3):
+            frame = av.VideoFrame.from_ndarray(flat(pts), format="rgb24")
+            frame.pts = pts + pts % 2
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(
+        UserError, match=r"screen\.mkv is cut off or damaged: the file declares 8\.\d+ s, the \d+ frames"
+    ):
+        frames_of(path)
+
+
+def test_a_stream_that_declares_nothing_is_taken_as_it_is(tmp_path):
+    coded_video(tmp_path / "ride.ts")
+    data = (tmp_path / "ride.ts").read_bytes()
+    (tmp_path / "ride.ts").write_bytes(data[: len(data) // 376 * 188])
+    assert 0 < len(frames_of(tmp_path / "ride.ts")[1]) < 60

@@ -8,7 +8,7 @@ import pytest
 from etc.data.images import write_png
 from etc.data.lists import Frame
 from etc.errors import UserError
-from etc.evaluate.prediction_files import check_sizes, prediction_files
+from etc.evaluate.prediction_files import check_sizes, check_surplus, prediction_files
 
 IDS = np.zeros((12, 20), np.uint8)
 
@@ -48,3 +48,37 @@ def test_sizes_are_compared_with_those_of_the_frames_and_gaps_are_passed_over(tm
     check_sizes(clips, [[tmp_path / "p/0.png", None]], tmp_path)
     with pytest.raises(UserError, match=r"p/1\.png is 12x20, its frame .*f/1\.png is 20x12"):
         check_sizes(clips, [[tmp_path / "p/0.png", tmp_path / "p/1.png"]], tmp_path)
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A video of three frames, five predictions named like them, and predictions of another video."""
+    (tmp_path / "street.mp4").touch()
+    for name in (*(f"street_{number:06d}" for number in range(5)), "lane_000000", "lane_000001"):
+        write_png(tmp_path / f"pred/{name}.png", IDS)
+    frames = [Frame(f"frames/street_{number:06d}.png") for number in range(3)]
+    return tmp_path / "street.mp4", prediction_files([frames], tmp_path / "pred")
+
+
+def test_more_predictions_than_a_video_has_frames_are_refused_with_both_numbers(video):
+    path, files = video
+    with pytest.raises(UserError, match=r"street\.mp4 has 3 frames, but 5 predictions .*street_000003\.png"):
+        check_surplus(files, str(path))
+
+
+def test_a_folder_of_frames_may_hold_a_part_of_them(video, tmp_path, caplog):
+    check_surplus(video[1], str(tmp_path))
+    assert "has 3 frames, but 5 predictions are named like them" in caplog.text
+
+
+def test_predictions_of_other_videos_in_the_folder_are_no_surplus(video, tmp_path):
+    for number in (3, 4):
+        (tmp_path / f"pred/street_{number:06d}.png").unlink()
+    check_surplus(video[1], str(video[0]))
+
+
+def test_another_number_of_predictions_than_frames_is_not_assigned_in_order(tmp_path):
+    for number in range(4):
+        write_png(tmp_path / f"pred/{number}.png", IDS)
+    with pytest.raises(UserError, match=r"none of the 4 PNG files there is named like a frame, and they are not 3"):
+        prediction_files([[Frame(f"street_{number:06d}.png") for number in range(3)]], tmp_path / "pred")

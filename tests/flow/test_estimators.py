@@ -194,15 +194,15 @@ class TinyFlowNet(nn.Module):
 def test_flownet2_gets_its_weights_its_variant_and_rgb(monkeypatch, tmp_path, normalized, resize_mode):
     asked = []
 
-    def load(path, *, variant, resize_mode):
-        asked.append((path, variant, resize_mode))
+    def load(path, *, data, variant, resize_mode):
+        asked.append((path, data, variant, resize_mode))
         return TinyFlowNet()
 
     monkeypatch.setattr("etc.flow.estimators.load_flownet2", load)
     weights = tmp_path / "flownet2.pth"
     weights.write_bytes(b"1")
     estimator = build_flow("flownet2-cs", weights=weights, normalized=normalized)
-    assert asked == [(weights, "flownet2-cs", resize_mode)]
+    assert asked == [(weights, b"1", "flownet2-cs", resize_mode)]
     flow = estimator.estimate(torch.full((1, 3, 64, 64), 255.0), torch.zeros(1, 3, 64, 64))
     expected = [(255 - MEAN) / STD, -MEAN / STD] if normalized else [[255.0], [0.0]]
     torch.testing.assert_close(flow[0, :, 0, 0], torch.tensor([float(np.mean(e)) for e in expected]), rtol=1e-5, atol=0)
@@ -218,6 +218,24 @@ def test_flownet2_without_weights_or_with_others_is_a_user_error(raft_weights, t
         build_flow("flownet2", weights=tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match=r"FLOW\.weights: .*raft_small\.pth"):
         build_flow("flownet2-s", weights=raft_weights)
+
+
+@pytest.mark.parametrize("name", ["raft_small", "flownet2-s"])
+def test_weights_with_a_flipped_bit_are_refused(raft_weights, tmp_path, name):
+    damaged = bytearray(raft_weights.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "net.pth").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"^FLOW\.weights: .*net\.pth is truncated, damaged or no checkpoint"):
+        build_flow(name, weights=tmp_path / "net.pth")
+
+
+def test_weights_that_are_not_finite_are_refused(raft_weights, tmp_path):
+    state = torch.load(raft_weights, weights_only=True)
+    name = next(iter(state))
+    state[name] *= float("nan")
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(UserError, match=rf"^FLOW\.weights: .*net\.pth: .* values of {name} are NaN or infinite"):
+        build_flow("raft_small", weights=tmp_path / "net.pth")
 
 
 def test_the_key_names_the_weights(raft_weights, tmp_path):
@@ -264,7 +282,7 @@ def test_normalised_input_is_what_the_published_code_fed(outside_module):
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("farneback", "FLOW.name 'farneback' is none of dis, raft_small, raft_large, flownet2"),
+        ("farneback", f"flow estimator 'farneback' is none of {', '.join(FLOW_ESTIMATORS)}"),
         ("nobody_has_this:X", "nobody_has_this"),
         ("my_flow_package:Other", "Other"),
         ("my_flow_package:without_method", "int has no method estimate"),

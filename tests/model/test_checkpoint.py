@@ -1,13 +1,16 @@
 """Loading the student: whose file it was, what it carries beside, and what must be refused."""
 
+import hashlib
+import io
 import pickle
+import random
 
 import pytest
 import torch
 from torch import nn
 from torchvision.models import segmentation
 
-from model import build_model, load_student
+from model import build_model, load_student, read_weights
 
 
 def tiny(classes: int = 3, seed: int = 0) -> nn.Module:
@@ -152,14 +155,14 @@ def test_a_truncated_file_is_refused_by_name(path, share, legacy):
     torch.save(tiny().state_dict(), path, _use_new_zipfile_serialization=not legacy)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights: truncated"):
+    with pytest.raises(ValueError, match=r"net\.pth is truncated, damaged or no checkpoint"):
         load_student(tiny(), path)
 
 
 @pytest.mark.parametrize("content", [b"arch: psp18\n", b"\x89PNG\r\n\x1a\n" + bytes(64), bytes(range(256)) * 4])
 def test_another_kind_of_file_is_refused_by_name(path, content):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights"):
+    with pytest.raises(ValueError, match=r"net\.pth is truncated, damaged or no checkpoint"):
         load_student(tiny(), path)
 
 
@@ -171,7 +174,7 @@ class Payload:
 @pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))])
 def test_a_pickle_that_runs_code_is_refused_and_not_run(path, save):
     save({"state_dict": Payload()}, path)
-    with pytest.raises(ValueError, match=r"net\.pth is not a file of plain weights"):
+    with pytest.raises(ValueError, match=r"net\.pth is truncated, damaged or no checkpoint"):
         load_student(tiny(), path)
 
 
@@ -180,3 +183,134 @@ def test_a_file_without_weights_is_refused(path, content):
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"net\.pth holds no weights"):
         load_student(tiny(), path)
+
+
+@pytest.mark.parametrize("holder", [None, "student"])
+def test_a_flipped_bit_is_refused_or_changes_no_weight(path, holder):
+    """Bits that no checksum covers (padding, fields that no reader uses) may load, but only as what was written."""
+    written = tiny(seed=1)
+    torch.save(written.state_dict() if holder is None else {holder: written.state_dict()}, path)
+    data, draw, refused = path.read_bytes(), random.Random(0), 0
+    for bit in draw.sample(range(8 * len(data)), 400):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        read = tiny(seed=2)
+        try:
+            load_student(read, path)
+        except ValueError as error:
+            assert "net.pth" in str(error) and "\n" not in str(error)
+            refused += 1
+        else:
+            assert equal(read, written)
+    assert refused > 100
+
+
+def test_a_damaged_tensor_is_named_by_its_part_of_the_file(path):
+    torch.save(tiny().state_dict(), path)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"data/0") + 200] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(
+        ValueError, match=r"net\.pth is truncated, damaged or no checkpoint \(.* part .*data/0 is wrong\)"
+    ):
+        load_student(tiny(), path)
+
+
+def test_every_bit_of_a_directory_entry_is_refused_or_changes_no_weight(path):
+    """The entry of a tensor holds its size, place and attributes; torch and zipfile do not read the same of them."""
+    written = tiny(seed=1)
+    torch.save(written.state_dict(), path)
+    data = path.read_bytes()
+    start = data.rindex(b"PK\1\2", 0, data.rindex(b"data/1"))
+    folder_refused = False
+    for bit in range(8 * start, 8 * (start + 60)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        read = tiny(seed=2)
+        try:
+            load_student(read, path)
+        except ValueError as error:
+            folder_refused |= "data/1 is marked as a folder" in str(error)
+        else:
+            assert equal(read, written)
+    assert folder_refused
+
+
+def test_a_file_saved_without_checksums_loads_with_a_warning(path, caplog):
+    written, read = tiny(seed=1), tiny(seed=2)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(written.state_dict(), path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    load_student(read, path)
+    assert equal(written, read)
+    assert f"{path} was saved without checksums" in caplog.text
+
+
+def test_the_format_before_torch_1_6_loads(path):
+    written, read = tiny(seed=1), tiny(seed=2)
+    torch.save(written.state_dict(), path, _use_new_zipfile_serialization=False)
+    load_student(read, path)
+    assert equal(written, read)
+
+
+def test_weights_come_with_the_hash_of_the_bytes_that_they_were_read_from(path, monkeypatch):
+    torch.save(tiny(seed=1).state_dict(), path)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    read = type(path).read_bytes
+
+    def replaced_afterwards(self):
+        data = read(self)
+        torch.save(tiny(seed=2).state_dict(), self)
+        return data
+
+    monkeypatch.setattr(type(path), "read_bytes", replaced_afterwards)
+    weights = read_weights(path)
+    assert weights.sha256 == before
+    assert torch.equal(weights.tensors["0.weight"], tiny(seed=1)[0].weight)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
+def test_weights_that_are_not_finite_are_refused_by_name(path, value, dtype):
+    state, read = tiny(seed=1).state_dict(), tiny(seed=2)
+    state["2.weight"][1, 2] = value
+    torch.save(state | {"2.weight": state["2.weight"].to(dtype)}, path)
+    with pytest.raises(ValueError, match=r"net\.pth: 1 of 12 values of 2\.weight are NaN or infinite") as caught:
+        load_student(read, path)
+    assert "\n" not in str(caught.value) and equal(read, tiny(seed=2))
+
+
+def test_running_statistics_that_are_not_finite_are_refused_too(path):
+    state = tiny().state_dict()
+    state["1.running_var"][0] = float("inf")
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"1 of 4 values of 1\.running_var"):
+        load_student(tiny(), path)
+
+
+def test_what_the_network_does_not_take_need_not_be_finite(path):
+    written, read = tiny(seed=1), tiny(seed=2)
+    torch.save(written.state_dict() | {"criterion.weight": torch.tensor([float("inf")])}, path)
+    load_student(read, path)
+    assert equal(written, read)
+
+
+def test_a_backbone_that_is_not_finite_is_refused(path):
+    torch.save({"conv1.weight": torch.full((64, 3, 7, 7), float("nan"))}, path)
+    with pytest.raises(ValueError, match=r"net\.pth: 9408 of 9408 values of conv1\.weight"):
+        build_model("psp18", classes=4, weights=path)
+
+
+def test_a_damaged_file_in_the_download_cache_is_named(tmp_path, monkeypatch):
+    """torchvision compares the hash only when it downloads."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    buffer = io.BytesIO()
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, buffer)
+    (tmp_path / "checkpoints/resnet18-f37072fd.pth").write_bytes(buffer.getvalue())
+    with pytest.raises(OSError, match=r"resnet18-f37072fd\.pth is damaged: .* instead of f37072fd; delete it"):
+        build_model("psp18", classes=4, pretrained=True)

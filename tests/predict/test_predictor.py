@@ -203,3 +203,32 @@ def test_settings_reach_the_predictor():
     made = predictor_from(load_settings(None, words), network=conv_network(1), device=torch.device("cpu"))
     assert (made.mode, made.window, made.overlap, made.flip) == ("slide", (33, 65), 0.25, True)
     assert (made.scales, made.base_size, made.classes) == ((0.5, 2.0), 99, CLASSES)
+
+
+class Spoilt(nn.Module):
+    """A network whose pixel (2, 3) is ``value`` in the given classes."""
+
+    def __init__(self, value: float, classes: list[int]) -> None:
+        super().__init__()
+        self.value, self.classes = value, classes
+
+    def forward(self, image):
+        logits = image[:, :1].expand(-1, CLASSES, -1, -1).clone()
+        logits[:, self.classes, 2, 3] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("settings", [{}, {"flip": True}, {"mode": "slide", "window": (8, 8)}])
+def test_an_output_that_is_not_finite_is_refused_in_the_first_batch(value, settings):
+    for method in ("__call__", "probabilities"):
+        tested = predictor(Spoilt(value, [1]), source="TEST.ckpt_path exp/best.pth", **settings)
+        with pytest.raises(UserError, match=r"^TEST\.ckpt_path exp/best\.pth: .* NaN or infinite in 1 of") as caught:
+            getattr(tested, method)(random_frames(10, 10))
+        assert "TRAIN.amp" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_network_may_exclude_classes_by_minus_infinity_but_not_all():
+    assert predictor(Spoilt(-math.inf, [0, 1]))(random_frames(10, 10))[0, 2, 3] == 2
+    with pytest.raises(UserError, match="NaN or infinite"):
+        predictor(Spoilt(-math.inf, list(range(CLASSES))))(random_frames(10, 10))

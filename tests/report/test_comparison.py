@@ -212,7 +212,7 @@ def test_runs_need_a_name_and_a_place(words):
         named_runs(words)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"PK", "truncated or not a checkpoint"), (None, "does not exist")])
+@pytest.mark.parametrize(("content", "message"), [(b"PK", "damaged or no checkpoint"), (None, "does not exist")])
 def test_settings_of_a_file_that_is_no_checkpoint(tmp_path, content, message):
     if content is not None:
         (tmp_path / "best.pth").write_bytes(content)

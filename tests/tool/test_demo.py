@@ -89,7 +89,7 @@ def test_a_video_keeps_its_rate_and_ends_after_the_frames_asked_for(demo, tmp_pa
 
 @pytest.mark.parametrize("given", [True, False], ids=["list", "nothing: the first clip"])
 def test_a_list_is_read_below_the_data_root(demo, folder, tmp_path, given):
-    (tmp_path / "clips.lst").write_text("images/f_0.png\nimages/f_2.png\n\nimages/f_1.png\nimages/f_1.png\n")
+    (tmp_path / "clips.lst").write_text("images/f_0.png\nimages/f_2.png\n\nimages/f_1.png\nimages/f_2.png\n")
     (tmp_path / "some.lst").write_text("images/f_0.png\nimages/f_2.png\n")
     assert demo(*([f"TEST.demo_dir={tmp_path}/some.lst"] if given else [])) == 0
     assert [name for name in written(tmp_path) if name.endswith("color.png")] == ["f_0_color.png", "f_2_color.png"]

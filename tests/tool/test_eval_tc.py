@@ -120,6 +120,16 @@ def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
     assert result(tmp_path)["pairs"]["scored"] == 6
 
 
+def test_a_video_that_was_cut_is_not_scored_with_the_predictions_of_the_whole(clip, tmp_path, capsys):
+    with Mp4Writer(tmp_path / "f.mp4", fps=10) as video:
+        for t in range(4):
+            video.write(read_image(tmp_path / f"frames/f_{t}.png"))
+    for t in range(FRAMES):
+        (tmp_path / f"pred/f_{t}.png").rename(tmp_path / f"pred/f_{t:06d}.png")
+    assert clip("--frames", "f.mp4") == 2
+    assert f"TEST.frames f.mp4 has 4 frames, but {FRAMES} predictions are named like them" in capsys.readouterr().err
+
+
 def test_folders_of_frames_are_clips_of_any_length(clip, tmp_path):
     for name, numbers in (("long", range(5)), ("short", range(5, 7))):
         for part in ("frames", "pred"):

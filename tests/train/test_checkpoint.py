@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from etc.config import load_settings
 from etc.errors import UserError
-from etc.train.checkpoint import check_same_run
+from etc.train.checkpoint import check_same_run, load_checkpoint, save_checkpoint
 
 PATH = Path("run/last.pth")
 
@@ -36,3 +37,28 @@ def test_a_run_of_version_1_continues_under_the_new_names_of_its_settings():
 @pytest.mark.parametrize("setting", ["FLOW.cache=elsewhere", "FLOW.evaluate_with=[dis]", "DISTILL.cache=elsewhere"])
 def test_settings_that_change_no_weight_may_change_when_a_run_is_resumed(setting):
     check_same_run({"config": load_settings().model_dump()}, load_settings(None, [setting]), PATH)
+
+
+TRAINING = {"optimizer": {}, "scheduler": {}, "rng": {}, "step": 1, "epoch": 1, "config": {}}
+
+
+def test_a_flipped_bit_in_the_weights_of_a_training_is_refused(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, TRAINING | {"student": {"weight": torch.ones(400)}})
+    load_checkpoint(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(torch.ones(400).numpy().tobytes()) + 800] ^= 64
+    path.write_bytes(damaged)
+    with pytest.raises(
+        UserError, match=r"^TRAIN\.resume: .*last\.pth is truncated, damaged or no checkpoint \(.*/data/0 "
+    ):
+        load_checkpoint(path)
+
+
+def test_a_training_whose_weights_are_not_finite_is_not_continued(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, TRAINING | {"student": {"conv.weight": torch.tensor([1.0, float("nan")])}})
+    with pytest.raises(
+        UserError, match=r"^TRAIN\.resume: .*last\.pth: 1 of 2 values of conv\.weight are NaN or infinite"
+    ):
+        load_checkpoint(path)

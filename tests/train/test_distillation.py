@@ -8,10 +8,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from etc.config import load_settings
-from etc.config.schema import Distill
+from etc.config.schema import DISTILLATION_FRAMES, Distill, Settings
 from etc.errors import UserError
 from etc.train.batch import ClipBatch
-from etc.train.distillation import Distillation
+from etc.train.distillation import LOSSES, Distillation
 from etc.train.trainer import Trainer
 from model import build_model
 from utils.crit import ConvLSTMCell, CriterionLSTM
@@ -239,3 +239,13 @@ def test_what_cannot_be_distilled_is_said_before_training(distilled, tmp_path, o
 
 def test_a_teacher_without_a_weight_is_not_asked_for(tiny_training):
     assert trained([*tiny_training, "TRAIN.epochs=1", "DISTILL.teacher_weight=gone.pth"])["epoch"] == 1
+
+
+def test_every_loss_has_its_settings_and_makes_the_training_load_its_frames():
+    assert DISTILLATION_FRAMES.keys() == LOSSES.keys()
+    for name, frames in DISTILLATION_FRAMES.items():
+        settings = Settings(DISTILL={f"{name}_weight": 1.0}, TRAIN={"st_weight": 0})
+        assert settings.DISTILL.used and settings.frames_per_clip == frames
+        with pytest.raises(ValueError, match=f"set {name}_on to logits"):
+            Distill(**{f"{name}_weight": 1.0, f"{name}_on": "fea", "source": "cached"})
+    assert not Distill().used

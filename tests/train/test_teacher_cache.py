@@ -65,6 +65,21 @@ def test_logits_are_computed_once_and_again_when_damaged_or_older_than_the_frame
     assert store.fill(teacher, frames, CPU) == 2
 
 
+def test_logits_of_another_shape_or_number_of_classes_are_computed_again(teacher, teacher_file, frames, tmp_path):
+    store = TeacherLogits("mobile", teacher_file, tmp_path / "store")
+    store.fill(teacher, frames, CPU)
+    whole = [store(frame) for frame in frames]
+    np.save(store.path(frames[0]), whole[0][:11])  # of a teacher of 11 classes
+    np.save(store.path(frames[1]), whole[1][:, :-1])  # of another frame size or stride
+    np.save(store.path(frames[2]), whole[2].transpose(0, 2, 1))  # of the frame turned
+    for frame in frames:
+        with pytest.raises(UserError, match=rf"logits of .*{frame.name} are missing or damaged"):
+            store(frame)
+    assert TeacherLogits("mobile", teacher_file, tmp_path / "store").fill(teacher, frames, CPU) == 3
+    for frame, expected in zip(frames, whole, strict=True):
+        np.testing.assert_array_equal(store(frame), expected)
+
+
 def test_another_teacher_has_a_folder_of_its_own(teacher_file, tmp_path):
     other = tmp_path / "other.pth"
     other.write_bytes(teacher_file.read_bytes() + b" ")

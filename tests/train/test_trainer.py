@@ -233,7 +233,7 @@ def test_every_process_draws_numbers_of_its_own_and_again_after_resuming(tiny_tr
 def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/last.pth").write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(UserError, match=r"last\.pth is truncated or not a checkpoint"):
+    with pytest.raises(UserError, match=r"last\.pth is truncated, damaged or no checkpoint"):
         train([*tiny_training, "TRAIN.resume=auto"])
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,6 +14,8 @@ from numpy.typing import NDArray
 
 from etc.data.cityscapes import FLOW, FRAMES, LABELS, frame_name, label_name
 from etc.data.world.render import World, WorldFlow
+from utils.files import new_folder
+from utils.workers import end_with_parent
 
 # Each city has textures and colours of its own: a network that has seen few of them does not know the next.
 CITIES = {
@@ -60,6 +59,7 @@ def write_world(
     labelled: Sequence[int] = (4, 9, 14, 19, 24),
     workers: int = 1,
     progress: Progress | None = None,
+    complete: Callable[[Path], None] | None = None,
 ) -> None:
     """Render snippets of ``frames`` frames under ``root``, which appears only when all of it is written.
 
@@ -73,6 +73,7 @@ def write_world(
         seed: another seed gives other streets and other textures.
         workers: processes; each renders whole snippets.
         progress: called with (snippets done, snippets in all).
+        complete: called with the folder before it gets its name, to add files of its own.
 
     Raises:
         FileExistsError: ``root`` exists.
@@ -88,9 +89,7 @@ def write_world(
         )
     if any(not 0 <= t < frames for t in labelled):
         raise ValueError(f"labelled frames {tuple(labelled)} outside a clip of {frames} frames")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".tmp", dir=root.parent))
-    try:
+    with new_folder(root) as building:
         pairs = {"train": _train_pairs(frames, frame_gap, labelled), "val": _val_pairs(frames)}
         counts = {"train": train_snippets, "val": val_snippets}
         snippets = [
@@ -101,10 +100,8 @@ def write_world(
         for done, _ in enumerate(_write_all(snippets, workers), start=1):
             if progress is not None:
                 progress(done, len(snippets))
-        building.chmod(0o755)
-        os.rename(building, root)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if complete is not None:
+            complete(building)
 
 
 def encode_flow(flow: WorldFlow, label: NDArray[np.uint8], label_k: NDArray[np.uint8]) -> NDArray[np.uint16]:
@@ -152,13 +149,18 @@ def _write_all(snippets: Sequence[_Snippet], workers: int) -> Iterator[None]:
         yield from map(_write_snippet, snippets)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the caller's threads' locks
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = [pool.submit(_write_snippet, snippet) for snippet in snippets]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    end_with_parent()
+    cv2.setNumThreads(1)  # the workers share the cores already
 
 
 def _write_snippet(snippet: _Snippet) -> None:

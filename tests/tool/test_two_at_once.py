@@ -1,0 +1,141 @@
+"""Every script that writes an output folder refuses it while another process writes there."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from etc.data import sources
+from model import build_model
+from tests.conftest import REPOSITORY
+from tests.processes import children, running, runs, wait_until
+from tests.scripts import load_script, run
+from tests.utils.test_locks import HOLDER
+from utils import locks
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "psp18.pth"
+    torch.save({"student": build_model("psp18", classes=19).state_dict()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "lock"),
+    [
+        ("train_with_flow", [], ["run"]),
+        ("gen_video", [], ["run/result/video"]),
+        ("eval_tc", [], ["run/result", "tc"]),
+        ("test", [], ["run/result", "miou"]),
+        ("test", ["--export", "{tmp}/upload"], ["upload"]),
+        ("demo", [], ["run/demo"]),
+        ("gen_pseudo_labels", ["--out", "{tmp}/pseudo"], ["pseudo"]),
+        ("compare", ["--out", "{tmp}/comparison", "--runs", "a=nowhere"], ["comparison"]),
+        ("export_onnx", ["--out", "{tmp}/onnx/net.onnx"], ["onnx", "net.onnx"]),
+        ("make_lists", ["folder", "{tmp}", "--out", "{tmp}/lists"], ["lists", "lists"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_second_run_is_refused_in_one_line_and_writes_nothing(
+    script, words, lock, tiny_training, tmp_path, checkpoint, capsys
+):
+    if script == "make_lists":
+        (tmp_path / "clip").mkdir()
+        for name in ("a_0.png", "a_1.png"):
+            (tmp_path / "clip" / name).write_bytes(b"")
+    overrides = [] if script == "make_lists" else [*tiny_training, f"TEST.ckpt_path={checkpoint}"]
+    folder = tmp_path / lock[0]
+    with running(HOLDER, folder, *lock[1:]) as other:
+        other.stdout.readline()
+        before = set(folder.rglob("*"))
+        code = run(script, *[word.format(tmp=tmp_path) for word in words], *overrides)
+        assert set(folder.rglob("*")) == before
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2
+    assert error.startswith(f"error: {folder} is being written by another process (pid {other.pid} on host ")
+    assert error.endswith("wait for it to end, or give another folder")
+
+
+def test_a_second_quickstart_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script = load_script("quickstart")
+    with running(HOLDER, tmp_path / script.FOLDER) as other:
+        other.stdout.readline()
+        assert run("quickstart") == 2
+    assert "exp/quickstart is being written by another process" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
+def test_a_quickstart_that_is_terminated_ends_the_script_that_it_runs(tmp_path):
+    script = REPOSITORY / "tool/quickstart.py"
+    command = f"import os, runpy, sys; os.chdir({str(tmp_path)!r}); sys.argv = ['quickstart']; "
+    with running(command + f"runpy.run_path({str(script)!r}, run_name='__main__')") as parent:
+        assert wait_until(lambda: children(parent.pid) != [])
+        workers = children(parent.pid)
+        parent.terminate()
+        assert parent.wait() == 128 + signal.SIGTERM
+        assert wait_until(lambda: not any(map(runs, workers)))
+
+
+def test_two_runs_that_score_one_video_unpack_it_once(tmp_path, monkeypatch):
+    video = tmp_path / "rgb.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 48
+        for level in (0, 80, 160):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    folder = tmp_path / "out/frames/rgb"
+    with running(HOLDER, folder.parent, folder.name) as other:
+        other.stdout.readline()
+
+        def unpacked_by_the_other(*message):
+            sources._unpack(video, folder)
+            monkeypatch.setattr(sources, "_unpack", lambda *_: pytest.fail("unpacked a second time"))
+            other.stdin.write("\n")
+            other.stdin.flush()
+
+        monkeypatch.setattr(locks.logger, "info", unpacked_by_the_other)
+        assert sources._unpacked(video, folder) == folder
+    assert [path.name for path in sorted(folder.iterdir())] == [f"rgb_{i:06d}.png" for i in range(3)]
+    assert [path.name for path in folder.parent.iterdir()] == ["rgb"]
+
+
+RANKS = """
+import sys
+import torch
+from etc import cli, distributed
+
+def main():
+    with distributed.process_group(torch.device("cpu")):
+        with distributed.exclusive_output(sys.argv[1]):
+            print("inside", distributed.rank())
+        with distributed.exclusive_output(sys.argv[2]):
+            print("never")
+    return 0
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
+"""
+
+
+def test_processes_of_one_torchrun_share_the_lock_and_are_refused_together(tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(tmp_path / "ranks.py"), str(tmp_path / "free"), str(tmp_path / "taken")]
+    with running(HOLDER, tmp_path / "taken") as other:
+        other.stdout.readline()
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert sorted(done.stdout.split()) == ["0", "1", "inside", "inside"], done.stderr
+    assert "taken is being written by another process" in done.stderr
+    assert not (tmp_path / "free").exists()
