@@ -18,6 +18,8 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
 import argparse
+import hashlib
+import os
 from pathlib import Path
 
 from etc import distributed
@@ -60,7 +62,10 @@ def config_and_overrides(args: argparse.Namespace) -> tuple[str | Path | None, l
         overrides += ["DATA.synthetic=false", "FLOW.name=dis"]  # the default is the synthetic world and its own flow
     if args.predictions and (args.config is None or args.cityscapes):
         folder = Path(args.predictions).resolve()
-        overrides.append(f"TEST.save_folder=exp/eval_tc/{folder.parent.name}_{folder.name}")
+        # Other predictions, or other frames, may have the same names.
+        scored = f"{folder} {args.frames and Path(args.frames).resolve()} {args.cityscapes}"
+        name = f"{folder.parent.name}_{folder.name}-{hashlib.sha256(os.fsencode(scored)).hexdigest()[:8]}"
+        overrides.append(f"TEST.save_folder=exp/eval_tc/{name}")
     for key in ("frames", "predictions", "cityscapes", "allow_gaps"):
         if getattr(args, key):
             overrides.append(f"TEST.{key}={getattr(args, key)}")

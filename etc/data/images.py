@@ -16,6 +16,8 @@ from etc.errors import UserError
 from utils.files import regular_file, write_bytes
 
 _PNG_HEAD, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+_PNG_HEADER = 33  # bytes of signature and IHDR, the first chunk
+_ORIGIN_KEYWORD, _LONGEST_ORIGIN = b"etc origin\0", 1 << 20
 _JPEG_HEAD, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 # What Pillow raises for damaged files: one flipped bit may lead to any of them.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
@@ -45,8 +47,10 @@ def read_png16(path: str | Path) -> np.ndarray:
     return image[:, :, ::-1]
 
 
-def write_png(path: str | Path, image: np.ndarray, compression: int = 3) -> None:
+def write_png(path: str | Path, image: np.ndarray, compression: int = 3, *, origin: str | None = None) -> None:
     """Write uint8 or uint16 ``[H, W]`` or RGB ``[H, W, 3]`` as PNG, atomically.
+
+    ``origin`` is stored in the file as text, for :mod:`etc.data.origin`.
 
     Raises:
         ValueError: another dtype or shape; OpenCV would cut the values to 8 bits in silence.
@@ -54,8 +58,30 @@ def write_png(path: str | Path, image: np.ndarray, compression: int = 3) -> None
     if image.dtype not in (np.uint8, np.uint16) or image.size == 0 or image.shape[2:] not in ((), (3,)):
         raise ValueError(f"cannot write {image.dtype} {image.shape} as PNG to {path}")
     bgr = image[:, :, ::-1] if image.ndim == 3 else image
-    _, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
-    write_bytes(path, data.tobytes())
+    _, encoded = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
+    data = encoded.tobytes()
+    if origin is not None:
+        chunk = b"tEXt" + _ORIGIN_KEYWORD + origin.encode("ascii")
+        sized = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        data = data[:_PNG_HEADER] + sized + data[_PNG_HEADER:]
+    write_bytes(path, data)
+
+
+def read_png_origin(path: str | Path) -> str | None:
+    """The text that :func:`write_png` stored as ``origin``; ``None`` where the file is missing or holds none."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(_PNG_HEADER)
+            head = stream.read(8)
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] != b"tEXt" or length > _LONGEST_ORIGIN:
+                return None
+            content, crc = stream.read(length), stream.read(4)
+    except OSError:
+        return None
+    if not content.startswith(_ORIGIN_KEYWORD) or crc != struct.pack(">I", zlib.crc32(b"tEXt" + content)):
+        return None
+    return content[len(_ORIGIN_KEYWORD) :].decode("ascii", errors="replace")
 
 
 def _decode(path: str | Path, flags: int) -> np.ndarray:

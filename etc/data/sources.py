@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from etc import distributed
@@ -18,6 +17,7 @@ from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
 from utils.files import new_folder, regular_file
+from utils.identity import identity_of
 from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, or a video file.
 
-    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames/<its name>``.
+    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames/<its name>-<hash>``.
 
     Args:
         settings: section ``TEST``.
@@ -44,8 +44,7 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
         if where.suffix.lower() in LIST_SUFFIXES:
             raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
-        # Not its stem: that of "...mp4" is "..", and the folder is emptied before the frames are written.
-        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames" / where.name)
+        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames")
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
     clips = []
     # Predictions that lie below the frames are no frames.
@@ -59,19 +58,22 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
 
 
 def _unpacked(video: Path, folder: Path) -> Path:
-    """The frames of a video as files: flow is kept by frame, and a second run reads what the first one decoded."""
+    """The frames of a video as files: flow is kept by frame, and a second run reads what the first one decoded.
+
+    The name of their folder holds the hash of the video, because videos share names.
+    """
+    frames = folder / f"{video.stem}-{identity_of(video).sha256[:12]}"
     if distributed.rank() == 0:
         # Of two runs that unpack one video, the second waits and reads what the first one decoded.
-        with exclusive(folder.parent, folder.name, wait=True):
-            if not (folder.is_dir() and folder.stat().st_mtime >= video.stat().st_mtime):
-                _unpack(video, folder)
+        with exclusive(folder, frames.name, wait=True):
+            if not frames.is_dir():
+                _unpack(video, frames)
     distributed.barrier()
-    return folder
+    return frames
 
 
 def _unpack(video: Path, folder: Path) -> None:
     logger.info("unpacking %s into %s (once)", video, folder)
-    shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as building:
         for frame in open_source(str(video), data_root=".").frames:
             write_png(building / f"{frame.name}.png", frame.rgb, compression=1)

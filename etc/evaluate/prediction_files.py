@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from etc.data.cityscapes import FRAME_TAIL
@@ -12,6 +13,7 @@ from etc.data.folders import files_below
 from etc.data.frame_names import images_in
 from etc.data.images import image_size
 from etc.data.lists import Clip, Frame, prediction_names
+from etc.data.origin import read_origin
 from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,22 @@ def check_sizes(clips: list[Clip], files: PredictionPaths, data_root: Path) -> N
         size, wanted = image_size(file), image_size(data_root / image)
         if size != wanted:
             raise UserError(f"{file} is {size[0]}x{size[1]}, its frame {data_root / image} is {wanted[0]}x{wanted[1]}")
+
+
+def check_origins(frames: Sequence[Path], files: Sequence[Path | None]) -> None:
+    """Raise UserError where a prediction of this toolkit was made from another frame than its own.
+
+    Names do not tell: two videos may name their frames alike, and a frame may be replaced after its prediction.
+    Predictions of other methods do not record their frames and pass.
+    """
+    for frame, file in zip(frames, files, strict=True):
+        origin = None if file is None else read_origin(file)
+        if origin is not None and not origin.is_of_files([frame]):
+            made_from = ", ".join(kept.path for kept in origin.files)
+            raise UserError(
+                f"{file} was predicted from {made_from}, whose content was not that of {frame} now: predict these "
+                "frames with tool/gen_video.py, or score the frames that were predicted"
+            )
 
 
 def check_surplus(files: PredictionPaths, frames: str) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES
 from etc.data.lists import Clip
-from etc.evaluate.prediction_files import check_sizes, check_surplus, prediction_files
+from etc.data.origin import digest
+from etc.evaluate.prediction_files import check_origins, check_sizes, check_surplus, prediction_files
 from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
-from utils.files import regular_file
+from utils.files import regular_file, sha256_of
 
 
 def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
@@ -59,10 +60,11 @@ class Predictions:
     Attributes:
         files: the file of each frame of each clip; ``None``: a gap.
         kind: ``train``, ``label`` or ``color``.
+        fingerprint: text that changes with any byte of the files.
 
     Raises:
         UserError: no folder, missing predictions (how many, and the first few), several files for one frame, a size
-            that differs from the frame's, or values that fit no kind or two kinds.
+            that differs from the frame's, predictions of other frames, or values that fit no kind or two kinds.
     """
 
     def __init__(
@@ -78,7 +80,11 @@ class Predictions:
         self.folder = folder
         self.files = prediction_files(clips, folder, allow_gaps=allow_gaps)
         check_sizes(clips, self.files, data_root)
-        found = [file for row in self.files for file in row if file is not None]
+        frames = [data_root / frame.image for clip in clips for frame in clip]
+        every = [file for row in self.files for file in row]
+        check_origins(frames, every)
+        found = [file for file in every if file is not None]
+        self.fingerprint = digest({str(i): file and sha256_of(file) for i, file in enumerate(every)})
         self._read = PredictionReader(detect_kind(found, values) if kind == "auto" else kind, values)
         self.kind = self._read.kind
 
@@ -94,11 +100,11 @@ class Predictions:
         """What a result records of its predictions.
 
         Returns:
-            ``folder``, ``ids`` (the kind), ``missing`` (number of gaps), and for predictions of ``tool/gen_video.py``
-            what they were made with.
+            ``folder``, ``ids`` (the kind), ``missing`` (number of gaps), ``fingerprint``, and for predictions of
+            ``tool/gen_video.py`` what they were made with.
         """
         missing = sum(file is None for files in self.files for file in files)
-        facts = {"folder": str(self.folder), "ids": self.kind, "missing": missing}
+        facts = {"folder": str(self.folder), "ids": self.kind, "missing": missing, "fingerprint": self.fingerprint}
         try:
             note = json.loads(regular_file(self.folder.parent / "source.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # predictions of other methods come without one

@@ -9,6 +9,7 @@ import torch
 
 from etc.data.frame_names import folder_key, pair_name
 from etc.data.images import read_image
+from etc.data.origin import Origin, read_origin
 from etc.errors import UserError
 from etc.flow.estimators import FlowEstimator
 from etc.flow.files import read_flow, write_kitti
@@ -17,7 +18,7 @@ from etc.flow.files import read_flow, write_kitti
 class CachedFlow:
     """Flow of an estimator, one KITTI PNG per pair of frames under ``<folder>/<estimator key>/<width>x<height>/``.
 
-    A file there that is damaged, foreign, or older than its frames is computed again.
+    Each records the frames that it was computed from; one that is damaged or of other frames is computed again.
 
     Args:
         estimator: from :func:`etc.flow.build_flow`.
@@ -46,12 +47,13 @@ class CachedFlow:
         path = self.path(path_t, path_k, shape)
         kept = self.kept(path_t, path_k, shape)
         if kept is None:
+            origin = self.origin(path_t, path_k)
             pair = [read_image(p) for p in (path_t, path_k)]
             for frame, image in zip((path_t, path_k), pair, strict=True):
                 if image.shape[:2] != tuple(shape):
                     height, width = image.shape[:2]
                     raise UserError(f"{frame} is {width}x{height}, its flow is wanted at {shape[1]}x{shape[0]}")
-            write_kitti(path, self.compute(path_t, path_k, *pair))
+            self.write(path, self.compute(path_t, path_k, *pair), origin)
             # Read back, so that the first use and every later one give the same numbers.
             kept = read_flow(path)[0]
         return kept, None
@@ -69,14 +71,29 @@ class CachedFlow:
     def kept(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray | None:
         """The flow of a pair from the cache; ``None`` where it must be computed."""
         path = self.path(path_t, path_k, shape)
+        origin = read_origin(path)
+        if origin is None or not origin.is_of((path_t, path_k), self.key):
+            return None
         try:
-            # Frames that were rendered or extracted anew under their old names have another flow.
-            if path.stat().st_mtime_ns < max(path_t.stat().st_mtime_ns, path_k.stat().st_mtime_ns):
-                return None
             flow, _ = read_flow(path)
-        except (OSError, UserError):
+        except UserError:
             return None
         return flow if flow.shape[1:] == tuple(shape) else None
+
+    def write(self, path: Path, flow: np.ndarray, origin: Origin) -> None:
+        """Write the flow of a pair, float32 ``[2, H, W]``, into its cache file."""
+        write_kitti(path, flow, origin=origin.text)
+
+    def origin(self, path_t: Path, path_k: Path) -> Origin:
+        """What the cache file of a pair records. To be called before the frames are read.
+
+        Raises:
+            UserError: a frame cannot be read.
+        """
+        try:
+            return Origin.of((path_t, path_k), self.key)
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
 
     def compute(self, path_t: Path, path_k: Path, image_t: np.ndarray, image_k: np.ndarray) -> np.ndarray:
         """The flow of a pair whose images are read already, RGB uint8 ``[H, W, 3]``; it is not written.

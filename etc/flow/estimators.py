@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -36,7 +38,8 @@ class FlowEstimator(Protocol):
 
     Attributes:
         name: as given to :func:`build_flow`.
-        key: name and identity of the weights; two estimators with equal keys give equal flow.
+        key: name and identity of the weights; two estimators with equal keys give equal flow. An estimator of your own
+            that has none gets one from its name and the source of its module (of its package, if it is in one).
     """
 
     name: str
@@ -303,10 +306,23 @@ def _imported(name: str) -> FlowEstimator:
         raise UserError(f"FLOW.name {name}: {error}") from error
     if not callable(getattr(estimator, "estimate", None)):
         raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
-    for attribute in ("name", "key"):
-        if not hasattr(estimator, attribute):
-            setattr(estimator, attribute, name.replace(":", "."))
+    if not hasattr(estimator, "name"):
+        estimator.name = name.replace(":", ".")
+    if not hasattr(estimator, "key"):
+        estimator.key = f"{estimator.name}-{_source_hash(module)}"
     return estimator
+
+
+def _source_hash(module: str) -> str:
+    """12 hex digits that change with the source of a module; of a package, with any of its Python files."""
+    top = sys.modules[module.partition(".")[0]]
+    files = [file for folder in getattr(top, "__path__", ()) for file in sorted(Path(folder).rglob("*.py"))]
+    if not files and top.__file__:
+        files = [Path(top.__file__)]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @torch.no_grad()

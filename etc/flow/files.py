@@ -44,15 +44,20 @@ def write_flo(path: str | Path, flow: np.ndarray) -> None:
     write_bytes(path, head + flow.transpose(1, 2, 0).astype("<f4").tobytes())
 
 
-def write_kitti(path: str | Path, flow: np.ndarray, valid: np.ndarray | None = None) -> None:
-    """Write float32 ``[2, H, W]`` as KITTI PNG (steps of 1/64 px), atomically; vectors that do not fit are invalid."""
+def write_kitti(
+    path: str | Path, flow: np.ndarray, valid: np.ndarray | None = None, *, origin: str | None = None
+) -> None:
+    """Write float32 ``[2, H, W]`` as KITTI PNG (steps of 1/64 px), atomically; vectors that do not fit are invalid.
+
+    ``origin`` as :func:`etc.data.images.write_png`.
+    """
     fits = (np.abs(flow) <= KITTI_REACH).all(axis=0)
     encoded = np.empty((*flow.shape[1:], 3), np.uint16)
     bounded = np.nan_to_num(np.clip(flow, -KITTI_REACH, KITTI_REACH))
     # Rounded before the offset is added: float32 has no room for both the offset and the half step.
     encoded[:, :, :2] = (np.rint(bounded * 64) + 2**15).transpose(1, 2, 0)
     encoded[:, :, 2] = fits if valid is None else fits & valid
-    write_png(path, encoded)
+    write_png(path, encoded, origin=origin)
 
 
 def data_set_flow(image_t: Path, image_k: Path) -> Path | None:

@@ -17,11 +17,11 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.images import read_image
+from etc.data.origin import Origin
 from etc.data.sources import clips_to_score
 from etc.data.training_list import training_pairs
 from etc.flow.build import cached_flow
 from etc.flow.cache import CachedFlow
-from etc.flow.files import write_kitti
 from utils.threads import TaskQueue, ordered_map
 
 logger = logging.getLogger(__name__)
@@ -75,22 +75,23 @@ def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | to
     pairs = list(dict.fromkeys(pair for purpose in purposes for pair in frame_pairs(settings, purpose)))
     own = pairs[distributed.rank() :: distributed.world_size()]
     computed = 0
-    images = ordered_map(partial(_images_to_do, flow), own, workers=READERS, ahead=AHEAD)
+    loaded = ordered_map(partial(_to_do, flow), own, workers=READERS, ahead=AHEAD)
     bar = tqdm(total=len(own), desc=f"flow {flow.key}", unit="pair", disable=distributed.rank() > 0)
-    with bar, closing(images), TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
-        for pair, todo in zip(own, images, strict=True):
+    with bar, closing(loaded), TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
+        for pair, todo in zip(own, loaded, strict=True):
             if todo is not None:
-                path = flow.path(*pair, todo[0].shape[:2])
-                writers.put(write_kitti, path, flow.compute(*pair, *todo))
+                origin, *images = todo
+                path = flow.path(*pair, images[0].shape[:2])
+                writers.put(flow.write, path, flow.compute(*pair, *images), origin)
                 computed += 1
             bar.update()
     total, kept = distributed.sum_counts(torch.tensor([computed, len(own) - computed])).tolist()
     return total, kept
 
 
-def _images_to_do(flow: CachedFlow, pair: FramePair) -> tuple[np.ndarray, np.ndarray] | None:
-    """Both frames, RGB uint8 ``[H, W, 3]``; ``None`` where their flow is in the cache."""
-    image_t = read_image(pair[0])
+def _to_do(flow: CachedFlow, pair: FramePair) -> tuple[Origin, np.ndarray, np.ndarray] | None:
+    """The origin of the flow and both frames, RGB uint8 ``[H, W, 3]``; ``None`` where their flow is in the cache."""
+    origin, image_t = flow.origin(*pair), read_image(pair[0])
     if flow.kept(*pair, image_t.shape[:2]) is not None:
         return None
-    return image_t, read_image(pair[1])
+    return origin, image_t, read_image(pair[1])

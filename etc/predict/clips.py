@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from etc.config.schema import Settings
 from etc.data.images import PNG_END, read_image, read_label, write_png
 from etc.data.labels import read_colors
 from etc.data.lists import prediction_names
+from etc.data.origin import Origin, check_frame, digest, read_origin
 from etc.data.sources import clips_to_score
 from etc.data.video import AHEAD, DECODERS
 from etc.display.drawing import colorize
@@ -37,9 +39,18 @@ class FramePaths(NamedTuple):
     gray: Path
     color: Path
 
-    def done(self) -> bool:
-        """Whether both predictions are there, to the last byte, and not older than the frame."""
-        return all(_ends_as_png(file) and not _older(file, self.image) for file in (self.gray, self.color))
+    def done(self, made_with: str) -> bool:
+        """Whether both predictions are there, to the last byte, and of this frame as it is now.
+
+        Raises:
+            UserError: they are of a frame in another place, which has another content.
+        """
+        origins = [read_origin(file) for file in (self.gray, self.color)]
+        for file, origin in zip((self.gray, self.color), origins, strict=True):
+            if origin is not None:
+                check_frame(file, origin, self.image)
+        fits = all(origin is not None and origin.is_of([self.image], made_with) for origin in origins)
+        return fits and _ends_as_png(self.gray) and _ends_as_png(self.color)
 
 
 class ClipPaths(NamedTuple):
@@ -48,16 +59,18 @@ class ClipPaths(NamedTuple):
     frames: list[FramePaths]
     video: Path
 
-    def done(self) -> bool:
-        return self.video.is_file() and all(files.done() for files in self.frames)
+    def done(self, made_with: str) -> bool:
+        return self.video.is_file() and all(files.done(made_with) for files in self.frames)
 
 
 class LoadedFrame(NamedTuple):
-    """A frame, RGB uint8 ``[H, W, 3]``, and its prediction, uint8 ``[H, W]``, where it was there already."""
+    """A frame, RGB uint8 ``[H, W, 3]``; its prediction, uint8 ``[H, W]``, where it was there already; and what a
+    prediction made now records."""
 
     files: FramePaths
     rgb: np.ndarray
     ids: np.ndarray | None
+    origin: Origin
 
 
 class PredictionStats(NamedTuple):
@@ -100,12 +113,14 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     plan = _plan(clips, Path(settings.DATA.data_root), folder)
     predictor = predictor_from(settings)
     with distributed.exclusive_output(folder):
-        claim_output_folder(folder, provenance_of(settings), settings, parts=PARTS, overwrite=overwrite)
+        note = provenance_of(settings)
+        claim_output_folder(folder, note, settings, parts=PARTS, overwrite=overwrite)
+        made_with = digest(note)
         own = plan[distributed.rank() :: distributed.world_size()]
-        rest = [clip for clip in own if not clip.done()]
+        rest = [clip for clip in own if not clip.done(made_with)]
         kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
         start = time.perf_counter()
-        predicted, reread = _predict_clips(rest, predictor, palette, settings)
+        predicted, reread = _predict_clips(rest, predictor, palette, settings, made_with)
         seconds = time.perf_counter() - start
     return PredictionStats(predicted, kept + reread, predictor.network_seconds, seconds)
 
@@ -124,7 +139,7 @@ def _plan(clips, data_root: Path, folder: Path) -> list[ClipPaths]:
 
 
 def _predict_clips(
-    clips: list[ClipPaths], predictor: Predictor, palette: np.ndarray, settings: Settings
+    clips: list[ClipPaths], predictor: Predictor, palette: np.ndarray, settings: Settings, made_with: str
 ) -> tuple[int, int]:
     """Decode ahead, predict, write behind; returns how many frames were predicted and how many read again."""
     predicted = reread = 0
@@ -134,9 +149,13 @@ def _predict_clips(
         videos = stack.enter_context(ExitStack())
         pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
         encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
-        loaded = stack.enter_context(closing(ordered_map(_load, files, workers=DECODERS, ahead=AHEAD)))
+        loaded = stack.enter_context(
+            closing(ordered_map(partial(_load, made_with), files, workers=DECODERS, ahead=AHEAD))
+        )
         bar = stack.enter_context(tqdm(total=len(files), desc="predict", unit="frame", disable=distributed.rank() > 0))
         for clip in clips:
+            # A kill after the last frame must not leave the video of earlier predictions beside the new ones.
+            clip.video.unlink(missing_ok=True)
             video = Mp4Writer(clip.video, settings.TEST.fps)
             videos.callback(video.discard)
             for frames in _batches(loaded, len(clip.frames), settings.TEST.batch_size_gen):
@@ -146,7 +165,7 @@ def _predict_clips(
                     frame_ids = frame.ids
                     if frame_ids is None:
                         frame_ids = next(ids)
-                        pictures.put(_write_pictures, frame.files, frame_ids, palette)
+                        pictures.put(_write_pictures, frame, frame_ids, palette)
                     encoder.put(encode_overlay, video, frame.rgb, frame_ids, palette)
                 predicted, reread = predicted + len(todo), reread + len(frames) - len(todo)
                 bar.update(len(frames))
@@ -171,31 +190,24 @@ def _batches(loaded: Iterator[LoadedFrame], count: int, size: int) -> Iterator[l
         yield frames
 
 
-def _load(files: FramePaths) -> LoadedFrame:
+def _load(made_with: str, files: FramePaths) -> LoadedFrame:
+    origin = Origin.of([files.image], made_with)
     rgb = read_image(files.image)
-    if not files.done():
-        return LoadedFrame(files, rgb, None)
+    if not files.done(made_with):
+        return LoadedFrame(files, rgb, None, origin)
     try:
         ids = read_label(files.gray)
     except UserError:  # damaged, or not a label map: predicted again
-        return LoadedFrame(files, rgb, None)
-    return LoadedFrame(files, rgb, ids if ids.shape == rgb.shape[:2] else None)
+        return LoadedFrame(files, rgb, None, origin)
+    return LoadedFrame(files, rgb, ids if ids.shape == rgb.shape[:2] else None, origin)
 
 
-def _write_pictures(files: FramePaths, ids: np.ndarray, palette: np.ndarray) -> None:
-    write_png(files.gray, ids)
-    write_png(files.color, colorize(ids, palette))
-
-
-def _older(file: Path, image: Path) -> bool:
-    """Whether a prediction is older than its frame: the frame was rendered or extracted again under the same name."""
-    return image.is_file() and file.stat().st_mtime_ns < image.stat().st_mtime_ns
+def _write_pictures(frame: LoadedFrame, ids: np.ndarray, palette: np.ndarray) -> None:
+    write_png(frame.files.gray, ids, origin=frame.origin.text)
+    write_png(frame.files.color, colorize(ids, palette), origin=frame.origin.text)
 
 
 def _ends_as_png(path: Path) -> bool:
-    try:
-        with open(path, "rb") as stream:
-            stream.seek(-len(PNG_END), os.SEEK_END)
-            return stream.read() == PNG_END
-    except OSError:
-        return False
+    with open(path, "rb") as stream:
+        stream.seek(-len(PNG_END), os.SEEK_END)
+        return stream.read() == PNG_END

@@ -15,12 +15,11 @@ from utils.files import regular_file, sha256_of, write_text
 
 
 def provenance_of(settings: Settings) -> dict[str, Any]:
-    """What predictions depend on: checkpoint, palette, data and the settings of the predictor."""
+    """What predictions depend on, beside their frames: checkpoint, palette and the settings of the predictor."""
     data, test = settings.DATA, settings.TEST
     note = {
         "checkpoint_sha256": sha256_of(test.ckpt_path),
         "colors_sha256": sha256_of(find_file(data.colors_path)),
-        "data_root": data.data_root,
         "network": settings.TRAIN.network,
         "classes": data.classes,
         "mode": test.mode,
@@ -64,10 +63,18 @@ def claim_output_folder(
     if distributed.rank() == 0:
         if overwrite:
             for part in filled:
-                shutil.rmtree(part, ignore_errors=True)
+                _empty(part)
         write_text(folder / "settings.yaml", dump_settings(settings))
         write_text(note_file, json.dumps(note, indent=1) + "\n")
     distributed.barrier()
+
+
+def _empty(folder: Path) -> None:
+    """Remove a folder with all that it holds, if it is there; an OSError names the file that cannot be removed."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def _read_note(path: Path) -> dict[str, Any]:

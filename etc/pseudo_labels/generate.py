@@ -28,6 +28,7 @@ from etc.data.images import read_image, read_png16, write_png
 from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.layouts import label_ids_of, layout_named
 from etc.data.lists import Frame, check_files, format_frames, prediction_names, read_frames
+from etc.data.origin import Origin, check_frame, digest, read_origin
 from etc.data.synthetic import prepare
 from etc.data.video import AHEAD, DECODERS
 from etc.distributed import device_of
@@ -110,7 +111,7 @@ def make_pseudo_labels(
     # Consecutive frames go to one process, because the flow between neighbours is needed twice.
     start, stop = (len(frames) * (distributed.rank() + i) // distributed.world_size() for i in (0, 1))
     # The sum waits for all processes: the prediction of a neighbour may be made by another one.
-    histogram = distributed.sum_counts(_teach(predictor, plan, range(start, stop)))
+    histogram = distributed.sum_counts(_teach(predictor, plan, range(start, stop), digest(note)))
     least = confidence_thresholds(histogram, choice)
     result = _filter(settings, plan, least, flow, range(start, stop))
     filled, kept, before, after = (distributed.sum_counts(counts) for counts in result)
@@ -214,34 +215,36 @@ def _check_flow(flow: FlowSource, plan: _Plan) -> None:
         )
 
 
-def _teach(predictor: Predictor, plan: _Plan, own: range) -> Tensor:
+def _teach(predictor: Predictor, plan: _Plan, own: range, made_with: str) -> Tensor:
     """Predict missing frames and count confidence levels, int64 ``[K, LEVELS]``."""
     histogram = torch.zeros(predictor.classes * LEVELS, dtype=torch.int64)
-    loaded = ordered_map(lambda i: _load(plan.images[i], plan.raw[i]), own, workers=DECODERS, ahead=AHEAD)
+    loaded = ordered_map(lambda i: _load(plan.images[i], plan.raw[i], made_with), own, workers=DECODERS, ahead=AHEAD)
     bar = tqdm(total=len(own), desc="teacher", unit="frame", disable=distributed.rank() > 0)
     with bar, closing(loaded), TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
-        for index, (rgb, prediction) in zip(own, loaded, strict=True):
+        for index, (rgb, prediction, origin) in zip(own, loaded, strict=True):
             if prediction is None:
                 best, ids = predictor.probabilities([rgb])[0].max(0)
                 channels = [ids, confidence_levels(1 - best), torch.zeros_like(ids)]
                 prediction = torch.stack(channels, -1).cpu().numpy().astype(np.uint16)
-                writers.put(write_png, plan.raw[index], prediction)
+                writers.put(partial(write_png, origin=origin.text), plan.raw[index], prediction)
             ids, levels = _unpacked(prediction, plan.raw[index], predictor.classes)
             histogram += torch.bincount((ids.long() * LEVELS + levels).flatten(), minlength=len(histogram))
             bar.update()
     return histogram.view(predictor.classes, LEVELS)
 
 
-def _load(image: Path, raw: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """A frame, and its prediction where it is there, of the frame's size, and not older than the frame."""
-    rgb = read_image(image)
+def _load(image: Path, raw: Path, made_with: str) -> tuple[np.ndarray, np.ndarray | None, Origin]:
+    """A frame, its prediction where it is there and of this frame as it is now, and what a prediction records."""
+    origin, rgb, old = Origin.of([image], made_with), read_image(image), read_origin(raw)
+    if old is not None:
+        check_frame(raw, old, image)
+    if old is None or not old.is_of([image], made_with):
+        return rgb, None, origin
     try:
-        if raw.stat().st_mtime_ns < image.stat().st_mtime_ns:
-            return rgb, None
         kept = read_png16(raw)
-    except (OSError, UserError):  # missing or damaged: predicted again
-        return rgb, None
-    return rgb, kept if kept.shape == rgb.shape else None
+    except UserError:  # damaged: predicted again
+        return rgb, None, origin
+    return rgb, kept if kept.shape == rgb.shape else None, origin
 
 
 def read_teacher(raw: Path, classes: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tqdm import tqdm
 from etc import distributed
 from etc.data.frame_names import folder_key
 from etc.data.images import image_size, read_image
+from etc.data.origin import Origin
 from etc.data.transform import normalise
 from etc.errors import UserError
 from model import SegmentationNetwork
@@ -20,10 +23,11 @@ from utils.files import replacing
 
 
 class TeacherLogits:
-    """Logits of frame files, float16 at the teacher's own resolution, one ``.npy`` per frame.
+    """Logits of frame files, float16 at the teacher's own resolution, one ``.npz`` per frame.
 
-    They lie under ``<cache>/<arch>-<hash of the weights>/``, so teachers never read each other's logits. A file that
-    is damaged, of another shape than the teacher's logits, or older than its frame, is computed again.
+    They lie under ``<cache>/<arch>-<hash of the weights>/``, so teachers never read each other's logits. Each file
+    records its frame; one that is damaged, of another shape than the teacher's logits, or of another frame, is computed
+    again.
 
     Args:
         arch: the teacher's architecture.
@@ -72,26 +76,27 @@ class TeacherLogits:
                 self._shapes[size] = _logits_shape(teacher, size, device)
         missing = [frame for frame in own if self._cached(frame) is None]
         for frame in tqdm(missing, desc="teacher", unit="frame", disable=distributed.rank() > 0 or not missing):
+            origin = Origin.of([frame], self.folder.name)
             image = torch.from_numpy(normalise(read_image(frame)))[None].to(device)
             with torch.no_grad():
                 logits = teacher.outputs(image.contiguous(memory_format=torch.channels_last))["logits"]
             self._shapes[image_size(frame)] = tuple(logits.shape[1:])
             with replacing(self.path(frame)) as temporary:
-                np.save(temporary, logits[0].half().cpu().contiguous().numpy())
+                np.savez(temporary, logits=logits[0].half().cpu().contiguous().numpy(), origin=origin.text)
         distributed.barrier()
         return len(missing)
 
     def path(self, frame: Path) -> Path:
         """File of the logits of a frame."""
-        return self.folder / folder_key(frame) / f"{frame.stem}.npy"
+        return self.folder / folder_key(frame) / f"{frame.stem}.npz"
 
     def _cached(self, frame: Path) -> np.ndarray | None:
-        path = self.path(frame)
         try:
-            if path.stat().st_mtime_ns < frame.stat().st_mtime_ns:
-                return None
-            logits = np.load(path)
-        except (OSError, ValueError, EOFError):
+            with np.load(self.path(frame)) as kept:  # a zip archive, whose checksums are checked
+                origin, logits = Origin.of_text(str(kept["origin"])), kept["logits"]
+        except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error):
+            return None  # missing, damaged, or something else
+        if origin is None or not origin.is_of([frame], self.folder.name):
             return None
         if logits.dtype != np.float16 or logits.ndim != 3:
             return None

@@ -9,7 +9,7 @@ import torch
 
 from etc.config import load_settings
 from etc.config.schema import Distill
-from etc.data.images import write_png
+from etc.data.images import read_image, write_png
 from etc.data.transform import ClipTransform, CropMap, crop_image, crop_logits, normalise, padding_of
 from etc.errors import UserError
 from etc.train.batch import ClipBatch
@@ -49,17 +49,16 @@ def frames(tmp_path) -> list[Path]:
     return paths
 
 
-def test_logits_are_computed_once_and_again_when_damaged_or_older_than_the_frame(
-    teacher, teacher_file, frames, tmp_path
-):
+def test_logits_are_computed_once_and_again_when_damaged_or_of_another_frame(teacher, teacher_file, frames, tmp_path):
     store = TeacherLogits("mobile", teacher_file, tmp_path / "store")
     assert store.fill(teacher, frames, CPU) == 3
     image = np.asarray(normalise(np.random.default_rng(1).integers(0, 256, (33, 49, 3), dtype=np.uint8)))
     expected = teacher.outputs(torch.from_numpy(image)[None])["logits"][0]
     np.testing.assert_allclose(store(frames[1]), expected.detach().numpy(), rtol=2e-3, atol=1e-3)
     assert store.fill(teacher, frames, CPU) == 0
-    store.path(frames[0]).write_bytes(b"\x93NUMPY cut")
-    os.utime(store.path(frames[2]), (1, 1))
+    store.path(frames[0]).write_bytes(store.path(frames[0]).read_bytes()[:-30])
+    write_png(frames[2], 255 - read_image(frames[2]))
+    os.utime(frames[2], (1, 1))  # older than its logits, as cp -p, rsync and tar restore it
     with pytest.raises(UserError, match=r"logits of .*0\.png are missing or damaged"):
         store(frames[0])
     assert store.fill(teacher, frames, CPU) == 2
@@ -69,9 +68,15 @@ def test_logits_of_another_shape_or_number_of_classes_are_computed_again(teacher
     store = TeacherLogits("mobile", teacher_file, tmp_path / "store")
     store.fill(teacher, frames, CPU)
     whole = [store(frame) for frame in frames]
-    np.save(store.path(frames[0]), whole[0][:11])  # of a teacher of 11 classes
-    np.save(store.path(frames[1]), whole[1][:, :-1])  # of another frame size or stride
-    np.save(store.path(frames[2]), whole[2].transpose(0, 2, 1))  # of the frame turned
+    others = (
+        whole[0][:11],  # of a teacher of 11 classes
+        whole[1][:, :-1],  # of another frame size or stride
+        whole[2].transpose(0, 2, 1),  # of the frame turned
+    )
+    for frame, logits in zip(frames, others, strict=True):
+        with np.load(store.path(frame)) as kept:
+            origin = kept["origin"]
+        np.savez(store.path(frame), logits=logits, origin=origin)
     for frame in frames:
         with pytest.raises(UserError, match=rf"logits of .*{frame.name} are missing or damaged"):
             store(frame)
@@ -145,7 +150,7 @@ def test_training_fills_the_store_and_then_reads_it(tiny_training, teacher_file,
     ]
     Trainer(load_settings(None, overrides), CPU).run()
     # Five labelled frames, each with two frames before and two after: none of them is shared.
-    files = list((tmp_path / "teacher_store").rglob("*.npy"))
+    files = list((tmp_path / "teacher_store").rglob("*.npz"))
     assert len(files) == 25
     assert torch.load(tmp_path / "run/last.pth", weights_only=True)["epoch"] == 1
 
