@@ -53,7 +53,8 @@ def score_frames(settings: Settings, export: str | Path | None = None) -> FrameS
     if writer is not None:
         writer.start()
     counts = confusion_of(predictor, frames, settings, desc="test", export=writer)
-    return FrameScores(counts, frames=sum(frame.label is not None for frame in frames), settings=settings)
+    labelled = sum(frame.label is not None for frame in frames)
+    return FrameScores(counts, frames=labelled, checkpoint=predictor.weights_sha256, settings=settings)
 
 
 def confusion_of(

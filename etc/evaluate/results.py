@@ -21,7 +21,7 @@ from etc.data.labels import class_names
 from etc.errors import UserError
 from etc.evaluate.metric_list import METRICS, ClipMetric
 from etc.metrics import iou_scores
-from utils.files import regular_file, sha256_of, write_text
+from utils.files import regular_file, write_text
 
 TC_FILE, TC_SETTINGS_FILE, MIOU_FILE = "tc.json", "tc_settings.yaml", "miou.json"
 
@@ -211,11 +211,13 @@ class FrameScores:
     Attributes:
         counts: confusion counts, int64 ``[K, K]``, rows are the labels.
         frames: number of frames.
+        checkpoint: SHA-256 of the checkpoint that predicted them.
         settings: the effective settings.
     """
 
     counts: Tensor
     frames: int
+    checkpoint: str | None
     settings: Settings
 
     @property
@@ -230,7 +232,7 @@ class FrameScores:
         folder = Path(folder)
         names = class_names(self.settings)
         content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
-        content["checkpoint_sha256"] = sha256_of(self.settings.TEST.ckpt_path)
+        content["checkpoint_sha256"] = self.checkpoint
         write_json(folder / MIOU_FILE, content)
         figures = self.figures
         rows = zip(names, figures["iou"], figures["accuracy"], strict=True)

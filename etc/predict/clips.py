@@ -113,7 +113,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     plan = _plan(clips, Path(settings.DATA.data_root), folder)
     predictor = predictor_from(settings)
     with distributed.exclusive_output(folder):
-        note = provenance_of(settings)
+        note = provenance_of(settings, predictor.weights_sha256)
         claim_output_folder(folder, note, settings, parts=PARTS, overwrite=overwrite)
         made_with = digest(note)
         own = plan[distributed.rank() :: distributed.world_size()]

@@ -18,7 +18,7 @@ from etc.data.transform import MEAN, STD
 from etc.distributed import exclusive_output
 from etc.errors import UserError
 from etc.networks import trained_network
-from utils.files import replacing, sha256_of
+from utils.files import replacing
 
 OPSET = 18  # the oldest that torch writes without converting: read by most runtimes
 SIZES = ((128, 256), (97, 161))  # the second is not divisible by any output stride
@@ -99,7 +99,7 @@ def _export(settings: Settings, path: Path, opset: int, labels: bool, sizes: Seq
     samples = [_images(1 + index % 2, size) for index, size in enumerate(sizes)]
     expected = [_run_torch(network, image) for image in samples]
     program = _exported(network, sizes[0], opset)
-    program.model.metadata_props.update(_metadata(settings, labels))
+    program.model.metadata_props.update(_metadata(settings, labels, trained.weights_sha256))
     with replacing(path) as temporary:
         program.save(temporary, external_data=False)
         found = _run_onnx(temporary, samples)
@@ -164,7 +164,7 @@ def _cell_weights(cells: int, size: int, like: Tensor) -> Tensor:
     return inside.to(like.dtype) / (end - start)[:, None].to(like.dtype)
 
 
-def _metadata(settings: Settings, labels: bool) -> dict[str, str]:
+def _metadata(settings: Settings, labels: bool, weights_sha256: str | None) -> dict[str, str]:
     """What a program that runs the file must know."""
     return {
         "arch": settings.TRAIN.network,
@@ -174,7 +174,7 @@ def _metadata(settings: Settings, labels: bool) -> dict[str, str]:
         "std": json.dumps([round(value, 3) for value in STD.tolist()]),
         "input": INPUT,
         "output": OUTPUTS["labels" if labels else "logits"],
-        "checkpoint_sha256": sha256_of(settings.TEST.ckpt_path),
+        "checkpoint_sha256": weights_sha256 or "",
     }
 
 

@@ -70,6 +70,8 @@ class Predictor:
 
     Attributes:
         network_seconds: time spent inside the network since construction.
+        weights_sha256: of the bytes of the checkpoint that the network's weights were read from, 64 hex digits;
+            ``None`` where they come from no file.
 
     Raises:
         ValueError: an argument out of range.
@@ -98,6 +100,7 @@ class Predictor:
         if not scales or min(scales) <= 0 or base_size < 0:
             raise ValueError(f"scales {list(scales)} of base_size {base_size}: expected scales > 0 and a size >= 0")
         self.network = network.eval()
+        self.weights_sha256: str | None = getattr(network, "weights_sha256", None)
         self.classes = classes
         self.device = torch.device(device)
         self.mode = mode

@@ -14,11 +14,16 @@ from etc.errors import UserError
 from utils.files import regular_file, sha256_of, write_text
 
 
-def provenance_of(settings: Settings) -> dict[str, Any]:
-    """What predictions depend on, beside their frames: checkpoint, palette and the settings of the predictor."""
+def provenance_of(settings: Settings, weights_sha256: str | None) -> dict[str, Any]:
+    """What predictions depend on, beside their frames: checkpoint, palette and the settings of the predictor.
+
+    Args:
+        settings: the settings.
+        weights_sha256: of the predictor: the file may have been replaced since its weights were read.
+    """
     data, test = settings.DATA, settings.TEST
-    note = {
-        "checkpoint_sha256": sha256_of(test.ckpt_path),
+    note: dict[str, Any] = {
+        "checkpoint_sha256": weights_sha256,
         "colors_sha256": sha256_of(find_file(data.colors_path)),
         "network": settings.TRAIN.network,
         "classes": data.classes,

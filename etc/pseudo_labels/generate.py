@@ -103,7 +103,8 @@ def make_pseudo_labels(
     if flow is not None:
         _check_flow(flow, plan)
     predictor = predictor_from(settings)
-    note = {key: value for key, value in provenance_of(settings).items() if not key.startswith("colors")}
+    note = provenance_of(settings, predictor.weights_sha256)
+    del note["colors_sha256"]  # no palette here
     claim_output_folder(out / "teacher", note, settings, parts=("raw",), overwrite=overwrite)
     if distributed.rank() == 0:
         # It is written again when all labels are there: an interrupted run leaves no list that mixes two choices.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from etc.data.origin import Origin
 from etc.data.transform import normalise
 from etc.errors import UserError
 from model import SegmentationNetwork
-from utils.files import replacing
+from utils.files import replacing, sha256_of
 
 
 class TeacherLogits:
@@ -36,9 +35,9 @@ class TeacherLogits:
     """
 
     def __init__(self, arch: str, weight: str | Path, cache: str | Path) -> None:
-        digest = hashlib.sha256(Path(weight).read_bytes()).hexdigest()[:12]
+        self.weight, self._sha256 = Path(weight), sha256_of(weight)
         name = "".join(letter if letter.isalnum() else "_" for letter in arch)
-        self.folder = Path(cache) / f"{name}-{digest}"
+        self.folder = Path(cache) / f"{name}-{self._sha256[:12]}"
         self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}  # size of a frame -> shape of its logits
 
     def __call__(self, frame: Path) -> np.ndarray:
@@ -67,8 +66,10 @@ class TeacherLogits:
             How many were computed by this process.
 
         Raises:
-            UserError: a frame that cannot be read.
+            UserError: a frame that cannot be read, or a checkpoint that was replaced after the teacher was read.
         """
+        if teacher.weights_sha256 not in (None, self._sha256):
+            raise UserError(f"{self.weight} was replaced while it was read: start again")
         own = list(dict.fromkeys(frames))[distributed.rank() :: distributed.world_size()]
         for frame in own:
             size = image_size(frame)

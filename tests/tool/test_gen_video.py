@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import etc.predict.clips
 from etc import distributed
 from etc.config import load_settings
 from etc.data.transform import normalise
@@ -101,6 +102,24 @@ def test_every_frame_gets_ids_colours_and_a_place_in_its_clips_video(generate, c
     note = json.loads((video / "source.json").read_text())
     assert note["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert "6 frames predicted; network alone" in capsys.readouterr().out
+
+
+def test_predictions_name_the_weights_that_were_read_not_those_that_replaced_them(
+    generate, clips, checkpoint, monkeypatch
+):
+    copy = clips / "weights.pth"
+    copy.write_bytes(checkpoint.read_bytes())
+    load = etc.predict.clips.predictor_from
+
+    def load_and_replace(settings):
+        predictor = load(settings)
+        copy.write_bytes(b"of another training")
+        return predictor
+
+    monkeypatch.setattr(etc.predict.clips, "predictor_from", load_and_replace)
+    assert generate(f"TEST.ckpt_path={copy}") == 0
+    note = json.loads((clips / "out/video/source.json").read_text())
+    assert note["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
 
 
 def test_batches_predict_the_same_ids(generate, clips):

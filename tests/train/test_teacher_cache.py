@@ -85,6 +85,13 @@ def test_logits_of_another_shape_or_number_of_classes_are_computed_again(teacher
         np.testing.assert_array_equal(store(frame), expected)
 
 
+def test_a_teacher_that_was_replaced_while_it_was_read_is_refused(teacher, teacher_file, frames, tmp_path, monkeypatch):
+    store = TeacherLogits("mobile", teacher_file, tmp_path / "store")
+    monkeypatch.setattr(teacher, "weights_sha256", "0" * 64)
+    with pytest.raises(UserError, match="was replaced while it was read: start again"):
+        store.fill(teacher, frames, CPU)
+
+
 def test_another_teacher_has_a_folder_of_its_own(teacher_file, tmp_path):
     other = tmp_path / "other.pth"
     other.write_bytes(teacher_file.read_bytes() + b" ")
