@@ -29,6 +29,7 @@ from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
 from etc.evaluate.clips import evaluation_flow, evaluation_flow_names
 from etc.evaluate.metric_list import HEADLINE
 from etc.evaluate.predictions import Predictions, predictions_from
+from etc.evaluate.results import TC_FILE
 from etc.metrics.warping import warp_labels
 from etc.report.runs import Run
 
@@ -237,11 +238,21 @@ class ClipViewer:
 
 
 def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predictions:
-    """The predictions that the run was scored on, with the settings of that scoring."""
+    """The predictions that the run was scored on, with the settings of that scoring.
+
+    Raises:
+        UserError: predictions that cannot be read, or that are others than those that were scored.
+    """
     own = run.scores.settings.TEST
     kind = run.scores.predictions["ids"]
     change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
-    return predictions_from(with_changes(settings, TEST=change | {"save_folder": str(run.folder)}), clips)
+    predictions = predictions_from(with_changes(settings, TEST=change | {"save_folder": str(run.folder)}), clips)
+    if predictions.fingerprint != run.scores.predictions.get("fingerprint"):
+        raise UserError(
+            f"{run.folder / TC_FILE} is of other predictions than {predictions.folder} holds now: score them "
+            f"again with tool/eval_tc.py TEST.save_folder {run.folder}"
+        )
+    return predictions
 
 
 def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tuple[np.ndarray, np.ndarray]:
