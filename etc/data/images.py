@@ -70,7 +70,7 @@ def write_png(path: str | Path, image: np.ndarray, compression: int = 3, *, orig
 def read_png_origin(path: str | Path) -> str | None:
     """The text that :func:`write_png` stored as ``origin``; ``None`` where the file is missing or holds none."""
     try:
-        with open(path, "rb") as stream:
+        with open(regular_file(path), "rb") as stream:
             stream.seek(_PNG_HEADER)
             head = stream.read(8)
             length = int.from_bytes(head[:4], "big")
