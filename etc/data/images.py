@@ -164,7 +164,8 @@ def _damaged_chunk(data: bytes) -> str | None:
         if end + 4 > len(view):
             return "a chunk reaches beyond the end of the file"
         if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return f"the checksum of its chunk {kind.decode('ascii', 'replace')} is wrong"
+            name = kind.decode("ascii") if kind.isalpha() else kind.hex()  # a damaged name may end the line
+            return f"the checksum of its chunk {name} is wrong"
         if kind == b"IEND":
             return None
         start = end + 4

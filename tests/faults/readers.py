@@ -1,6 +1,7 @@
 """Every reader of the toolkit with a sound file, for the tests that damage it."""
 
 import json
+import logging.handlers
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -224,12 +225,18 @@ def video(folder: Path) -> Reader:
     with Mp4Writer(path, 10) as writer:
         for seed in range(6):
             writer.write(cv2.resize(noise(seed, 6, 8, 3) * 13, (WIDTH, HEIGHT)))
-    count = 6
+    said = logging.handlers.MemoryHandler(1000)
+    logging.getLogger("etc.data.video").addHandler(said)
 
     def read() -> object:
+        said.buffer.clear()
         return [pixels(frame.rgb) for frame in open_source(str(path), data_root=".").frames]
 
-    return Reader(path, read, fits=lambda frames: len(frames) == count and all(map(is_image, frames)))
+    def fits(frames) -> bool:
+        # A file may hide some of its frames, so that damage which hides them cannot be told; but it is said.
+        return all(map(is_image, frames)) and (len(frames) == 6 or (len(frames) < 6 and bool(said.buffer)))
+
+    return Reader(path, read, fits=fits)
 
 
 def colours(folder: Path) -> Reader:
