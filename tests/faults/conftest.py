@@ -40,7 +40,6 @@ class Undisturbed(NamedTuple):
 @pytest.fixture(scope="session")
 def inputs(tiny_world, tmp_path_factory) -> Path:
     """Weights, lists of clips of the tiny world, and a video with predictions."""
-    import_everything()
     folder = tmp_path_factory.mktemp("inputs")
     torch.manual_seed(0)
     torch.save({"student": build_model("psp18", classes=19).state_dict()}, folder / "psp18.pth")
@@ -60,6 +59,7 @@ def inputs(tiny_world, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(tiny_world, inputs, tmp_path_factory) -> Callable[[str], Undisturbed]:
     """Gives the undisturbed run of a script, which is made once."""
+    import_everything()
     runs: dict[str, Undisturbed] = {}
 
     def run(script: str) -> Undisturbed:
