@@ -92,7 +92,7 @@ def test_a_damaged_file_gives_a_documented_error_or_its_content(name, tmp_path, 
         except BaseException as error:
             raise AssertionError(f"mutation {number}, {kind.__name__}: {type(error).__name__}: {error}") from error
         if found == content:
-            counts["equal"] += 1
+            counts["same"] += 1
             continue
         assert reader.fits is not None and reader.fits(found), f"mutation {number}, {kind.__name__}: another content"
         counts["another value"] += 1
