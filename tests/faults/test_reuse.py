@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from etc.config import load_settings
 from etc.data.images import read_image, write_png
@@ -28,16 +30,26 @@ def picture(seed: int) -> np.ndarray:
 
 
 @pytest.fixture
-def words(inputs, tmp_path) -> list[str]:
-    """Settings of two data sets, ``a`` and ``b``, whose frames share their names; those of ``a`` are set."""
+def words(tmp_path, monkeypatch) -> list[str]:
+    """Settings of two data sets, ``a`` and ``b``, whose frames share their names; those of ``a`` are set.
+
+    The network is one 1x1 convolution.
+    """
+    (tmp_path / "pixel_net.py").write_text(
+        "from torch import nn\n\n\ndef build(*, classes):\n    return nn.Conv2d(3, classes, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    torch.save({"student": nn.Conv2d(3, 19, 1).state_dict()}, tmp_path / "net.pth")
     for index, name in enumerate(("a", "b")):
         for number, frame in enumerate(NAMES):
             write_png(tmp_path / name / frame, picture(10 * index + number))
     (tmp_path / "frames.lst").write_text("\n".join(NAMES) + "\n")
     return [
         *("DATA.synthetic=false", "DATA.layout=folder", "DATA.label_map=none", f"DATA.data_root={tmp_path}/a"),
-        *(f"DATA.clip_list={tmp_path}/frames.lst", f"TEST.ckpt_path={inputs}/psp18.pth", "TEST.device=cpu"),
+        *(f"DATA.clip_list={tmp_path}/frames.lst", f"TEST.ckpt_path={tmp_path}/net.pth", "TEST.device=cpu"),
         *(f"TEST.save_folder={tmp_path}/result", "FLOW.name=dis", f"FLOW.cache={tmp_path}/flow"),
+        "TRAIN.arch=pixel_net:build",
         f"DATA.colors_path={REPOSITORY}/data/palettes/cityscapes_colors.txt",
     ]
 
@@ -157,11 +169,11 @@ def test_compare_refuses_scores_of_other_predictions_than_lie_there(words, tmp_p
     assert run("gen_video", *words) == 0
     assert run("eval_tc", *words) == 0
     comparison = ["--no-speed", "--runs", f"one={tmp_path}/result", "--out", tmp_path / "comparison"]
+    assert run("compare", *comparison, "TRAIN.arch=pixel_net:build") == 0
     path = tmp_path / "result/video/gray/x_000001.png"
     write_png(path, 18 - cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
-    assert run("compare", *comparison) == 2
-    error = last_error(capsys)
-    assert f"{tmp_path}/result" in error and "eval_tc" in error
+    assert run("compare", *comparison, "TRAIN.arch=pixel_net:build") == 2
+    assert f"again with tool/eval_tc.py TEST.save_folder {tmp_path}/result" in last_error(capsys)
 
 
 def test_a_file_is_the_same_by_its_content_or_by_path_size_and_both_times(tmp_path):
