@@ -11,6 +11,10 @@ from etc.data.synthetic import prepare
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="20 kills per command and 1,000 damaged files per reader")
+
+
 @pytest.fixture
 def real_data() -> Path:
     """Root of the real data sets; the test is skipped, visibly, where they are absent."""

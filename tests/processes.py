@@ -1,14 +1,26 @@
 """Other processes for tests: they say when they are ready, wait, and can be killed."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from etc.config import load_settings
+from etc.data import synthetic
+from tests import scripts
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Importing torch takes many times as long as the tiny runs of the tests: one process imports everything, and is copied.
+_READY = multiprocessing.get_context("forkserver")
+_READY.set_forkserver_preload(
+    ["etc.train.trainer", "etc.report.html", "etc.report.runs", "etc.flow.precompute", "torch.utils.tensorboard"]
+)
 
 
 @contextmanager
@@ -40,8 +52,53 @@ def runs(pid: int) -> bool:
         return False
 
 
+def command_of(pid: int) -> bytes:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process started."""
     return [
         int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
+
+
+def import_everything() -> None:
+    """Do what the first :func:`started` would wait for."""
+    process = _READY.Process(target=int)
+    process.start()
+    process.join()
+
+
+def started(script: str, words: Sequence[object], log: Path) -> multiprocessing.Process:
+    """A script of ``tool/`` in a process of its own, which the caller waits for or kills.
+
+    Args:
+        script: its name; ``render`` renders the synthetic world with snippets of six frames.
+        words: its arguments.
+        log: where it writes what it prints.
+    """
+    process = _READY.Process(target=_run, args=(script, [*map(str, words)], str(log)))
+    process.start()
+    return process
+
+
+def _run(script: str, words: list[str], log: str) -> None:
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    if script == "render":
+        # In this process, as workers would import everything again; tests/data/test_synthetic.py kills some.
+        synthetic.os.cpu_count = lambda: 1
+        synthetic.write_world = partial(synthetic.write_world, frames=6)
+        synthetic.SYNTHETIC_LABELLED = (2, 3)
+        synthetic.prepare(load_settings(None, words))
+        return
+    code = scripts.run(script, *words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise SystemExit(code)

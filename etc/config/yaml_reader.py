@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from utils.files import regular_file
+
 MAX_BYTES = 100_000  # PyYAML reads about 100 kB per second; the longest file of the toolkit has 8 kB
 MAX_DEPTH = 10  # sections, keys, lists: 4 are used
 MAX_NODES = 10_000  # values in the file, those of an alias counted wherever it is used
@@ -68,11 +70,11 @@ def read_text(path: Path) -> str:
     """The text of a settings file.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a named pipe or a device, which may never end.
         UnicodeDecodeError: it is not UTF-8.
         YamlError: it is longer than a settings file can be.
     """
-    with open(path, "rb") as stream:
+    with open(regular_file(path), "rb") as stream:
         data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise YamlError(f"more than {MAX_BYTES} bytes: this is no settings file")

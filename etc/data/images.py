@@ -70,7 +70,7 @@ def write_png(path: str | Path, image: np.ndarray, compression: int = 3, *, orig
 def read_png_origin(path: str | Path) -> str | None:
     """The text that :func:`write_png` stored as ``origin``; ``None`` where the file is missing or holds none."""
     try:
-        with open(path, "rb") as stream:
+        with open(regular_file(path), "rb") as stream:
             stream.seek(_PNG_HEADER)
             head = stream.read(8)
             length = int.from_bytes(head[:4], "big")
@@ -164,7 +164,8 @@ def _damaged_chunk(data: bytes) -> str | None:
         if end + 4 > len(view):
             return "a chunk reaches beyond the end of the file"
         if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return f"the checksum of its chunk {kind.decode('ascii', 'replace')} is wrong"
+            name = kind.decode("ascii") if kind.isalpha() else kind.hex()  # a damaged name may end the line
+            return f"the checksum of its chunk {name} is wrong"
         if kind == b"IEND":
             return None
         start = end + 4

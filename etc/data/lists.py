@@ -55,7 +55,8 @@ def read_clips(path: str | Path, *, layout: Layout, frame_step: int = 1) -> list
 
     Raises:
         UserError: as :func:`read_frames`; a clip of one frame, because temporal consistency needs pairs; lines that are
-            repeated, or in another order than their frame numbers, or a clip of two sequences.
+            repeated, or in another order than their frame numbers; a clip of two sequences; without blank lines, a clip
+            that goes on after frames of another one.
     """
     blocks = _blocks(path)
     for block in blocks:
@@ -63,6 +64,7 @@ def read_clips(path: str | Path, *, layout: Layout, frame_step: int = 1) -> list
     _check_repeated_clips(path, blocks)
     clips = [[line.frame for line in block] for block in blocks]
     if len(clips) == 1:
+        _check_torn(path, blocks[0], layout, frame_step)
         clips = group_clips(clips[0], layout=layout, frame_step=frame_step)
     if not clips:
         raise UserError(f"{path} lists no frame")
@@ -210,6 +212,26 @@ def _check_numbers(path: str | Path, block: list[_Line], layout: Layout, *, one_
                 "the frames of a clip in the order of their numbers, with a blank line between clips that share frames"
             )
         latest[sequence] = found.number, line_number
+
+
+def _check_torn(path: str | Path, block: list[_Line], layout: Layout, frame_step: int) -> None:
+    """Refuse a clip that goes on after frames of another one: cut there, it would lose a pair in silence.
+
+    A sequence that returns after a gap in its numbers begins another clip.
+    """
+    latest: dict[tuple[Path, str, str], _Line] = {}
+    for index, line in enumerate(block):
+        found = frame_number(line.frame.image, layout)
+        sequence = Path(line.frame.image).parent, found.head if found else "", found.tail if found else ""
+        before = latest.get(sequence)
+        apart = before is not None and before is not block[index - 1]
+        if before and apart and follows(line.frame.image, before.frame.image, layout=layout, frame_step=frame_step):
+            raise UserError(
+                f"{path}:{line.number}: {line.frame.image} continues the clip of line {before.number}, but frames of "
+                "another clip stand between them: list the frames of a clip one after another, or, if these are "
+                "separate clips, put a blank line between clips"
+            )
+        latest[sequence] = line
 
 
 def _warn_of_order(path: str | Path, block: list[_Line]) -> None:

@@ -15,7 +15,7 @@ from etc.data.cityscapes import cityscapes_lists
 from etc.data.make_lists import write_lists
 from etc.data.world import write_world
 from etc.errors import UserError
-from utils.files import write_text
+from utils.files import regular_file, write_text
 from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ def _write_lists(building: Path, wanted: dict[str, int]) -> None:
 
 def _check_world(root: Path, wanted: dict[str, int]) -> None:
     try:
-        found = json.loads((root / WORLD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = dict(json.loads(regular_file(root / WORLD_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         raise UserError(f"DATA.data_root {root} holds something else than a synthetic world: choose another") from None
     for key, value in wanted.items():
         if found.get(key) != value:

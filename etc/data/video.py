@@ -164,7 +164,7 @@ def _lacking_frames(path: Path, stream, count: int, times: list[float]) -> str |
     dropped = is_avi and len(intervals) and times[-1] - times[0] >= seconds - 2 * intervals.max()
     if stored < stream.frames and not dropped:
         return f"the file declares {stream.frames} frames, {count} can be decoded"
-    logger.warning("%s declares %d frames and shows %d: the others are hidden", path, stream.frames, count)
+    logger.warning("%s declares %d frames and shows %d: the others are hidden, or damaged", path, stream.frames, count)
     return None
 
 

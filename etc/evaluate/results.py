@@ -247,11 +247,14 @@ def read_result(path: Path) -> dict[str, Any]:
         UserError: the file is missing or no result.
     """
     try:
-        return json.loads(regular_file(path).read_text(encoding="utf-8"), object_hook=_with_nan)
+        result = json.loads(regular_file(path).read_text(encoding="utf-8"), object_hook=_with_nan)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{path} is not a result file") from None
+    except (ValueError, RecursionError):
+        result = None
+    if not isinstance(result, dict):
+        raise UserError(f"{path} is not a result file")
+    return result
 
 
 def _with_nan(node: dict[str, Any]) -> dict[str, Any]:

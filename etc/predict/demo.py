@@ -29,7 +29,8 @@ def demonstrate(settings: Settings, *, max_frames: int | None = None) -> Predict
     """Predict the frames of ``TEST.demo_dir`` (empty: the first clip of ``DATA.clip_list``).
 
     Writes ``<name>_color.png`` and ``<name>_overlay.png`` into ``TEST.demo_folder``, ``settings.yaml``, and
-    ``overlay.mp4`` when there is more than one frame and all have the same size. Ctrl-C ends a camera.
+    ``overlay.mp4`` when there is more than one frame and all have the same size; that of an earlier run is removed.
+    Ctrl-C ends a camera.
 
     Args:
         settings: the settings.
@@ -56,6 +57,8 @@ def _source(settings: Settings) -> Source:
 def _demonstrate(settings: Settings, source: Source, palette: np.ndarray, max_frames: int | None) -> PredictionStats:
     predictor = predictor_from(settings)
     folder = Path(settings.TEST.demo_folder)
+    # This run may write no video, or may be killed: that of an earlier one must not lie beside the new pictures.
+    (folder / "overlay.mp4").unlink(missing_ok=True)
     write_text(folder / "settings.yaml", dump_settings(settings))
     count, shapes = 0, set()
     start = time.perf_counter()

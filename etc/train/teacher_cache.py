@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ from etc.data.origin import Origin
 from etc.data.transform import normalise
 from etc.errors import UserError
 from model import SegmentationNetwork
-from utils.files import replacing, sha256_of
+from model.checkpoint import damaged_part
+from utils.files import regular_file, replacing, sha256_of
 
 
 class TeacherLogits:
@@ -93,10 +93,17 @@ class TeacherLogits:
 
     def _cached(self, frame: Path) -> np.ndarray | None:
         try:
-            with np.load(self.path(frame)) as kept:  # a zip archive, whose checksums are checked
+            data = regular_file(self.path(frame)).read_bytes()
+        except OSError:
+            return None
+        # A zip archive. NumPy reads the head of an array before its checksum is compared, and may fail in any way.
+        if damaged_part(data) is not None:
+            return None
+        try:
+            with np.load(BytesIO(data)) as kept:
                 origin, logits = Origin.of_text(str(kept["origin"])), kept["logits"]
-        except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error):
-            return None  # missing, damaged, or something else
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return None  # something else
         if origin is None or not origin.is_of([frame], self.folder.name):
             return None
         if logits.dtype != np.float16 or logits.ndim != 3:

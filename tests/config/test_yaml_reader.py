@@ -1,11 +1,13 @@
 """YAML that no settings file should hold: one line, at once, with the place."""
 
+import os
 import time
 
 import pytest
 
 from etc.config import load_settings
 from etc.errors import ConfigError
+from tests.scripts import run
 
 BOMB = "TEST:\n  scales:\n" + "".join(
     f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else '1, 1'}]\n" for i in range(9)
@@ -79,9 +81,16 @@ def test_anchors_and_aliases_of_sensible_size_work(tmp_path):
     assert (settings.TEST.test_h, settings.TEST.test_w, settings.TRAIN.train_h) == (65, 65, 49)
 
 
-def test_an_endless_file_is_not_read_to_its_end():
-    with pytest.raises(ConfigError, match="/dev/zero: more than 100000 bytes"):
+def test_an_endless_file_is_refused_before_it_is_read():
+    with pytest.raises(ConfigError, match="cannot read the settings file /dev/zero: it is a device"):
         load_settings("/dev/zero")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "settings.yaml")
+    assert run("gen_video", "--config", tmp_path / "settings.yaml") == 2
+    error = f"error: cannot read the settings file {tmp_path}/settings.yaml: it is a named pipe, expected a regular"
+    assert capsys.readouterr().err.startswith(error)
 
 
 @pytest.mark.parametrize("config", [{"TRAIN": 3}, {5: {}}, {"TRAIN": {5: 1}}, {"TRAIN": None}, {"NOPE": {}}])

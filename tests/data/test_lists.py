@@ -116,6 +116,26 @@ def test_a_sequence_that_returns_with_lower_numbers_is_named(write):
         read_clips(path, layout=LAYOUTS["camvid"])
 
 
+@pytest.mark.parametrize(
+    ("layout", "lines"),
+    [
+        ("camvid", ["v/s_1.png", "v/s_2.png", "w/s_1.png", "w/s_2.png", "v/s_3.png", "v/s_4.png"]),
+        ("folder", ["v/a.png", "v/b.png", "w/a.png", "w/b.png", "v/c.png", "v/d.png"]),
+    ],
+)
+def test_a_clip_that_goes_on_after_another_one_is_named_or_cut_by_blank_lines(write, layout, lines):
+    with pytest.raises(UserError, match=rf"x\.lst:5: {lines[4]} continues the clip of line 2, but frames of another"):
+        read_clips(write("\n".join(lines)), layout=LAYOUTS[layout])
+    cut = [lines[:2], lines[2:4], lines[4:]]
+    assert names(read_clips(write("\n\n".join(map("\n".join, cut))), layout=LAYOUTS[layout])) == cut
+
+
+def test_a_sequence_that_returns_after_a_gap_is_another_clip(write):
+    lines = ["v/s_1.png", "v/s_2.png", "w/s_1.png", "w/s_2.png", "v/s_5.png", "v/s_6.png"]
+    clips = read_clips(write("\n".join(lines)), layout=LAYOUTS["camvid"])
+    assert names(clips) == [lines[:2], lines[2:4], lines[4:]]
+
+
 def test_a_lost_blank_line_between_two_clips_is_named(write):
     clips = [[city(number, sequence) for number in (1, 2)] for sequence in range(3)]
     path = write("\n".join(clips[0] + clips[1]) + "\n\n" + "\n".join(clips[2]))

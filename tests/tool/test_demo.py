@@ -101,6 +101,13 @@ def test_images_of_two_sizes_become_pictures_and_no_video(demo, folder, tmp_path
     assert len(written(tmp_path)) == 9 and "overlay.mp4" not in written(tmp_path)
 
 
+def test_the_video_of_an_earlier_run_does_not_stay_beside_other_pictures(demo, folder, tmp_path):
+    assert demo(f"TEST.demo_dir={folder}") == 0
+    assert "overlay.mp4" in written(tmp_path)
+    assert demo(f"TEST.demo_dir={folder}/f_1.png") == 0
+    assert "overlay.mp4" not in written(tmp_path)
+
+
 class Camera:
     """Three frames, then Ctrl-C: the only end that a camera has."""
 

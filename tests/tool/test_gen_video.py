@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import av
@@ -156,6 +157,18 @@ def test_a_run_goes_on_with_what_is_missing_or_cut(generate, clips, capsys):
         assert read(video / "color" / f"{name}.png").shape == (64, 96, 3)
     assert (video / "gray" / f"{NAMES[2]}.png").stat().st_mtime_ns == kept
     assert [len(pictures_of(video / "mp4" / f"{NAMES[start]}.mp4")) for start in (0, 3)] == [3, 3]
+
+
+def test_a_named_pipe_among_the_predictions_is_replaced(generate, clips):
+    assert generate() == 0
+    folder = clips / "out/video"
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    for pipe in (folder / "gray" / f"{NAMES[1]}.png", folder / "color" / f"{NAMES[4]}.png"):
+        pipe.unlink()
+        os.mkfifo(pipe)
+    os.mkfifo(folder / "gray/other.png")
+    assert generate() == 0
+    assert all(path.is_file() and path.read_bytes() == content for path, content in before.items())
 
 
 def test_predictions_of_another_checkpoint_are_not_mixed_in(generate, clips, capsys):
