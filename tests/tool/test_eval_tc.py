@@ -37,8 +37,14 @@ def clip(tmp_path, monkeypatch):
     return lambda *words: run("eval_tc", "--predictions", "pred", "FLOW.preset=ultrafast", *words)
 
 
+def result_folder(tmp_path: Path) -> Path:
+    """The one default result folder: named after the predictions, with a hash of what was scored."""
+    (folder,) = (tmp_path / "exp/eval_tc").glob(f"{tmp_path.name}_pred-*")
+    return folder
+
+
 def result(tmp_path: Path) -> dict:
-    return json.loads((tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc.json").read_text())
+    return json.loads((result_folder(tmp_path) / "tc.json").read_text())
 
 
 def expected(tmp_path: Path, stride: int, missing: tuple[int, ...] = (), preset: str = "ultrafast") -> tuple:
@@ -89,7 +95,7 @@ def test_flows_and_strides_are_scored_in_one_run_each_as_if_alone(clip, tmp_path
     for scores in written["flow_settings"]:
         assert figures(scores) == expected(tmp_path, scores["stride"], preset=scores["flow"].removeprefix("dis-"))
     assert figures(written) == figures(written["flow_settings"][0])
-    rows = (tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc.csv").read_text().splitlines()
+    rows = (result_folder(tmp_path) / "tc.csv").read_text().splitlines()
     assert len(rows) == 1 + 4 * (1 + 19 + 1)
     assert rows[1].startswith("dis@ultrafast,1,all,,0.")
 
@@ -115,7 +121,7 @@ def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
             video.write(read_image(tmp_path / f"frames/f_{t}.png"))
     assert clip("--frames", "street.mp4") == 0
     assert "7 predictions are assigned to 7 frames in sorted order" in caplog.text
-    unpacked = tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/frames/street.mp4"
+    unpacked = result_folder(tmp_path) / "frames/street.mp4"
     assert len(list(unpacked.glob("street_*.png"))) == FRAMES
     assert result(tmp_path)["pairs"]["scored"] == 6
 
@@ -135,8 +141,8 @@ def test_a_video_whose_stem_is_two_dots_leaves_the_result_folder_alone(clip, tmp
         for t in range(FRAMES):
             video.write(read_image(tmp_path / f"frames/f_{t}.png"))
     (tmp_path / "street.mp4").rename(tmp_path / "...mp4")
-    kept = tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/kept.txt"
-    kept.parent.mkdir(parents=True)
+    clip("--frames", "...mp4")
+    kept = result_folder(tmp_path) / "kept.txt"
     kept.write_text("mine")
     clip("--frames", "...mp4")
     assert kept.read_text() == "mine"
@@ -236,7 +242,7 @@ def test_the_published_clips_are_scored_from_the_official_folder(tmp_path, monke
 
 def test_settings_of_the_options_stand_beside_the_result(clip, tmp_path):
     assert clip("--frames", "frames") == 0
-    settings = load_settings(tmp_path / f"exp/eval_tc/{tmp_path.name}_pred/tc_settings.yaml")
+    settings = load_settings(result_folder(tmp_path) / "tc_settings.yaml")
     assert (settings.TEST.frames, settings.TEST.predictions, settings.DATA.synthetic) == ("frames", "pred", False)
 
 
