@@ -121,8 +121,7 @@ def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
             video.write(read_image(tmp_path / f"frames/f_{t}.png"))
     assert clip("--frames", "street.mp4") == 0
     assert "7 predictions are assigned to 7 frames in sorted order" in caplog.text
-    unpacked = result_folder(tmp_path) / "frames/street.mp4"
-    assert len(list(unpacked.glob("street_*.png"))) == FRAMES
+    assert len(list(result_folder(tmp_path).glob("frames/street-*/street_*.png"))) == FRAMES
     assert result(tmp_path)["pairs"]["scored"] == 6
 
 
