@@ -125,6 +125,8 @@ def _parsed(text: str, section: str, key: str) -> Any:
     types = _types_of(section, key)
     if type(None) in types and text.casefold() in _EMPTY:
         return None
+    if text.lstrip().startswith("{") and any(get_origin(each) is dict for each in types):
+        return parse(text)
     if str in types:
         return int(text) if int in types and re.fullmatch("[0-9]{1,9}", text) else text
     try:

@@ -35,6 +35,10 @@ PROCESSES = 1024
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+LabelValue = Annotated[int, Field(ge=0, le=255)]
+# JSON, which results are stored in, has only texts for keys: their numbers are read leniently.
+Mapping = dict[Annotated[int, Field(strict=False)], int]
+LabelMap = str | Mapping
 
 
 class _Section(BaseModel):
@@ -81,10 +85,11 @@ class Data(_Section):
         description="clips to score: one frame per line, a blank line between clips",
     )
     classes: int = Field(19, description="number of classes", ge=1, le=254)
-    label_map: str = Field(
+    label_map: LabelMap = Field(
         "cityscapes",
-        title="name | none",
-        description="layout whose label ids label files hold; none: train ids",
+        title="name | {value: train id} | path",
+        description="what label files hold: cityscapes (label ids), none (train ids), void_zero (0 is void, 1..K the "
+        "classes), color (colours of colors_path), or a mapping, as {0: 255, 1: 0}, 255: ignore; path: of a .yaml",
     )
     frame_step: Positive = Field(1, description="difference between the numbers of consecutive frames")
     allow_missing_neighbours: bool = Field(False, description="train on frames without neighbour too")
@@ -98,6 +103,15 @@ class Data(_Section):
     synthetic_train: Positive = Field(12, description="30-frame snippets in the synthetic world")
     synthetic_val: Positive = Field(4, description="30-frame snippets in the synthetic world")
     synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0, le=LARGEST_SEED)
+
+    @field_validator("classes")
+    @classmethod
+    def _two_classes(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError(
+                "one class has loss 0 and mIoU 100 whatever is predicted: an object and its background are 2 classes"
+            )
+        return value
 
 
 class Flow(_Section):
@@ -160,7 +174,11 @@ class Train(_Section):
     )
     blur: Fraction = Field(0.5, description="probability of a 5x5 Gaussian blur")
     zoom_factor: Literal[8] = Field(8, description="output stride of the network (published key; only 8)")
-    ignore_label: int = Field(255, description="label value excluded from losses and scores", ge=0, le=255)
+    ignore_label: LabelValue | list[LabelValue] = Field(
+        255,
+        title="int 0..255 | list",
+        description="label values excluded from losses and scores, beside 255; with label_map none",
+    )
     loss: Literal["dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy"] = Field(
         "dsn",
         description="dsn: both heads; ohem: over hard pixels; single, cross_entropy: main head alone",
@@ -280,9 +298,10 @@ class Test(_Section):
     predictions: str | None = Field(
         None, title="path", description="folder of PNG files to score; empty: save_folder/video/gray"
     )
-    prediction_ids: Literal["auto", "train", "label", "color"] = Field(
+    prediction_ids: Literal["auto", "train", "label", "color"] | Mapping = Field(
         "auto",
-        description="pixel values: train ids, Cityscapes label ids or class colours; auto: detect",
+        title="auto | train | label | color | {value: train id}",
+        description="pixel values: train ids, label ids, class colours, or a mapping as in label_map; auto: detect",
     )
     allow_gaps: bool = Field(False, description="frames may lack a prediction; pairs with both are scored")
     frames: str | None = Field(None, title="path", description="folder or video to score; empty: DATA.clip_list")

@@ -22,6 +22,7 @@ _JPEG_HEAD, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 # What Pillow raises for damaged files: one flipped bit may lead to any of them.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 MAX_PIXELS = 2**27  # 16384 x 8192; a file of a few kilobytes may state billions, which would fill the memory
+_BITS_PER_SAMPLE = 0x0102  # TIFF tag, one number per channel
 _ORIENTATION = 0x0112  # EXIF tag; 5..8 are rotated by 90 degrees
 
 
@@ -33,6 +34,27 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     image = _decode(path, cv2.IMREAD_COLOR)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def sample_range(path: str | Path) -> tuple[str, float] | None:
+    """The kind of numbers (``"u"`` or ``"f"``) and the largest value of a frame of more than 8 bits per channel.
+
+    ``None`` for 8 bits, of which only the head of the file is read, and for files that cannot be read.
+    """
+    try:
+        with Image.open(regular_file(path)) as image:
+            deep = image.mode[0] in "IF"
+            if image.format == "PNG":  # Pillow gives RGB of 16 bits as 8
+                with open(path, "rb") as stream:
+                    deep = stream.read(25)[24] == 16
+            elif image.format == "TIFF":
+                deep = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8  # type: ignore[attr-defined]
+        if not deep:
+            return None
+        pixels = _decode(path, cv2.IMREAD_UNCHANGED)
+    except (*_UNDECODABLE, UserError):  # the reader of the frames says why
+        return None
+    return None if pixels.dtype == np.uint8 else (pixels.dtype.kind, float(pixels.max()))
 
 
 def read_png16(path: str | Path) -> np.ndarray:
@@ -198,11 +220,13 @@ class LabelFile(NamedTuple):
         path: the file.
         pixels: uint8 or uint16 ``[H, W]``, or uint8 ``[H, W, 3 or 4]``.
         palette: RGB, uint8 ``[256, 3]``.
+        depth: bits per gray value in the file, where they are fewer than 8.
     """
 
     path: Path
     pixels: np.ndarray
     palette: np.ndarray | None
+    depth: int = 8
 
     def ids(self) -> np.ndarray:
         """Gray values or palette indices, uint8 or uint16 ``[H, W]``.
@@ -215,8 +239,9 @@ class LabelFile(NamedTuple):
         red = self.pixels[:, :, 0]
         if (self.pixels[:, :, 1:3] != red[:, :, None]).any():
             raise UserError(
-                f"{self.path} is a picture in colours: expected a label map with one channel of ids (predictions in "
-                "the colours of DATA.colors_path are read with TEST.prediction_ids color)"
+                f"{self.path} is a picture in colours: expected a label map with one channel of ids (labels in the "
+                "colours of DATA.colors_path are read with DATA.label_map color, predictions with "
+                "TEST.prediction_ids color)"
             )
         return red
 
@@ -229,7 +254,10 @@ class LabelFile(NamedTuple):
         if self.palette is not None:
             return self.palette[self.pixels]
         if self.pixels.ndim == 2:
-            raise UserError(f"{self.path} is gray: TEST.prediction_ids color needs colours (train or label: ids)")
+            raise UserError(
+                f"{self.path} is gray: TEST.prediction_ids color needs colours (train or label: ids), and so does "
+                "DATA.label_map color"
+            )
         return self.pixels[:, :, :3]
 
 
@@ -261,10 +289,19 @@ def read_label_file(path: str | Path) -> LabelFile:
         raise UserError(f"{path} is not an image that can be decoded") from error
     if image.mode == "LA":
         pixels = pixels[:, :, 0]
+    depth = _gray_depth(data)
+    if depth in (2, 4) and pixels.dtype == np.uint8:
+        pixels = pixels // (255 // (2**depth - 1))  # Pillow scales them to 0..255, unlike those of 1 bit
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8)
     elif pixels.dtype != np.uint8:
         if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
             raise UserError(f"{path}: expected whole numbers of 8 or 16 bits, this file has {pixels.dtype}")
         pixels = pixels.astype(np.uint16)
-    return LabelFile(path, pixels, palette)
+    return LabelFile(path, pixels, palette, depth)
+
+
+def _gray_depth(data: bytes) -> int:
+    """Bits per value of a gray PNG of fewer than 8; otherwise 8."""
+    gray = data.startswith(_PNG_HEAD) and data[25] == 0
+    return min(8, data[24]) if gray else 8

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import yaml
 
 from etc.config import find_file
-from etc.config.schema import Settings
-from etc.data.images import read_label
-from etc.data.layouts import label_ids_of
+from etc.config.schema import LabelMap, Settings
+from etc.config.yaml_reader import YamlError, parse
+from etc.data.images import read_label_file
+from etc.data.layouts import COLOR, VOID_ZERO, is_mapping_file, label_ids_of
 from etc.errors import UserError
 from utils.files import regular_file
 
@@ -17,22 +21,33 @@ IGNORE = 255
 INVALID = 254  # inside a table only: marks values that must not occur
 
 
-def label_table(label_map: str, classes: int, ignore_label: int) -> np.ndarray:
-    """Lookup table from the label values in files to train ids, uint8 ``[256]``.
+def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[int]) -> np.ndarray:
+    """Lookup table from the label values in files to train ids, uint8 ``[256]``, or ``[65536]`` for larger values.
 
-    Train ids are 0..classes-1 and 255 (ignore). With a label map (``DATA.label_map``, see
-    :data:`etc.data.layouts.LABEL_MAPS`) every value up to its highest one that stands for no class is ignored, and so
-    is 255; with ``"none"`` values are train ids already, ``ignore_label`` and 255 are ignored. All other values are
-    errors when they occur.
+    Train ids are 0..classes-1 and 255 (ignore). ``label_map`` is a value of ``DATA.label_map``:
+
+    - ``"none"``: values are train ids already; those of ``ignore_label`` are ignored,
+    - ``"void_zero"``: 0 is ignored, the values 1..classes are the classes,
+    - a name in :data:`etc.data.layouts.LABEL_MAPS`: every value up to its highest one that stands for no class is
+      ignored,
+    - a mapping from values to train ids, 255 for those to ignore, or a YAML file that holds one.
+
+    255 is ignored unless a mapping says otherwise. All other values are errors when they occur.
 
     Raises:
         ConfigError: there is no such label map.
-        UserError: the label map has another number of classes.
+        UserError: the label map has another number of classes, or ids that are no train ids.
     """
+    if label_map == VOID_ZERO:
+        return _mapped({0: IGNORE} | {value + 1: value for value in range(classes)}, classes)
+    if isinstance(label_map, dict):
+        return _mapped(label_map, classes)
+    if is_mapping_file(label_map):
+        return _mapped(read_label_map(label_map), classes)
     label_ids, table = label_ids_of(label_map), np.full(256, INVALID, np.uint8)
     if label_ids is None:
         table[:classes] = np.arange(classes)
-        table[[ignore_label, IGNORE]] = IGNORE
+        table[np.append(ignore_label, IGNORE)] = IGNORE
         return table
     if classes != len(label_ids):
         raise UserError(f"DATA.label_map {label_map} has {len(label_ids)} classes, DATA.classes is {classes}")
@@ -43,38 +58,124 @@ def label_table(label_map: str, classes: int, ignore_label: int) -> np.ndarray:
     return table
 
 
+def label_table_of(settings: Settings) -> LabelTable:
+    """The table of the label files of the settings, for :func:`read_train_ids`.
+
+    Raises:
+        ConfigError: as :func:`label_table`.
+        UserError: as :func:`label_table`, or ``DATA.label_map color`` without a usable ``DATA.colors_path``.
+    """
+    data = settings.DATA
+    if data.label_map == COLOR:
+        return ColorTable(read_colors(data.colors_path, data.classes)[: data.classes])
+    return label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+
+
+def read_label_map(path: str | Path) -> dict[int, int]:
+    """The mapping from label values to train ids in a YAML file: one ``value: train id`` per line.
+
+    Raises:
+        UserError: the file is missing, or holds something else.
+    """
+    try:
+        mapping = parse("\n".join(_lines(path)))
+    except (YamlError, yaml.YAMLError) as error:
+        raise UserError(f"DATA.label_map {path} is not a YAML file: {' '.join(str(error).split())}") from error
+    numbers = [*mapping, *mapping.values()] if isinstance(mapping, dict) else []
+    if not numbers or not all(type(number) is int for number in numbers):
+        raise UserError(f"DATA.label_map {path}: expected lines 'label value: train id' of whole numbers")
+    return mapping
+
+
+def _mapped(mapping: dict[int, int], classes: int) -> np.ndarray:
+    outside = [value for value in mapping if not 0 <= value <= 65535]
+    if outside:
+        raise UserError(f"DATA.label_map: {outside[0]} is no value of a label file, which are 0..65535")
+    wrong = {value: number for value, number in mapping.items() if number != IGNORE and not 0 <= number < classes}
+    if wrong:
+        value, number = next(iter(wrong.items()))
+        raise UserError(
+            f"DATA.label_map gives the label value {value} the train id {number}: expected 0..{classes - 1} "
+            f"(DATA.classes {classes}), or 255 for values to ignore"
+        )
+    table = np.full(256 if max(mapping, default=0) < 256 else 65536, INVALID, np.uint8)
+    # In 16 bits, 65535 is what 255 is in 8: all bits set.
+    table[[IGNORE, len(table) - 1]] = IGNORE
+    table[list(mapping)] = list(mapping.values())
+    return table
+
+
+class ColorTable(NamedTuple):
+    """Label files in the colours of the classes.
+
+    Attributes:
+        colors: RGB of each class, uint8 ``[K, 3]``. Black is no class, unless a class has that colour.
+    """
+
+    colors: np.ndarray
+
+    def train_ids(self, colors: np.ndarray, path: str | Path) -> np.ndarray:
+        """The class of each colour, uint8 ``[H, W]`` of uint8 ``[H, W, 3]``; 255 is no class.
+
+        Raises:
+            UserError: a colour of no class.
+        """
+        black = np.zeros((1, 3), np.uint8)
+        known, first = np.unique(color_codes(np.concatenate([self.colors, black])), return_index=True)
+        ids = np.where(first < len(self.colors), first, IGNORE).astype(np.uint8)
+        codes = color_codes(colors)
+        place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        wrong = known[place] != codes
+        if wrong.any():
+            color = colors[wrong][0].tolist()
+            raise UserError(f"{path}: {color} is the colour of no class of DATA.colors_path")
+        return ids[place]
+
+
+LabelTable = np.ndarray | ColorTable
+
+
+def color_codes(colors: np.ndarray) -> np.ndarray:
+    """One number per colour, int32 ``[...]``, of uint8 ``[..., 3]``."""
+    wide = colors.astype(np.int32)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
 def to_train_ids(label: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, int | None]:
     """Label values of a file -> train ids, and the first value outside the classes.
 
     Args:
-        label: as :func:`~etc.data.images.read_label` gives it. Of 16-bit values only 0..255 can be in the table;
-            65535, all bits set as in an 8-bit 255, is ignored.
+        label: as :func:`~etc.data.images.read_label` gives it. A table of 256 values holds none of the 16-bit values
+            above, but 65535, all bits set as in an 8-bit 255, is then ignored.
         table: as :func:`label_table` makes it.
 
     Returns:
         Train ids, uint8 ``[H, W]``, which are valid only if the second value is ``None``.
     """
-    if label.dtype == np.uint16:
+    if label.dtype == np.uint16 and len(table) == 256:
         table = np.concatenate([table, np.full(65535 - len(table), INVALID, np.uint8), [np.uint8(IGNORE)]])
     ids = table[label]
     wrong = ids == INVALID
     return ids, int(label[wrong][0]) if wrong.any() else None
 
 
-def read_train_ids(path: str | Path, table: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
+def read_train_ids(path: str | Path, table: LabelTable, shape: tuple[int, int] | None = None) -> np.ndarray:
     """A label map as train ids, uint8 ``[H, W]``.
 
     Args:
         path: the label map.
-        table: as :func:`label_table` makes it.
+        table: as :func:`label_table_of` makes it.
         shape: height and width that the label must have (those of its frame).
 
     Raises:
         UserError: as :func:`~etc.data.images.read_label`, another size, or a value outside the classes.
     """
-    label = read_label(path)
-    if shape is not None and label.shape != tuple(shape):
+    file = read_label_file(path)
+    label = file.colors() if isinstance(table, ColorTable) else file.ids()
+    if shape is not None and label.shape[:2] != tuple(shape):
         raise UserError(f"{path}: label is {label.shape[1]}x{label.shape[0]}, its frame is {shape[1]}x{shape[0]}")
+    if isinstance(table, ColorTable):
+        return table.train_ids(label, path)
     ids, wrong = to_train_ids(label, table)
     if wrong is not None:
         raise UserError(f"{path}: label value {wrong} is outside the classes (DATA.classes, DATA.label_map)")

@@ -5,13 +5,18 @@ To add a layout, write its :class:`~etc.data.frame_names.Layout` as the modules 
 
 from __future__ import annotations
 
-from etc.config.schema import Settings
+from pathlib import Path
+
+from etc.config.schema import LabelMap, Settings
 from etc.data.cityscapes import CITYSCAPES
 from etc.data.frame_names import Layout
 from etc.data.make_lists import CAMVID, FOLDER
 from etc.errors import ConfigError
 
 LAYOUTS = {layout.name: layout for layout in (CITYSCAPES, CAMVID, FOLDER)}
+# Values of DATA.label_map that belong to no layout. VOID_ZERO: 0 is ignored, 1..K are the classes; COLOR: label files
+# hold the colours of DATA.colors_path.
+VOID_ZERO, COLOR = "void_zero", "color"
 LABEL_MAPS = {name: layout.label_ids for name, layout in LAYOUTS.items() if layout.label_ids} | {"none": None}
 
 
@@ -33,8 +38,17 @@ def label_ids_of(label_map: str) -> tuple[int, ...] | None:
         ConfigError: there is no such label map; the message names those that there are.
     """
     if label_map not in LABEL_MAPS:
-        raise ConfigError(f"DATA.label_map {label_map!r} is unknown: expected one of {', '.join(LABEL_MAPS)}")
+        known = ", ".join([*LABEL_MAPS, VOID_ZERO, COLOR])
+        raise ConfigError(
+            f"DATA.label_map {label_map!r} is unknown: expected one of {known}, a mapping such as '{{0: 255, 1: 0}}', "
+            "or a .yaml file that holds one"
+        )
     return LABEL_MAPS[label_map]
+
+
+def is_mapping_file(label_map: LabelMap) -> bool:
+    """Whether a value of ``DATA.label_map`` names a YAML file with a mapping."""
+    return isinstance(label_map, str) and Path(label_map).suffix.lower() in (".yaml", ".yml")
 
 
 def check_layout(settings: Settings) -> Settings:
@@ -44,5 +58,7 @@ def check_layout(settings: Settings) -> Settings:
         ConfigError: one of them is not.
     """
     layout_named(settings.DATA.layout)
-    label_ids_of(settings.DATA.label_map)
+    label_map = settings.DATA.label_map
+    if isinstance(label_map, str) and label_map not in (VOID_ZERO, COLOR) and not is_mapping_file(label_map):
+        label_ids_of(label_map)
     return settings

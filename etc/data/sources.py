@@ -112,3 +112,11 @@ def clips_to_score(settings: Settings) -> list[Clip]:
     clips = read_clips(data.clip_list, layout=layout_named(data.layout), frame_step=data.frame_step)
     check_files((frame for clip in clips for frame in clip), data.data_root, source=data.clip_list)
     return clips
+
+
+def source_of_clips(settings: Settings) -> str:
+    """The setting that names the clips of :func:`clips_to_score`, for messages."""
+    test = settings.TEST
+    if test.frames:
+        return f"TEST.frames {test.frames}"
+    return f"TEST.cityscapes {test.cityscapes}" if test.cityscapes else settings.DATA.clip_list

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
-from etc.data.labels import IGNORE, class_names, label_table, read_train_ids
+from etc.data.frame_values import check_values
+from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
-from etc.data.sources import clips_to_score
+from etc.data.sources import clips_to_score, source_of_clips
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipCounts, ClipScorer, Counts, PairCounts, PairScorer, ScoredFrame
@@ -51,12 +52,14 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
             not fit; clips shorter than a stride.
     """
     clips = clips_to_score(settings)
-    predictions = predictions_from(settings, clips)
-    names = class_names(settings)  # read first: a wrong file of names must not waste the scoring
-    flows = flow_settings(settings, device or device_of(settings.TEST.device))
+    # All settings and labels are checked first: whatever is wrong with them must not waste the scoring.
+    names = class_names(settings)
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
+    check_values(settings, [frame for clip in clips for frame in clip], source_of_clips(settings))
+    predictions = predictions_from(settings, clips)
+    flows = flow_settings(settings, device or device_of(settings.TEST.device))
     # Clips of other processes keep the zeros of a scorer that saw no frame.
     counts = [_scorer(settings, flows).counts(longest) for _ in clips]
     own = range(distributed.rank(), len(clips), distributed.world_size())
@@ -174,7 +177,7 @@ def _scored_frame(settings: Settings, frame: Frame, file: Path, prediction: np.n
     data = settings.DATA
     root, label = Path(data.data_root), None
     if frame.label is not None:
-        table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+        table = label_table_of(settings)
         label = read_train_ids(root / frame.label, table, prediction.shape)
         holes = int(((prediction == IGNORE) & (label != IGNORE)).sum())
         if holes:

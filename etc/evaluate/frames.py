@@ -15,8 +15,9 @@ from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES, LABEL_IDS, submission_name
 from etc.data.frame_names import frame_number
+from etc.data.frame_values import check_values
 from etc.data.images import read_image, write_png
-from etc.data.labels import label_table, read_train_ids
+from etc.data.labels import label_table_of, read_train_ids
 from etc.data.lists import Frame, check_files, read_frames
 from etc.data.sources import labelled_frames
 from etc.data.synthetic import prepare
@@ -49,6 +50,7 @@ def score_frames(settings: Settings, export: str | Path | None = None) -> FrameS
     else:
         frames = _listed_frames(settings)
         writer = LabelExport(export, frames, settings)
+    check_values(settings, frames, settings.TEST.test_list or settings.DATA.val_list)
     predictor = predictor_from(settings)
     if writer is not None:
         writer.start()
@@ -77,7 +79,7 @@ def confusion_of(
     """
     data = settings.DATA
     root, counts = Path(data.data_root), torch.zeros(data.classes, data.classes, dtype=torch.int64)
-    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    table = label_table_of(settings)
     own = frames[distributed.rank() :: distributed.world_size()]
     for frame in tqdm(own, desc=desc, unit="frame", leave=False, disable=distributed.rank() > 0):
         image = read_image(root / frame.image)

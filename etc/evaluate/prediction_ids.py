@@ -10,9 +10,20 @@ from typing import Literal
 
 import numpy as np
 
+from etc.config.schema import LabelMap
 from etc.data.images import LabelFile, read_label_file
-from etc.data.labels import IGNORE, label_table, read_colors, to_train_ids
-from etc.data.layouts import label_ids_of
+from etc.data.label_values import spread
+from etc.data.labels import (
+    IGNORE,
+    INVALID,
+    ColorTable,
+    LabelTable,
+    color_codes,
+    label_table,
+    read_colors,
+    to_train_ids,
+)
+from etc.data.layouts import VOID_ZERO, is_mapping_file, label_ids_of
 from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -20,7 +31,6 @@ logger = logging.getLogger(__name__)
 Kind = Literal["train", "label", "color"]
 
 _IGNORED = (IGNORE, 65535)  # in files of 8 and of 16 bits
-_SAMPLE = 24  # number of files that are looked at to tell the kind of all
 
 
 @dataclass(frozen=True)
@@ -29,14 +39,14 @@ class ClassValues:
 
     Attributes:
         classes: number of classes K.
-        ignore_label: a train id that is ignored, as 255 is.
-        label_map: which label ids there may be, one of :data:`etc.data.layouts.LABEL_MAPS`; ``none``: no label ids.
+        ignore_label: train ids that are ignored, as 255 is.
+        label_map: which label ids there may be, a value of ``DATA.label_map``; ``none``: no label ids.
         colors_path: file with the colours of the classes. It is read only if a prediction may hold colours.
     """
 
     classes: int
-    ignore_label: int
-    label_map: str
+    ignore_label: int | Sequence[int]
+    label_map: LabelMap
     colors_path: str | Path
 
 
@@ -53,8 +63,11 @@ class PredictionReader:
 
     def __init__(self, kind: Kind, values: ClassValues) -> None:
         self.kind, self.values = kind, values
-        self._table = label_table(values.label_map if kind == "label" else "none", values.classes, values.ignore_label)
-        self._colors = read_colors(values.colors_path, values.classes) if kind == "color" else None
+        self._table: LabelTable = label_table(
+            values.label_map if kind == "label" else "none", values.classes, values.ignore_label
+        )
+        if kind == "color":
+            self._table = ColorTable(read_colors(values.colors_path, values.classes)[: values.classes])
 
     def __call__(self, path: Path) -> np.ndarray:
         """A prediction as train ids, uint8 ``[H, W]``; 255 is no class.
@@ -63,14 +76,14 @@ class PredictionReader:
             UserError: the file cannot be read, or holds a value that its kind does not allow.
         """
         file = read_label_file(path)
-        if self._colors is not None:
-            return _ids_of_colors(file.colors(), self._colors, self.values.classes, path)
+        if isinstance(self._table, ColorTable):
+            return self._table.train_ids(file.colors(), path)
         ids, wrong = to_train_ids(file.ids(), self._table)
         if wrong is None:
             return ids
-        label_ids = label_ids_of(self.values.label_map)
-        if self.kind == "label" and label_ids is not None:
-            raise UserError(f"{path}: {wrong} is no {self.values.label_map} label id (0..{max(label_ids)})")
+        if self.kind == "label":
+            known = np.flatnonzero(self._table[:INVALID] != INVALID)
+            raise UserError(f"{path}: {wrong} is no {_map_name(self.values)} label id ({known[0]}..{known[-1]})")
         raise UserError(
             f"{path}: id {wrong} is outside the {self.values.classes} classes (DATA.classes; TEST.prediction_ids says "
             "what predictions hold: train ids, label ids or colours)"
@@ -88,9 +101,9 @@ def detect_kind(files: Sequence[Path], values: ClassValues) -> Kind:
         UserError: a file cannot be read, or the values fit no kind or two kinds.
     """
     every = sorted(set(files))
-    chosen = every[:: max(1, len(every) // _SAMPLE)]
+    chosen = spread(every)
     kind, reason = _kind([read_label_file(file) for file in chosen], values)
-    names = {"train": "train ids", "label": f"{values.label_map} label ids", "color": "class colours"}
+    names = {"train": "train ids", "label": f"{_map_name(values)} label ids", "color": "class colours"}
     logger.info(
         "predictions: %s (%s in %d of %d files; set TEST.prediction_ids if this is wrong)",
         names[kind],
@@ -107,52 +120,77 @@ def _kind(files: list[LabelFile], values: ClassValues) -> tuple[Kind, str]:
         count = _count_class_colors(files, values)
         if count:
             return "color", f"{count} colours, all of DATA.colors_path,"
-    found = np.unique(np.concatenate([np.unique(file.ids()) for file in files]))
-    found = found[~np.isin(found, _IGNORED)]
+    raw = np.unique(np.concatenate([np.unique(file.ids()) for file in files]))
+    train, label = label_table("none", values.classes, values.ignore_label), _label_table(values)
+    # 255 is no class, unless DATA.label_map makes it one.
+    void = [value for value in _IGNORED if label is None or value >= len(label) or label[value] == IGNORE]
+    found, folder = raw[~np.isin(raw, void)], files[0].path.parent
     if not len(found):
-        raise UserError(f"{files[0].path.parent}: the predictions hold only 255 (ignore), expected ids of classes")
+        raise UserError(f"{folder}: the predictions hold only 255 (ignore), expected ids of classes")
     span = f"values {found[0]}..{found[-1]}"
-    # Only label maps of as many classes can be meant: no other could be scored.
-    label_ids = label_ids_of(values.label_map) or ()
-    can_be_label = len(label_ids) == values.classes
-    can_be_train = np.isin(found, (*range(values.classes), values.ignore_label)).all()
-    if can_be_label and can_be_train and np.isin(found, label_ids).all():
-        raise UserError(
-            f"{files[0].path.parent}: {span} can be train ids or {values.label_map} label ids: say which by "
-            "TEST.prediction_ids train or label"
-        )
+    can_be_train = to_train_ids(found, train)[1] is None and not np.isin(found, _IGNORED).any()
+    can_be_label = label is not None and to_train_ids(found, label)[1] is None
+    if label is not None and can_be_label and can_be_train:
+        # Predictions hardly hold the label ids that stand for no class.
+        classes = to_train_ids(found, label)[0]
+        if (classes < INVALID).all() and (classes != to_train_ids(found, train)[0]).any():
+            raise UserError(
+                f"{folder}: {span} can be train ids or {_map_name(values)} label ids: say which by "
+                "TEST.prediction_ids train or label"
+            )
     if can_be_train:
+        _check_one_class(raw, found, folder, values.classes)
         return "train", span
-    if can_be_label and found[-1] <= max(label_ids):
+    if can_be_label:
         return "label", span
     raise UserError(
-        f"{files[0].path.parent}: {span} are neither ids of the {values.classes} classes nor label ids of "
-        f"DATA.label_map {values.label_map}: set DATA.classes, or TEST.prediction_ids"
+        f"{folder}: {span} are neither ids of the {values.classes} classes nor label ids of "
+        f"DATA.label_map {values.label_map}: set DATA.classes, or TEST.prediction_ids, which also takes a mapping from "
+        "values to train ids"
+    )
+
+
+def _label_table(values: ClassValues) -> np.ndarray | None:
+    """The table of label ids; ``None`` where predictions cannot hold any that could be scored."""
+    label_map = values.label_map
+    if label_map == "none":
+        return None
+    named = isinstance(label_map, str) and label_map != VOID_ZERO and not is_mapping_file(label_map)
+    # Only named label maps of as many classes can be meant.
+    if named and len(label_ids_of(str(label_map)) or ()) != values.classes:
+        return None
+    return label_table(label_map, values.classes, values.ignore_label)
+
+
+def _map_name(values: ClassValues) -> str:
+    return values.label_map if isinstance(values.label_map, str) else "DATA.label_map"
+
+
+def _check_one_class(raw: np.ndarray, found: np.ndarray, folder: Path, classes: int) -> None:
+    """Refuse masks of 0 and 255, where 255 is usually meant as a class; warn where there is a single class.
+
+    Either would score a temporal consistency of 100.
+    """
+    if len(found) > 1:
+        return
+    if len(raw) > len(found):
+        one, white = int(found[0]), int(raw[-1])
+        raise UserError(
+            f"{folder}: the predictions hold the values {one} and {white} alone, and {white} is no class unless "
+            "TEST.prediction_ids says otherwise: if it is a class, set TEST.prediction_ids "
+            f"'{{{one}: {one}, {white}: {int(one == 0)}}}'; if it is none, TEST.prediction_ids train"
+        )
+    logger.warning(
+        "%s: all pixels looked at are of class %d of %d: a constant prediction is consistent whatever it shows",
+        folder,
+        found[0],
+        classes,
     )
 
 
 def _count_class_colors(files: list[LabelFile], values: ClassValues) -> int:
     """The number of different colours, black left out, if all of them are colours of classes; otherwise 0."""
-    used = np.unique(np.concatenate([np.unique(_codes(file.colors())) for file in files]))
-    classes = _codes(read_colors(values.colors_path, values.classes)[: values.classes])
+    used = np.unique(np.concatenate([np.unique(color_codes(file.colors())) for file in files]))
+    classes = color_codes(read_colors(values.colors_path, values.classes)[: values.classes])
     used = used[used != 0] if 0 not in classes else used
     return len(used) if np.isin(used, classes).all() else 0
-
-
-def _codes(colors: np.ndarray) -> np.ndarray:
-    """One number per colour, int32 ``[...]``, of uint8 ``[..., 3]``."""
-    wide = colors.astype(np.int32)
-    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-
-
-def _ids_of_colors(colors: np.ndarray, palette: np.ndarray, classes: int, path: Path) -> np.ndarray:
-    """The class of each colour; black is no class, unless a class has that colour."""
-    known, first = np.unique(_codes(np.concatenate([palette[:classes], palette[-1:]])), return_index=True)
-    ids = np.where(first < classes, first, IGNORE).astype(np.uint8)
-    codes = _codes(colors)
-    place = np.searchsorted(known, codes).clip(max=len(known) - 1)
-    wrong = known[place] != codes
-    if wrong.any():
-        color = colors[wrong][0].tolist()
-        raise UserError(f"{path}: {color} is the colour of no class of DATA.colors_path")
-    return ids[place]

@@ -10,6 +10,7 @@ import numpy as np
 
 from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES
+from etc.data.layouts import COLOR
 from etc.data.lists import Clip
 from etc.data.origin import digest
 from etc.evaluate.prediction_files import check_origins, check_sizes, check_surplus, prediction_files
@@ -28,11 +29,17 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
         UserError: as :class:`Predictions`, or more predictions than ``TEST.frames``, a video, has frames.
     """
     data, test = settings.DATA, settings.TEST
-    kind = test.prediction_ids
+    label_map = data.label_map
+    if isinstance(test.prediction_ids, dict):
+        kind: Kind | Literal["auto"] = "label"
+        label_map = test.prediction_ids
+    else:
+        kind = test.prediction_ids
     if kind == "auto" and not test.predictions:
         kind = "train"  # as tool/gen_video.py writes them
-    # Data sets whose labels are train ids come without label ids; then those of Cityscapes may be stated.
-    label_map = CITYSCAPES.name if kind == "label" and data.label_map == "none" else data.label_map
+    if label_map in ("none", COLOR):
+        # Data sets whose labels are train ids come without label ids; then those of Cityscapes may be stated.
+        label_map = CITYSCAPES.name if kind == "label" else "none"
     predictions = Predictions(
         clips,
         Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray",

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.frame_values import check_frames
 from etc.data.images import read_image
 from etc.data.origin import Origin
 from etc.data.sources import clips_to_score
@@ -73,6 +74,7 @@ def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | to
         logger.warning("FLOW.source online: the training will compute its flow in every step and not read this one")
     flow = cached_flow(settings, device)
     pairs = list(dict.fromkeys(pair for purpose in purposes for pair in frame_pairs(settings, purpose)))
+    check_frames([path for pair in pairs for path in pair])
     own = pairs[distributed.rank() :: distributed.world_size()]
     computed = 0
     loaded = ordered_map(partial(_to_do, flow), own, workers=READERS, ahead=AHEAD)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.frame_values import check_frames
 from etc.data.images import PNG_END, read_image, read_label, write_png
 from etc.data.labels import read_colors
 from etc.data.lists import prediction_names
@@ -109,6 +110,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     """
     clips = clips_to_score(settings)
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+    check_frames([Path(settings.DATA.data_root) / frame.image for clip in clips for frame in clip])
     folder = Path(settings.TEST.save_folder) / "video"
     plan = _plan(clips, Path(settings.DATA.data_root), folder)
     predictor = predictor_from(settings)

@@ -24,9 +24,10 @@ from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import label_path
 from etc.data.frame_names import images_in, neighbour
+from etc.data.frame_values import check_values
 from etc.data.images import read_image, read_png16, write_png
-from etc.data.labels import IGNORE, label_table, read_train_ids
-from etc.data.layouts import label_ids_of, layout_named
+from etc.data.labels import IGNORE, label_table, label_table_of, read_train_ids
+from etc.data.layouts import COLOR, layout_named
 from etc.data.lists import Frame, check_files, format_frames, prediction_names, read_frames
 from etc.data.origin import Origin, check_frame, digest, read_origin
 from etc.data.synthetic import prepare
@@ -98,6 +99,8 @@ def make_pseudo_labels(
             teacher in ``out``, or no flow for ``temporal``.
     """
     choice.check()
+    encoded = _encoding(settings)
+    check_values(settings, frames, "the frames to label")
     out, plan = Path(out), _plan(settings, frames, Path(out), temporal=choice.temporal)
     flow = flow_source(settings, device_of(settings.TEST.device)) if choice.temporal else None
     if flow is not None:
@@ -114,7 +117,7 @@ def make_pseudo_labels(
     # The sum waits for all processes: the prediction of a neighbour may be made by another one.
     histogram = distributed.sum_counts(_teach(predictor, plan, range(start, stop), digest(note)))
     least = confidence_thresholds(histogram, choice)
-    result = _filter(settings, plan, least, flow, range(start, stop))
+    result = _filter(settings, plan, least, flow, range(start, stop), encoded)
     filled, kept, before, after = (distributed.sum_counts(counts) for counts in result)
     confidences = 1 - torch.exp2(-least.double() / STEPS)
     return PseudoLabels(frames, plan.raw, plan.labels, filled > 0, histogram.sum(1), kept, confidences, before, after)
@@ -265,12 +268,12 @@ def _unpacked(pixels: np.ndarray, raw: Path, classes: int) -> tuple[Tensor, Tens
 
 
 def _filter(
-    settings: Settings, plan: _Plan, least: Tensor, flow: FlowSource | None, own: range
+    settings: Settings, plan: _Plan, least: Tensor, flow: FlowSource | None, own: range, encoded: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write the labels that are kept; returns which frames have any, pixels kept, and both confusion matrices."""
     data = settings.DATA
     classes, root = data.classes, Path(data.data_root)
-    table, encoded = label_table(data.label_map, classes, settings.TRAIN.ignore_label), _encoding(data.label_map)
+    table = label_table_of(settings)
     filled, kept = torch.zeros(len(plan.frames), dtype=torch.int64), torch.zeros(classes, dtype=torch.int64)
     before, after = torch.zeros(2, classes, classes, dtype=torch.int64)
     ignored = torch.tensor(IGNORE, dtype=torch.uint8)
@@ -305,13 +308,28 @@ def _beside(plan: _Plan, index: int, shape: tuple[int, int], flow: FlowSource, s
     return neighbours
 
 
-def _encoding(label_map: str) -> np.ndarray:
-    """Train id -> the value that stands for it in label files, uint8 ``[256]``; 255 for everything that is no class."""
-    values = np.arange(256, dtype=np.uint8)
-    label_ids = label_ids_of(label_map)
-    if label_ids is not None:
-        values[:] = IGNORE
-        values[: len(label_ids)] = label_ids
+def _encoding(settings: Settings) -> np.ndarray:
+    """Train id -> the value that stands for it in label files, uint8 or uint16 ``[256]``; void for what is no class.
+
+    Raises:
+        UserError: ``DATA.label_map`` cannot be written, because it has no value for a class or for void, or is colours.
+    """
+    data = settings.DATA
+    if data.label_map == COLOR:
+        raise UserError(
+            "DATA.label_map color reads colours, pseudo labels are written as ids: set DATA.label_map none here and "
+            "for the training on the list that this writes"
+        )
+    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    first = {int(number): value for value, number in reversed([*enumerate(table)])}
+    void = IGNORE if table[IGNORE] == IGNORE else first.get(IGNORE)
+    lacking = [number for number in range(data.classes) if number not in first]
+    if void is None or (lacking and data.label_map != "none"):
+        what = "a value to ignore (train id 255)" if void is None else f"class {lacking[0]}"
+        raise UserError(f"DATA.label_map gives no label value for {what}, and pseudo labels need one: add it")
+    values = np.full(256, void, np.uint8 if len(table) == 256 else np.uint16)
+    for number in range(data.classes):
+        values[number] = first.get(number, void)
     return values
 
 

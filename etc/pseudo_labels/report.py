@@ -13,7 +13,7 @@ from torch import Tensor
 from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.images import read_image, write_png
-from etc.data.labels import class_names, label_table, read_colors, read_train_ids
+from etc.data.labels import class_names, label_table_of, read_colors, read_train_ids
 from etc.display.drawing import legend, overlay, side_by_side
 from etc.display.tables import percent, table
 from etc.evaluate.results import write_json
@@ -93,7 +93,7 @@ def examples(made: PseudoLabels, settings: Settings) -> np.ndarray:
     """Frames spread over the list, the teacher's prediction and the labels that are kept, RGB uint8 ``[H, W, 3]``."""
     data = settings.DATA
     palette = read_colors(data.colors_path, data.classes)
-    encoded = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    encoded = label_table_of(settings)
     count = min(EXAMPLES, len(made.frames))
     rows = []
     for index in np.linspace(0, len(made.frames) - 1, count).round().astype(int):

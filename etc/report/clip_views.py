@@ -17,7 +17,7 @@ import torch
 from etc.config import with_changes
 from etc.config.schema import Settings
 from etc.data.images import read_image, write_png
-from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
+from etc.data.labels import IGNORE, label_table_of, read_colors, read_train_ids
 from etc.data.lists import Clip
 from etc.data.sources import clips_to_score
 from etc.display.drawing import colorize, overlay, side_by_side
@@ -219,7 +219,7 @@ class ClipViewer:
 
     def _label(self, label: str, shape: tuple[int, int]) -> np.ndarray:
         data = self.settings.DATA
-        table = label_table(data.label_map, data.classes, self.settings.TRAIN.ignore_label)
+        table = label_table_of(self.settings)
         return read_train_ids(Path(data.data_root) / label, table, shape)
 
     def _moment(self, index: int, t: int, worst_of: list[str]) -> WorstPair:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset
-from etc.data.labels import label_table
+from etc.data.frame_values import check_values
+from etc.data.labels import label_table_of
 from etc.data.layouts import layout_named
 from etc.data.lists import Frame, check_files, read_frames
 from etc.data.synthetic import prepare
@@ -44,6 +45,7 @@ def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None
     frames = read_frames(data.train_list)
     check_files(frames, data.data_root, source=data.train_list)
     _check_labels(settings, frames)
+    check_values(settings, frames, data.train_list)
     offsets = neighbour_offsets(settings, frames)
     if with_flow and flow.name == "dataset":
         _check_flow_files(settings, frames, offsets)
@@ -60,7 +62,7 @@ def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None
             rotate=(train.rotate_min, train.rotate_max),
             blur=train.blur,
         ),
-        label_table=label_table(data.label_map, data.classes, train.ignore_label),
+        label_table=label_table_of(settings),
         flow=flow_source(settings) if with_flow and flow.source == "cached" else None,
         with_neighbour=settings.frames_per_clip > 1,
         opposite=third_offsets(settings, frames) if settings.frames_per_clip > 2 else None,

@@ -177,3 +177,47 @@ def test_lossy_pictures_are_no_predictions(frames, tmp_path):
     cv2.imwrite(str(tmp_path / "pred/x_0.jpg"), train_ids())
     with pytest.raises(UserError, match=r"x_0\.jpg is lossy"):
         predictions(frames)
+
+
+@pytest.fixture
+def masks(frames, tmp_path):
+    """Predictions of two classes, stored with the given values."""
+    ids = np.resize(np.array([0, 1, 1, 0, 1], np.uint8), SIZE)
+
+    def write(zero: int, one: int, dtype=np.uint8) -> np.ndarray:
+        for number in range(3):
+            write_png(tmp_path / f"pred/x_{number}.png", np.where(ids, one, zero).astype(dtype))
+        return ids
+
+    return write
+
+
+@pytest.mark.parametrize(("one", "dtype"), [(255, np.uint8), (65535, np.uint16)])
+def test_masks_of_0_and_255_are_a_question_and_either_answer_is_used(frames, masks, one, dtype):
+    ids, two = masks(0, one, dtype), ("DATA.classes=2", "DATA.label_map=none")
+    with pytest.raises(UserError, match=rf"0 and {one} alone.* TEST\.prediction_ids '\{{0: 0, {one}: 1\}}'"):
+        predictions(frames, *two)
+    found = predictions(frames, *two, f"TEST.prediction_ids={{0: 0, {one}: 1}}")
+    np.testing.assert_array_equal(found.read(found.files[0][0]), ids)
+    found = predictions(frames, *two, "TEST.prediction_ids=train")
+    np.testing.assert_array_equal(found.read(found.files[0][0]), np.where(ids, 255, 0))
+
+
+def test_the_mapping_of_the_labels_reads_predictions_in_the_same_values(frames, masks):
+    two = "DATA.classes=2", "DATA.label_map={0: 0, 255: 1}"
+    ids = masks(0, 255)
+    found = predictions(frames, *two)
+    np.testing.assert_array_equal(found.read(found.files[0][0]), ids)
+    masks(0, 1)
+    found = predictions(frames, *two)
+    assert found.kind == "train"
+    np.testing.assert_array_equal(found.read(found.files[0][0]), ids)
+    masks(1, 2)
+    found = predictions(frames, "DATA.classes=2", "DATA.label_map=void_zero")
+    np.testing.assert_array_equal(found.read(found.files[0][0]), ids)
+
+
+def test_one_class_everywhere_is_said(frames, masks, caplog):
+    masks(1, 1)
+    predictions(frames, "DATA.classes=2", "DATA.label_map=none")
+    assert "all pixels looked at are of class 1 of 2: a constant prediction is consistent" in caplog.text
