@@ -31,6 +31,10 @@ _PRESETS = {
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
+_EVERY = 8  # of the rows and columns of an image, one is looked at
+_HIGHEST_NORMALIZED = 2.7  # white, in the blue channel, is 2.64 after mean/std normalisation
+_CONTRAST = 0.1  # less is a black frame, or rounding
+_EXPECTED = "flow is estimated from RGB in 0..255, these images lie in"
 
 
 class FlowEstimator(Protocol):
@@ -49,7 +53,7 @@ class FlowEstimator(Protocol):
         """Flow from t to k, float32 ``[N, 2, H, W]`` in pixels; images float ``[N, 3, H, W]``, RGB 0..255.
 
         Raises:
-            ValueError: the shapes differ or cannot be handled.
+            ValueError: the shapes differ or cannot be handled, or the images are in 0..1 or mean/std-normalised.
         """
 
 
@@ -89,20 +93,54 @@ def build_flow(
     return NormalizedInput(estimator) if normalized else estimator
 
 
+class _InputRange:
+    """Refuses images in 0..1 or mean/std-normalised ones, whose flow would be 0 or nearly so.
+
+    It looks until the first images that are in 0..255 beyond doubt; black frames are not.
+
+    Args:
+        known: nothing is to be checked.
+    """
+
+    def __init__(self, *, known: bool) -> None:
+        self.known = known
+
+    def check(self, images: Tensor) -> None:
+        """Check RGB images ``[N, 3, H, W]``.
+
+        Raises:
+            ValueError: they are in 0..1 or normalised.
+        """
+        if self.known or not images.numel():
+            return
+        sample = images.detach()[..., ::_EVERY, ::_EVERY].float()
+        low, high = (value.item() for value in sample.aminmax())
+        if high > _HIGHEST_NORMALIZED:
+            self.known = True
+        elif high - low < _CONTRAST:
+            return
+        elif low < -_CONTRAST:
+            raise ValueError(f"{_EXPECTED} {low:.2f}..{high:.2f}, mean/std-normalised: give x * std + mean")
+        elif high <= 1 and (sample != sample.round()).any():
+            raise ValueError(f"{_EXPECTED} {low:.2f}..{high:.2f}: multiply them by 255")
+
+
 class DisFlow:
     """OpenCV's DIS optical flow: fast, on the CPU, no weights."""
 
     name = "dis"
 
-    def __init__(self, *, preset: str = "medium") -> None:
+    def __init__(self, *, preset: str = "medium", normalized: bool = False) -> None:
         if preset not in _PRESETS:
             raise UserError(f"dis has no preset {preset!r}: expected one of {', '.join(_PRESETS)}")
+        self.range = _InputRange(known=normalized)
         self.preset = _PRESETS[preset]
         self.key = f"dis-{preset}"
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; any size: sides are padded to at least 96."""
         _check_images(rgb_t, rgb_k, smallest=16)
+        self.range.check(rgb_t)
         height, width = rgb_t.shape[-2:]
         # OpenCV chooses the pyramid of smaller images by their width alone, and crashes on 16 x 300 pixels.
         pair = [_padded(x, max(96, height), max(96, width)) for x in (rgb_t, rgb_k)]
@@ -119,11 +157,14 @@ class DisFlow:
 class RaftFlow:
     """RAFT of torchvision."""
 
-    def __init__(self, name: str, *, weights: str | Path | None, device: str | torch.device) -> None:
+    def __init__(
+        self, name: str, *, weights: str | Path | None, device: str | torch.device, normalized: bool = False
+    ) -> None:
         from torchvision.models import optical_flow
 
         default = {"raft_small": "Raft_Small_Weights", "raft_large": "Raft_Large_Weights"}[name]
         self.name = name
+        self.range = _InputRange(known=normalized)
         self.network = getattr(optical_flow, name)()
         if weights is None:
             source = getattr(optical_flow, default).DEFAULT
@@ -142,6 +183,7 @@ class RaftFlow:
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; any size: both sides are padded to a multiple of 8, at least 128."""
         _check_images(rgb_t, rgb_k, smallest=16)
+        self.range.check(rgb_t)
         height, width = rgb_t.shape[-2:]
         size = [max(128, -(-side // 8) * 8) for side in (height, width)]
         pair = [_padded(x.float() / 127.5 - 1, *size) for x in (rgb_t, rgb_k)]
@@ -177,12 +219,14 @@ class FlowNet2Flow:
         except (OSError, ValueError) as error:
             raise UserError(f"FLOW.weights: {error}") from None
         self.name = name
+        self.range = _InputRange(known=resize_mode == "published")  # its images are normalised
         self.key = f"{name}-{file.sha256[:12]}"
         self.network.requires_grad_(False).to(device)
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; sides of at least 64."""
         _check_images(rgb_t, rgb_k, smallest=64)
+        self.range.check(rgb_t)
         return _run(self.network, rgb_t.float(), rgb_k.float()).to(rgb_t.device)
 
 
@@ -236,11 +280,11 @@ class _Options(NamedTuple):
 
 
 def _dis(name: str, options: _Options) -> FlowEstimator:
-    return DisFlow(preset=options.preset)
+    return DisFlow(preset=options.preset, normalized=options.normalized)
 
 
 def _raft(name: str, options: _Options) -> FlowEstimator:
-    return RaftFlow(name, weights=options.weights, device=options.device)
+    return RaftFlow(name, weights=options.weights, device=options.device, normalized=options.normalized)
 
 
 def _flownet2(name: str, options: _Options) -> FlowEstimator:

@@ -455,3 +455,22 @@ def test_a_truncated_frame_is_named(tmp_path):
     frames[1].write_bytes(frames[1].read_bytes()[:-30])
     with pytest.raises(UserError, match=r"a_2\.png is truncated"):
         CachedFlow(DisFlow(), tmp_path / "store")(*frames, (48, 64))
+
+
+def test_images_in_0_to_1_and_normalised_ones_are_refused():
+    image_t, image_k = tensor(scene(96, 128)), tensor(scene(96, 128, dx=2))
+    with pytest.raises(ValueError, match=r"RGB in 0\.\.255, these images lie in 0\.\d+\.\..*: multiply them by 255"):
+        build_flow("dis").estimate(image_t / 255, image_k / 255)
+    normalised = [(image - 120) / 58 for image in (image_t, image_k)]
+    with pytest.raises(ValueError, match=r"these images lie in -.*, mean/std-normalised: give x \* std \+ mean"):
+        build_flow("dis").estimate(*normalised)
+    # The published mistake can still be asked for.
+    assert build_flow("dis", normalized=True).estimate(image_t, image_k).shape == (1, 2, 96, 128)
+
+
+def test_black_frames_are_no_frames_in_0_to_1():
+    black = torch.zeros(1, 3, 96, 128)
+    noise = torch.randint(0, 2, (1, 3, 96, 128), generator=torch.Generator().manual_seed(0)).float()
+    estimator = build_flow("dis")
+    for image in (black, black + 1e-5, noise, tensor(scene(96, 128)), noise * 0.3):
+        estimator.estimate(image, image)
