@@ -92,7 +92,8 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         keys: the settings that the script reads, as ``"SECTION.key"``.
 
     Raises:
-        UserError: a checkpoint that does not exist, or a device that this machine does not have.
+        UserError: a checkpoint that does not exist, class names that do not fit, or a device that this machine does
+            not have.
     """
     for key in ("TEST.ckpt_path", "TRAIN.weight", "DISTILL.teacher_weight"):
         section, _, name = key.partition(".")
@@ -101,6 +102,10 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         path = getattr(getattr(settings, section), name)
         if path is not None and not Path(path).is_file():
             raise UserError(f"{key} {path} does not exist")
+    if "DATA.names_path" in keys:
+        from etc.data.labels import class_names
+
+        class_names(settings)
     if "TEST.device" in keys:
         # A script that computes on a device imports torch anyway; others start without it.
         from etc.distributed import device_of

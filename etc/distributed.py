@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from etc.errors import UserError
 from utils.locks import FolderInUse, exclusive
+
+logger = logging.getLogger(__name__)
 
 
 def rank() -> int:
@@ -66,6 +69,14 @@ def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
+
+
+def warn_of_idle_processes(parts: int, what: str) -> None:
+    """Log where there are fewer parts of the work than processes."""
+    if 0 < parts < world_size() and rank() == 0:
+        logger.warning(
+            "%d processes share %d %s: %d have nothing to do", world_size(), parts, what, world_size() - parts
+        )
 
 
 @contextmanager

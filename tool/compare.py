@@ -17,6 +17,7 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 # isort: split
 from pathlib import Path
 
+from etc.data.labels import read_colors
 from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     settings, allowed = settings_to_compare(named, args.config, [*overrides, *args.overrides])
     cli.check_before_work(settings, args.keys)
+    read_colors(settings.DATA.colors_path, settings.DATA.classes)  # of the report, which comes last
     with exclusive_output(out):
         runs = runs_of(named, settings, out / "runs", allowed)
         check_comparable(runs)

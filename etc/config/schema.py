@@ -77,12 +77,12 @@ class Data(_Section):
     val_list: str = Field(
         "data/lists/cityscapes/val.lst",
         title="path",
-        description="labelled frames, one 'image label' per line",
+        description="labelled frames, one 'image label' per line; none: validate without labels, by TC alone",
     )
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
         title="path",
-        description="clips to score: one frame per line, a blank line between clips",
+        description="clips to score: one frame per line, a blank line between clips; none: validate by mIoU alone",
     )
     classes: int = Field(19, description="number of classes", ge=1, le=254)
     label_map: LabelMap = Field(
@@ -214,7 +214,9 @@ class Train(_Section):
         0, description="random seed of weights, order, crops and neighbours", ge=0, le=LARGEST_SEED
     )
     print_freq: Positive = Field(10, description="steps between log entries")
-    val_freq: Positive = Field(10, description="epochs between validations; the last epoch is always validated")
+    val_freq: int = Field(
+        10, description="epochs between validations, the last included; 0: no validation, no best.pth", ge=0, le=LARGEST
+    )
     val_clips: Positive | None = Field(None, description="clips whose TC a validation measures; empty: all")
     save_path: str = Field("exp/cityscapes/pspnet18_flow", title="path", description="folder for checkpoints and logs")
     resume: str | None = Field(

@@ -22,6 +22,8 @@ from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
+NO_LIST = "none"  # DATA.val_list, DATA.clip_list: a training is validated without
+
 
 def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, or a video file.
@@ -85,8 +87,10 @@ def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:
     Raises:
         UserError: a missing list or file, or a frame without label.
     """
-    prepare(settings)
     path = path or settings.DATA.val_list
+    if path == NO_LIST:
+        raise UserError("DATA.val_list is none: expected a list of labelled frames, here or in TEST.test_list")
+    prepare(settings)
     frames = read_frames(path)
     bare = [frame.image for frame in frames if frame.label is None]
     if bare:
@@ -108,10 +112,41 @@ def clips_to_score(settings: Settings) -> list[Clip]:
         clips = official_clips(data.data_root, test.cityscapes)
         check_files((f for clip in clips for f in clip), data.data_root, source=f"TEST.cityscapes {test.cityscapes}")
         return clips
+    if data.clip_list == NO_LIST:
+        raise UserError("DATA.clip_list is none: expected a list of clips, or frames or a video in TEST.frames")
     prepare(settings)
     clips = read_clips(data.clip_list, layout=layout_named(data.layout), frame_step=data.frame_step)
     check_files((frame for clip in clips for frame in clip), data.data_root, source=data.clip_list)
     return clips
+
+
+def validation_frames(settings: Settings) -> list[Frame]:
+    """The labelled frames that a training is validated on; none where ``DATA.val_list`` is none or holds no label.
+
+    Raises:
+        UserError: as :func:`labelled_frames`, also where some of the frames have no label.
+    """
+    path = settings.DATA.val_list
+    if path == NO_LIST:
+        return []
+    prepare(settings)
+    if all(frame.label is None for frame in read_frames(path)):
+        return []
+    return labelled_frames(settings)
+
+
+def validation_clips(settings: Settings) -> list[Clip]:
+    """The clips that a training is validated on: the first ``TRAIN.val_clips`` (all) of those to score.
+
+    There are none where ``DATA.clip_list`` is none, without ``TEST.frames`` or ``TEST.cityscapes``.
+
+    Raises:
+        UserError: as :func:`clips_to_score`.
+    """
+    test = settings.TEST
+    if settings.DATA.clip_list == NO_LIST and not test.frames and not test.cityscapes:
+        return []
+    return clips_to_score(settings)[: settings.TRAIN.val_clips]
 
 
 def source_of_clips(settings: Settings) -> str:

@@ -54,10 +54,12 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     clips = clips_to_score(settings)
     # All settings and labels are checked first: whatever is wrong with them must not waste the scoring.
     names = class_names(settings)
+    clip_names = prediction_names([clip[0] for clip in clips])
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
     check_values(settings, [frame for clip in clips for frame in clip], source_of_clips(settings))
+    distributed.warn_of_idle_processes(len(clips), "clips to score")
     predictions = predictions_from(settings, clips)
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     # Clips of other processes keep the zeros of a scorer that saw no frame.
@@ -75,7 +77,7 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     tables = pooled.frames | pooled.pairs[0].metrics
     return ClipScores(
         classes=names,
-        clips=prediction_names([clip[0] for clip in clips]),
+        clips=clip_names,
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
         predictions=predictions.facts(),

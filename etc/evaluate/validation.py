@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +13,40 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
-from etc.data.images import read_image
-from etc.data.sources import clips_to_score, labelled_frames
+from etc.data.frame_values import check_values
+from etc.data.images import image_size, read_image
+from etc.data.lists import Clip
+from etc.data.sources import source_of_clips, validation_clips, validation_frames
+from etc.errors import UserError
 from etc.evaluate.frames import confusion_of
-from etc.flow.build import flow_source
+from etc.flow.build import FlowSource, flow_source
 from etc.metrics import TemporalConsistency, iou_scores
 from etc.predict.predictor import predictor_from
+
+logger = logging.getLogger(__name__)
 
 
 def validate(
     network: nn.Module, settings: Settings, device: torch.device, *, clips: int | None = None
 ) -> dict[str, float]:
-    """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of ``DATA.clip_list``.
+    """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of the clips to validate.
 
     Returns:
-        ``{"mIoU", "TC"}`` in [0, 1]; TC without the forward-backward check, which would
-        double the flow needed. The network is left in eval mode.
+        ``{"mIoU", "TC"}`` in [0, 1]; each only where there are labelled frames or clips. TC comes without the
+        forward-backward check, which would double the flow needed. The network is left in eval mode.
     """
     predictor = predictor_from(settings, network=network, device=device)
-    counts = confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
+    scores = {}
+    frames = validation_frames(settings)
+    if frames:
+        counts = confusion_of(predictor, frames, settings, desc="validate mIoU")
+        scores["mIoU"] = iou_scores(counts)["mIoU"]
+    every = validation_clips(settings)[:clips]
+    if not every:
+        return scores
     flow, root = flow_source(settings, device), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
-    own = clips_to_score(settings)[:clips][distributed.rank() :: distributed.world_size()]
+    own = every[distributed.rank() :: distributed.world_size()]
     for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):
         last: tuple[Path, np.ndarray] | None = None
         for frame in clip:
@@ -43,4 +57,68 @@ def validate(
                 strict.update(last[1], prediction, forward, valid=valid)
             last = (path, prediction)
     strict_counts = distributed.sum_counts(strict.counts)
-    return {"mIoU": iou_scores(counts)["mIoU"], "TC": iou_scores(strict_counts)["mIoU"]}
+    return scores | {"TC": iou_scores(strict_counts)["mIoU"]}
+
+
+def check_validation(settings: Settings, network: nn.Module, device: torch.device) -> None:
+    """Check all that the validations of a training will need; nothing where ``TRAIN.val_freq`` is 0.
+
+    A frame is predicted, and the flow of a pair is computed into the cache, because only that shows whether network
+    and estimator take frames of this size. The network is left in the mode it was in.
+
+    Raises:
+        UserError: missing or unsuitable lists, frames, labels or flow, frames of several sizes in one clip, or nothing
+            to validate on.
+    """
+    if settings.TRAIN.val_freq == 0:
+        logger.info("TRAIN.val_freq 0: no validation; last.pth is the trained network, there will be no best.pth")
+        return
+    data, root = settings.DATA, Path(settings.DATA.data_root)
+    frames, clips = validation_frames(settings), validation_clips(settings)
+    if not frames and not clips:
+        raise UserError(
+            "there is nothing to validate on, no labelled frame in DATA.val_list and no clip in DATA.clip_list: name "
+            "one of them, or set TRAIN.val_freq 0"
+        )
+    if not frames:
+        logger.warning(
+            "DATA.val_list %s has no label: best.pth will be the network with the highest TC, which a constant "
+            "prediction maximises; look at the pictures",
+            data.val_list,
+        )
+    check_values(settings, frames, data.val_list)
+    # No labels of clips are read.
+    check_values(settings, [f._replace(label=None) for clip in clips for f in clip], source_of_clips(settings))
+    distributed.warn_of_idle_processes(len(clips), "clips to validate on")
+    flow = flow_source(settings, device) if clips else None
+    for clip in clips:
+        _check_clip(clip, root, flow)
+    _try_out(network, settings, device, root / (frames[0] if frames else clips[0][0]).image)
+    if flow is not None:
+        first, second = (root / frame.image for frame in clips[0][:2])
+        width, height = image_size(first)
+        flow.with_validity(first, second, (height, width))
+
+
+def _check_clip(clip: Clip, root: Path, flow: FlowSource | None) -> None:
+    paths = [root / frame.image for frame in clip]
+    wanted = image_size(paths[0])
+    for path in paths:
+        size = image_size(path)
+        if size != wanted:
+            raise UserError(
+                f"{path} is {size[0]}x{size[1]}, its clip's first frame {paths[0].name} is {wanted[0]}x{wanted[1]}: "
+                "the frames of a clip must have one size"
+            )
+    lacking = next((pair for pair in pairwise(paths) if flow is not None and not flow.available(*pair)), None)
+    if lacking is not None:
+        raise UserError(f"FLOW.name dataset: no flow file beside {lacking[0]} for {lacking[1].name}")
+
+
+def _try_out(network: nn.Module, settings: Settings, device: torch.device, frame: Path) -> None:
+    """Predict one frame; what is wrong with it is raised now, and not after the first epochs."""
+    training = network.training
+    # Eager: compiling for this size would take minutes.
+    with torch.compiler.set_stance("force_eager"):
+        predictor_from(settings, network=network, device=device)([read_image(frame)])
+    network.train(training)

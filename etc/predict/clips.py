@@ -110,6 +110,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     """
     clips = clips_to_score(settings)
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+    distributed.warn_of_idle_processes(len(clips), "clips to predict")
     check_frames([Path(settings.DATA.data_root) / frame.image for clip in clips for frame in clip])
     folder = Path(settings.TEST.save_folder) / "video"
     plan = _plan(clips, Path(settings.DATA.data_root), folder)

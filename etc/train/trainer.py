@@ -19,9 +19,8 @@ from etc import distributed
 from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.labels import read_colors
-from etc.data.sources import clips_to_score, labelled_frames
 from etc.errors import UserError
-from etc.evaluate.validation import validate
+from etc.evaluate.validation import check_validation, validate
 from etc.train.batch import ClipBatch
 from etc.train.build import new_loader, new_optimizer, new_schedule, new_student, new_task, restore_schedule
 from etc.train.checkpoint import save_checkpoint
@@ -70,11 +69,12 @@ class Trainer:
         torch.manual_seed(train.manual_seed)
         teacher_logits = cached_teacher_logits(settings)
         self.data = training_set(settings, teacher_logits)
-        # What validation will read: a training of days must not end with a missing file.
-        labelled_frames(settings)
-        clips_to_score(settings)
         self.sampler, self.loader = new_loader(settings, self.data)
         self.student = new_student(settings, device)
+        # All that validation will read and compute: a training of days must not end with a missing file. An estimator
+        # may draw first weights, which must not shift the student's random numbers.
+        with torch.random.fork_rng(devices=[]):
+            check_validation(settings, self.student, device)
         self.task = new_task(settings, self.student, device)
         if teacher_logits is not None:
             assert self.task.distillation is not None, "logits are cached only where DISTILL is used"
@@ -95,6 +95,7 @@ class Trainer:
     def run(self) -> dict[str, float]:
         """Train to the last epoch; gives the metrics of the last validation."""
         train = self.settings.TRAIN
+        self.validated = self.validated or train.val_freq == 0
         if self.epoch >= train.epochs and self.validated:
             logger.info("%s: all %d epochs are trained already", self.folder, train.epochs)
             return self.metrics
@@ -109,12 +110,16 @@ class Trainer:
             while self.epoch < train.epochs:
                 self._train_epoch(bar, writer)
                 self.epoch += 1
-                self.validated = self.epoch % train.val_freq != 0 and self.epoch != train.epochs
+                self.validated = not self._is_validated_after(self.epoch)
                 # Before the validation: whatever happens there must not cost the training of the epoch.
                 self._save()
                 if not self.validated:
                     self._validate(writer)
         return self.metrics
+
+    def _is_validated_after(self, epoch: int) -> bool:
+        train = self.settings.TRAIN
+        return train.val_freq > 0 and (epoch % train.val_freq == 0 or epoch == train.epochs)
 
     def _train_epoch(self, bar: tqdm, writer: SummaryWriter | None) -> None:
         train = self.settings.TRAIN
@@ -209,17 +214,32 @@ class Trainer:
         return f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
 
     def _validate(self, writer: SummaryWriter | None) -> None:
-        """Score the student, and save it again with its scores; also as best.pth, if its mIoU is the highest so far."""
+        """Score the student, and save it again with its scores; also as best.pth, if it is the best so far.
+
+        The best has the highest mIoU, or the highest TC where no frame has a label.
+
+        Raises:
+            UserError: what was wrong, and how to continue from last.pth.
+        """
         start = time.time()
         distributed.share_buffers(self.student)
-        # Eager: frames have another size than crops, and compiling for each takes minutes.
-        with torch.compiler.set_stance("force_eager"):
-            scores = validate(self.student, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
+        try:
+            # Eager: frames have another size than crops, and compiling for each takes minutes.
+            with torch.compiler.set_stance("force_eager"):
+                scores = validate(self.student, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
+        except UserError as error:
+            raise UserError(
+                f"validation after epoch {self.epoch}: {error}; the training so far is in {self.folder / 'last.pth'}: "
+                "TRAIN.resume auto continues from there (with TRAIN.val_freq 0: without validation)"
+            ) from error
         self.student.train()
-        before = self.metrics.get("best_mIoU", -1.0)
-        # NaN, the mIoU of frames without a labelled pixel, is never the best, and any number replaces it.
-        best = scores["mIoU"] > before or (math.isnan(before) and not math.isnan(scores["mIoU"]))
-        self.metrics = scores | {"best_mIoU": scores["mIoU"] if best else before}
+        by = "mIoU" if "mIoU" in scores else "TC"
+        before = self.metrics.get(f"best_{by}", -1.0)
+        # NaN, the score of frames without a pixel to count, is never the best, and any number replaces it.
+        best = scores[by] > before or (math.isnan(before) and not math.isnan(scores[by]))
+        if math.isnan(scores[by]):
+            logger.warning("%s is not a number: no pixel could be counted; best.pth is not written", by)
+        self.metrics = scores | {f"best_{by}": scores[by] if best else before}
         self.validated = True
         if distributed.rank() == 0:
             values = "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
