@@ -122,8 +122,8 @@ def labelled(value: int, *, shape=(48, 96)) -> str:
     return "DATA.val_list=val.lst"
 
 
-def clips(text: str) -> str:
-    Path("other.lst").write_text(text)
+def clips(*lines: str) -> str:
+    Path("other.lst").write_text("\n".join(lines))
     return "DATA.clip_list=other.lst"
 
 
@@ -139,11 +139,7 @@ def frame_of_another_size(name: str) -> str:
         (lambda: labelled(1, shape=(24, 48)), r"label\.png: label is 48x24, its frame is 96x48"),
         (lambda: "DATA.val_list=missing.lst", r"missing\.lst"),
         (lambda: "DATA.clip_list=none", r"nothing to validate on.* TRAIN\.val_freq 0"),
-        (lambda: clips("a/a0.png
-
-b/b0.png
-b/b1.png
-"), "has one frame"),
+        (lambda: clips("a/a0.png", "", "b/b0.png", "b/b1.png"), "has one frame"),
         (lambda: frame_of_another_size("b/b1.png"), r"b1\.png is 96x40, its clip's first frame b0\.png is 96x48"),
         (lambda: "FLOW.name=dataset", r"FLOW\.name dataset: no flow file beside"),
         (lambda: "FLOW.name=flownet2", r"flownet2 needs its weights in FLOW\.weights"),
