@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from etc.data.frame_names import Layout, neighbour
 from etc.data.images import read_image
-from etc.data.labels import IGNORE, read_train_ids
+from etc.data.labels import IGNORE, LabelTable, read_train_ids
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform, CropMap, crop_flow, crop_image, crop_label, crop_logits, padding_of
 from etc.errors import UserError
@@ -36,7 +36,7 @@ class ClipDataset(Dataset):
         layout: naming of the frames.
         frame_step: difference of the numbers of consecutive frames.
         transform: the random geometry.
-        label_table: label value in a file -> train id, uint8 ``[256]``.
+        label_table: what label files hold, as :func:`etc.data.labels.label_table_of` makes it.
         flow: reads or computes the flow of a pair; ``None``: the training step computes it from the crops.
         with_neighbour: ``False`` leaves the neighbour out, with the same draws for everything else.
         opposite: for every frame t the offsets at which a third frame exists. It lies on the other side of frame t
@@ -65,7 +65,7 @@ class ClipDataset(Dataset):
         layout: Layout,
         frame_step: int,
         transform: ClipTransform,
-        label_table: np.ndarray,
+        label_table: LabelTable,
         flow: FlowReader | None,
         with_neighbour: bool,
         opposite: list[list[int]] | None = None,
