@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
-from etc.config.schema import SECTIONS, known_keys, nearest_key
+from etc.config.names import known_keys, nearest_key, nearest_section
+from etc.config.schema import SECTIONS
 from etc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -65,9 +67,7 @@ def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[st
     for written_section, keys in tree.items():
         section = written_section.upper()
         if section not in SECTIONS:
-            near = difflib.get_close_matches(section, SECTIONS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
-            raise ConfigError(f"{source}: unknown section {written_section}{hint}")
+            raise ConfigError(f"{source}: unknown section {written_section}{nearest_section(section)}")
         for key, value in keys.items():
             if key == "opt_level" and not with_apex:
                 value = "O0"  # published: opt_level counts only where apex is used
