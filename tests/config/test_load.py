@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from etc.config import DEFAULT_CONFIG, dump_settings, load_settings
+from etc.config.names import _MEANT, known_keys
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import ConfigError, UserError
 from etc.train.distillation import LOSSES
@@ -82,7 +83,7 @@ TEST:
   colors_path: data/cityscapes/cityscapes_colors.txt
   names_path: data/cityscapes/cityscapes_names.txt
 """
-MOVED = {"sync_bn", "colors_path", "names_path", "opt_level", "model_path"}
+MOVED = {"train_list", "val_list", "test_list", "sync_bn", "colors_path", "names_path", "opt_level", "model_path"}
 GONE = {
     "batch_size_val",
     "train_gpu", "test_gpu", "start_epoch", "save_freq", "evaluate", "dist_url", "dist_backend",
@@ -116,8 +117,10 @@ def test_a_published_file_loads_with_every_value_in_its_place(write):
     assert (settings.TRAIN.rotate_min, settings.TRAIN.rotate_max) == (-10.0, 10.0)
     assert settings.DISTRIBUTED.sync_bn is True
     assert settings.TEST.ckpt_path == "exp/cityscapes/pspnet18/model/train_epoch_200.pth"
-    assert settings.DATA.names_path == "data/cityscapes/cityscapes_names.txt"
-    assert settings.DATA.colors_path == "data/cityscapes/cityscapes_colors.txt"
+    assert settings.DATA.names_path == "data/palettes/cityscapes_names.txt"
+    assert settings.DATA.colors_path == "data/palettes/cityscapes_colors.txt"
+    assert settings.DATA.train_list == "data/lists/cityscapes/train.lst"
+    assert settings.TEST.test_list == "data/lists/cityscapes/val.lst"
     assert settings.TRAIN.amp == "float16"
 
 
@@ -277,10 +280,27 @@ def test_published_keys_are_translated_on_the_command_line_too():
         (["TRAIN.framestep", "1"], "did you mean DATA.frame_step?"),
         (["TRIAN.base_lr", "1"], "unknown section TRIAN; did you mean TRAIN?"),
         (["MODEL.base_lr", "1"], "sections are DATA, FLOW, TRAIN"),
+        (["TRAIN.learning_rate", "1"], "did you mean TRAIN.base_lr?"),
+        (["TRAIN.min_scale", "1"], "did you mean TRAIN.scale_min?"),
+        (["DATA.num_classes", "1"], "did you mean DATA.classes?"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(words, named):
     assert named in refused(*words)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tuned_weight", "sd_modes", "optimizer", "loss_scale_window", "gan_weight", "lstm_mode", "flow_dir"],
+)
+def test_a_name_that_only_shares_letters_with_a_setting_gets_no_hint(name):
+    assert refused(f"TRAIN.{name}=1").endswith(
+        f"unknown key TRAIN.{name}; --help lists the settings that a script reads"
+    )
+
+
+def test_every_word_of_other_toolkits_leads_to_a_setting():
+    assert set(_MEANT.values()) <= set(known_keys())
 
 
 def test_an_unknown_key_without_value_is_an_error_too(write):
