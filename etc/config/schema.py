@@ -168,7 +168,7 @@ class Train(_Section):
     class_weight: str | list[NotNegative] = Field(
         "none",
         title="none | cityscapes | path | list of float >= 0",
-        description="class weights of the segmentation loss: published, file of one per line, or list",
+        description="class weights of the segmentation loss; cityscapes: the published ones; path: one per line",
     )
     aux_weight: float = Field(0.4, description="weight of the auxiliary head's loss", ge=0)
     st_weight: float = Field(0.1, description="weight of the motion loss; 0: baseline without it", ge=0)

@@ -2,12 +2,13 @@
 
 import ast
 import logging
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from etc.config import DEFAULT_CONFIG, dump_settings, load_settings
+from etc.config import DEFAULT_CONFIG, dump_settings, load_settings, with_changes
 from etc.config.names import _MEANT, known_keys
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import ConfigError, UserError
@@ -315,7 +316,7 @@ def test_an_unknown_key_without_value_is_an_error_too(write):
         ("TRAIN.workers=true", "got True"),
         ("TEST.flip=1", "got 1"),
         ("TRAIN.layers=34", "18, 50, 101 or 152"),
-        ("TEST.scales=1.0", "valid list"),
+        ("TEST.scales=1.0", "TEST.scales: expected list of float > 0, got 1.0"),
         ("TRAIN.base_lr=null", "got None"),
         ("TRAIN.arch=[psp]", None),
     ],
@@ -339,6 +340,45 @@ def test_types_are_strict(word, named):
 )  # fmt: skip
 def test_values_out_of_range_are_refused(word):
     assert word.partition("=")[0].split(".")[0] in refused(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("TRAIN.epochs=0", "TRAIN.epochs: expected int 1..2147483647, got 0"),
+        ("TRAIN.workers=9999", "TRAIN.workers: expected int 0..1024, got 9999"),
+        ("TRAIN.base_lr=fast", "TRAIN.base_lr: expected float > 0, got 'fast'"),
+        ("TRAIN.blur=2", "TRAIN.blur: expected float 0..1, got 2"),
+        ("TRAIN.self_training=2", "TRAIN.self_training: expected float 0..1, or null for none, got 2"),
+        ("TRAIN.amp=fp16", "TRAIN.amp: expected off, float16 or bfloat16, got 'fp16'"),
+        ("TRAIN.compile=1", "TRAIN.compile: expected true or false, got 1"),
+        ("TRAIN.power=.nan", "TRAIN.power: expected float >= 0, got nan"),
+        ("FLOW.scale=2", "FLOW.scale: expected float > 0, <= 1, got 2"),
+        ("TEST.strides=[1, 0]", "TEST.strides: expected list of int 1..2147483647, got [1, 0]"),
+        ("TEST.strides=[]", "TEST.strides: expected list of int 1..2147483647 with at least one value, got []"),
+        (
+            "TEST.device=gpu",
+            "TEST.device: is no device: expected auto, cpu, cuda or cuda:N with N from 0 to 127 (got 'gpu')",
+        ),
+        ("TRAIN.save_path=", "TRAIN.save_path: must not be an empty text (got '')"),
+    ],
+)
+def test_a_refused_value_is_told_in_the_words_of_help(word, message):
+    assert refused(word) == message
+
+
+def test_no_wording_of_pydantic_reaches_anybody():
+    """Every setting refuses a value that no type takes, in words of ours."""
+    wording = re.compile("input|valid|should|string|integer|boolean|literal|dictionary|type=", re.IGNORECASE)
+    for section, model in SECTIONS.items():
+        for key in model.model_fields:
+            with pytest.raises(ConfigError) as caught:
+                with_changes(Settings(), **{section: {key: {"a": 1}}})
+            message = str(caught.value)
+            assert message.startswith(f"{section}.{key}: expected "), message
+            assert not wording.search(message.partition("expected")[2].replace(f"{section}.{key}", "")), message
+    with pytest.raises(ConfigError, match=r"TRAIN.epochz: unknown key"):
+        with_changes(Settings(), TRAIN={"epochz": 1})
 
 
 @pytest.mark.parametrize(
