@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from etc.config import DEFAULT_CONFIG, TOOLKIT, load_settings
-from etc.config.schema import LARGEST_SIDE, SECTIONS, Settings
+from etc.config.schema import SECTIONS, Settings
+from etc.config.words import type_of
 from etc.data.layouts import check_layout
 from etc.errors import ConfigError, UserError
 
@@ -269,7 +267,7 @@ def _entry(key: str) -> tuple[str, str, str]:
     """Section, type and meaning of a setting; settings that agree in them share an entry."""
     section, _, name = key.partition(".")
     field = SECTIONS[section].model_fields[name]
-    return section, _type_of(field), str(field.description)
+    return section, type_of(field), str(field.description)
 
 
 def _wrapped(entry: str, indent: int = NAME_WIDTH + 4) -> list[str]:
@@ -297,33 +295,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _type_of(field: FieldInfo) -> str:
-    """Type and range of a setting in words; the schema's ``title`` where the Python type says too little."""
-    return field.title or _type_name(field.annotation, field.metadata)
-
-
-def _type_name(annotation: Any, bounds: list[Any]) -> str:
-    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _type_name(arguments[0], [bound for info in arguments[1:] for bound in info.metadata])
-    if origin in (Union, UnionType):
-        return " | ".join(_type_name(argument, bounds) for argument in arguments)
-    if origin is Literal:
-        return " | ".join(map(str, arguments))
-    if origin is list:
-        return f"list of {_type_name(arguments[0], [])}"
-    return {bool: "true | false", str: "text"}.get(annotation, annotation.__name__ + _range(bounds))
-
-
-def _range(bounds: list[Any]) -> str:
-    """``" 0..1"``, ``" >= 1"`` or ``" > 0, <= 1"``, from the constraints that pydantic keeps for a field."""
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    limits = {name: getattr(bound, name) for name in signs for bound in bounds if hasattr(bound, name)}
-    if limits.get("le", 0) >= LARGEST_SIDE:
-        del limits["le"]  # far beyond any use
-    if limits.keys() == {"ge", "le"}:
-        return f" {limits['ge']:g}..{limits['le']:g}"
-    return f" {', '.join(f'{signs[name]} {limit:g}' for name, limit in limits.items())}".rstrip()

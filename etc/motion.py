@@ -12,6 +12,12 @@ from flownet import resample2d
 
 Visibility = Literal["published", "l1"]
 
+# Normalised with ImageNet's mean and standard deviation, colours lie in -2.2..2.7; other data sets' reach 5.
+_LARGEST_NORMALISED = 10.0
+# Frames within 0..1 that differ by more than this were not normalised: without a pixel below the mean, a normalised
+# frame shows fog or a bare wall.
+_CONTRAST = 0.5
+
 
 def visibility(image: Tensor, warped: Tensor, mode: Visibility = "l1") -> Tensor:
     """Soft visibility of each pixel of a frame in its neighbour, from the difference of their colours.
@@ -56,6 +62,10 @@ class MotionLoss(nn.Module):
             leads to padding. A pixel is padding if it is exactly 0 in all channels of the normalised frame, as
             :func:`etc.data.transform.crop_image` makes it.
 
+    Frames of 0..255 or 0..1 would give another visibility and so a loss many times too small: they are refused. The
+    check reads values back from the device, and only until a frame has a value below 0, which none of 0..255 or 0..1
+    has: for normalised frames, in the first call alone.
+
     Raises:
         ValueError: an unknown ``visibility``.
 
@@ -68,6 +78,7 @@ class MotionLoss(nn.Module):
         self.weight = weight
         self.visibility: Visibility = visibility
         self.mask_padding = mask_padding
+        self._seen_normalised = False
 
     def forward(
         self, image_t: Tensor, image_k: Tensor, logits_t: Tensor, logits_k: Tensor, flow_t_to_k: Tensor
@@ -82,7 +93,7 @@ class MotionLoss(nn.Module):
             flow_t_to_k: flow from t to k, ``[N, 2, H, W]``, pixels.
 
         Raises:
-            ValueError: frames, logits and flow whose shapes do not fit each other.
+            ValueError: frames, logits and flow whose shapes do not fit each other, or frames that are not normalised.
         """
         size = image_t.shape[-2:]
         if image_k.shape != image_t.shape or logits_k.shape != logits_t.shape:
@@ -103,11 +114,40 @@ class MotionLoss(nn.Module):
 
     @torch.no_grad()
     def mask(self, image_t: Tensor, image_k: Tensor, flow_t_to_k: Tensor) -> Tensor:
-        """The weight M of every pixel, float ``[N, 1, H, W]`` in [0, 1]; arguments as in :meth:`forward`."""
+        """The weight M of every pixel, float ``[N, 1, H, W]`` in [0, 1]; arguments as in :meth:`forward`.
+
+        Raises:
+            ValueError: frames that are not normalised.
+        """
+        if not self._seen_normalised:
+            self._seen_normalised = _is_normalised(image_t, image_k)
         weight = visibility(image_t, resample2d(image_k, flow_t_to_k), self.visibility)
         if self.mask_padding:
             weight = weight * _usable(image_t, image_k, flow_t_to_k)
         return weight
+
+
+def _is_normalised(*images: Tensor) -> bool:
+    """Whether frames are certainly normalised; false where they may be: padding, white, or a narrow range of colours.
+
+    Raises:
+        ValueError: they are integers, or colours of 0..255 or 0..1.
+    """
+    cure = "give (rgb / 255 - mean) / std, as the network gets them"
+    if any(not image.is_floating_point() for image in images):
+        raise ValueError(f"frames are {images[0].dtype}, expected normalised frames, float: {cure}")
+    images = tuple(image for image in images if image.numel())
+    if not images:
+        return False
+    smallest = min(image.min().item() for image in images)
+    largest = max(image.max().item() for image in images)
+    if largest > _LARGEST_NORMALISED or (smallest >= 0 and largest <= 1 and largest - smallest > _CONTRAST):
+        scale = "0..1" if largest <= 1 else "0..255"
+        raise ValueError(
+            f"frames have values from {smallest:.4g} to {largest:.4g}, as colours of {scale} have; "
+            f"expected normalised frames, about -2.1 to 2.6: {cure}"
+        )
+    return smallest < 0
 
 
 def _resized(logits: Tensor, size: torch.Size) -> Tensor:

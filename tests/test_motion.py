@@ -2,10 +2,13 @@
 
 import math
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from etc.config.schema import Train
+from etc.data.transform import normalise
 from etc.motion import MotionLoss, visibility
 
 N, C, H, W = 2, 4, 5, 7
@@ -212,3 +215,65 @@ def test_an_unknown_visibility_is_refused_when_the_loss_is_built():
         MotionLoss(weight=1.0, visibility="l2")
     with pytest.raises(ValueError, match="differ in shape"):
         visibility(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 3))
+
+
+def motion_of(colours: np.ndarray) -> torch.Tensor:
+    """The loss of frames that are normalised from colours, RGB uint8 ``[H, W, 3]``; the neighbour is the same frame."""
+    image = torch.from_numpy(normalise(colours))[None]
+    return loss_of(image)
+
+
+def loss_of(image: torch.Tensor) -> torch.Tensor:
+    logits = random(1, C, *image.shape[-2:])
+    return MotionLoss(weight=1.0)(image, image, logits, logits + 1, torch.zeros(1, 2, *image.shape[-2:]))
+
+
+def colours(low: int, high: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(low, high + 1, (H, W, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 255), (0, 0), (0, 12), (0, 2), (40, 90), (118, 150), (200, 255), (255, 255), (128, 128)]
+)
+def test_normalised_frames_pass_be_they_dark_bright_or_gray(low, high):
+    assert motion_of(colours(low, high)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 20), (128, 255)])
+def test_colours_of_0_to_255_are_refused(low, high):
+    image = torch.from_numpy(colours(low, high)).permute(2, 0, 1)[None]
+    with pytest.raises(ValueError, match=r"as colours of 0..255 have; expected normalised frames"):
+        loss_of(image.float())
+    with pytest.raises(ValueError, match=r"frames are torch.uint8, expected normalised frames"):
+        loss_of(image)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 150), (100, 255)])
+def test_colours_of_0_to_1_are_refused(low, high):
+    with pytest.raises(ValueError, match=r"frames have values from .* to .*, as colours of 0..1 have"):
+        loss_of(torch.from_numpy(colours(low, high) / np.float32(255)).permute(2, 0, 1)[None])
+
+
+def test_a_dark_first_frame_does_not_end_the_check_and_a_normalised_one_does():
+    loss, flow, logits = MotionLoss(weight=1.0), torch.zeros(1, 2, H, W), random(1, C, H, W)
+    black, frame = torch.zeros(1, 3, H, W), torch.rand(1, 3, H, W, generator=torch.Generator().manual_seed(0))
+    loss(black, black, logits, logits, flow)
+    with pytest.raises(ValueError, match=r"colours of 0\.\.1"):
+        loss(frame, frame, logits, logits, flow)
+    loss(frame - 1, frame, logits, logits, flow)
+    loss(frame, frame, logits, logits, flow)  # fog: no more reads from the device
+
+
+def test_real_frames_pass_only_where_they_are_normalised(real_data):
+    frames = [
+        *sorted((real_data / "camvid/val").glob("*.*"))[:2],
+        *(real_data / "cityscapes_mini").rglob("*_000000_*8bit.jpg"),
+    ]
+    assert len(frames) >= 8
+    for path in frames:
+        colours = cv2.cvtColor(cv2.resize(cv2.imread(str(path)), (96, 64)), cv2.COLOR_BGR2RGB)
+        assert motion_of(colours) == pytest.approx(1)
+        assert motion_of(colours // 8) == pytest.approx(1)  # at night
+        for scale in (1, 255):
+            with pytest.raises(ValueError, match="expected normalised frames"):
+                loss_of(torch.from_numpy(colours / np.float32(scale)).permute(2, 0, 1)[None])

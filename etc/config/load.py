@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from etc.config.published import current_name, translate
 from etc.config.schema import SECTIONS, Settings
+from etc.config.words import refusal
 from etc.config.yaml_reader import Dumper, YamlError, parse, read_text
 from etc.errors import ConfigError
 
@@ -120,9 +121,12 @@ def _parsed(text: str, section: str, key: str) -> Any:
     """A value from the command line.
 
     Where the setting is a text, it is taken as it stands: ``TEST.save_folder "exp/run #3"``, ``TEST.save_folder 2024``.
-    Where a setting may be empty, ``null``, ``none`` and nothing mean that it is. All else is parsed as YAML.
+    Where a setting may be empty, ``null``, ``none`` and nothing mean that it is. All else is parsed as YAML, as is a
+    text in brackets for a setting that may be a list.
     """
     types = _types_of(section, key)
+    if any(get_origin(kind) is list for kind in types) and text.lstrip().startswith("["):
+        types = ()
     if type(None) in types and text.casefold() in _EMPTY:
         return None
     if text.lstrip().startswith("{") and any(get_origin(each) is dict for each in types):
@@ -148,13 +152,4 @@ def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        # The input of a check over a whole section is too long to print.
-        given = f" (got {_shortened(repr(first['input']))})" if len(first["loc"]) > 1 else ""
-        raise ConfigError(f"{where}: {message}{given}") from None
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."
+        raise ConfigError(refusal(error, tree)) from None

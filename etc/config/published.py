@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
+import os
+import re
 from typing import Any
 
-from etc.config.schema import SECTIONS, known_keys, nearest_key
+from etc.config.names import known_keys, nearest_key, nearest_section
+from etc.config.schema import SECTIONS
 from etc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,18 @@ _OBSOLETE = {
     "index_start": None,
     "index_step": None,
     "split": None,
+    "gen_gpu": None,
+    "tune_weight": None,
+    "sd_mode": None,
     "model_path": "ckpt_path",
 }
+_INSTEAD = {"sd_mode": "to distil, set DISTILL.teacher_weight and DISTILL.kd_weight, pf_weight or mf_weight"}
+
+# Lists and palettes of the published files, which lie elsewhere here, and the names of the lists.
+_LIST = re.compile(r"(?:\./)?(?:data|dataset)/list/(camvid|cityscapes)/(\w+)\.(?:lst|txt)")
+_LIST_NAMES = {"train": "train", "fine_train": "train", "debug": "train", "val": "val", "fine_val": "val"}
+_LIST_NAMES |= {"test": "test", "fine_test": "test"}
+_PALETTE = re.compile(r"(?:.*/)?((?:camvid|cityscapes)_(?:colors|names)\.txt)")
 
 _OPT_LEVEL = {"O0": "off", "O1": "float16", "O2": "float16"}
 
@@ -65,18 +77,21 @@ def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[st
     for written_section, keys in tree.items():
         section = written_section.upper()
         if section not in SECTIONS:
-            near = difflib.get_close_matches(section, SECTIONS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(SECTIONS)}"
-            raise ConfigError(f"{source}: unknown section {written_section}{hint}")
-        for key, value in keys.items():
+            raise ConfigError(f"{source}: unknown section {written_section}{nearest_section(section)}")
+        for key, written in keys.items():
+            if key == "model_path" and keys.get("ckpt_path") is not None:
+                logger.info("%s: %s.model_path is obsolete: ckpt_path is given too", source, written_section)
+                continue
+            value = written
             if key == "opt_level" and not with_apex:
                 value = "O0"  # published: opt_level counts only where apex is used
             home, name, value = _home(section, key, value, source)
+            value, why = _path_of_ours(name, value)
             if (home, name) != (section, key):
-                now = f"is now {home}.{name}: {'' if value is None else value}" if home else "is obsolete"
+                now = f"is now {home}.{name}: {_text(value)}{why}" if home else _obsolete(key)
                 logger.info("%s: %s.%s %s", source, written_section, key, now)
-            elif value != keys[key]:
-                logger.info("%s: %s.%s: %s is now called %s", source, section, key, keys[key], value)
+            elif value != written:
+                logger.info("%s: %s.%s: %s is now called %s%s", source, section, key, written, _text(value), why)
             if home is None:
                 continue
             before = result.setdefault(home, {}).get(name)
@@ -96,6 +111,31 @@ def current_name(section: str, key: str) -> tuple[str | None, str]:
         return section, key
     homes = known_keys().get(key)
     return (homes[0], key) if homes else (None, key)
+
+
+def _obsolete(key: str) -> str:
+    return f"is obsolete: {_INSTEAD[key]}" if key in _INSTEAD else "is obsolete"
+
+
+def _text(value: Any) -> str:
+    return "empty" if value is None else str(value)
+
+
+def _path_of_ours(key: str, value: Any) -> tuple[Any, str]:
+    """A list or palette of the published files as it is called here, if it does not exist, and why, for the log."""
+    # os.path.exists: a text from a command line may be too long for a name, or hold a NUL
+    if not isinstance(value, str) or os.path.exists(value):
+        return value, ""
+    listed, palette = _LIST.fullmatch(value), _PALETTE.fullmatch(value)
+    why = f" ({value} does not exist)"
+    if key in ("names_path", "colors_path") and palette:
+        ours = f"data/palettes/{palette[1]}"
+        return ours, why if ours != value else ""
+    if key in ("train_list", "val_list", "test_list") and listed and listed[2] in _LIST_NAMES:
+        return f"data/lists/{listed[1]}/{_LIST_NAMES[listed[2]]}.lst", why
+    if key == "demo_dir" and listed and listed[2].startswith("demo_video"):
+        return None, f", which means the first clip of DATA.clip_list{why}"
+    return value, ""
 
 
 def _check_tree(tree: Any, source: str) -> None:

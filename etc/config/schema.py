@@ -7,7 +7,6 @@ says too little (``path`` instead of ``text``). Neighbouring settings with the s
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Annotated, Any, Literal
 
@@ -39,6 +38,7 @@ LabelValue = Annotated[int, Field(ge=0, le=255)]
 # JSON, which results are stored in, has only texts for keys: their numbers are read leniently.
 Mapping = dict[Annotated[int, Field(strict=False)], int]
 LabelMap = str | Mapping
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -183,7 +183,11 @@ class Train(_Section):
         "dsn",
         description="dsn: both heads; ohem: over hard pixels; single, cross_entropy: main head alone",
     )
-    class_weight: Literal["none", "cityscapes"] = Field("none", description="class weights of the segmentation loss")
+    class_weight: str | list[NotNegative] = Field(
+        "none",
+        title="none | cityscapes | path | list of float >= 0",
+        description="class weights of the segmentation loss; cityscapes: the published ones; path: one per line",
+    )
     aux_weight: float = Field(0.4, description="weight of the auxiliary head's loss", ge=0)
     st_weight: float = Field(0.1, description="weight of the motion loss; 0: baseline without it", ge=0)
     self_training: Fraction | None = Field(
@@ -391,22 +395,3 @@ class Settings(_Section):
         """Frames that the losses of a training step need: 1, 2 (the motion loss among others) or 3."""
         distilled = [count for name, count in DISTILLATION_FRAMES.items() if self.DISTILL.weight(name) > 0]
         return max([2 if self.TRAIN.st_weight > 0 else 1, *distilled])
-
-
-def known_keys() -> dict[str, list[str]]:
-    """Key -> the sections that have it."""
-    known: dict[str, list[str]] = {}
-    for section, model in SECTIONS.items():
-        for key in model.model_fields:
-            known.setdefault(key, []).append(section)
-    return known
-
-
-def nearest_key(section: str, key: str) -> str:
-    """``"; did you mean SECTION.key?"``, or nothing where no known key comes near."""
-    known = known_keys()
-    near = difflib.get_close_matches(key.lower(), known, n=1)
-    if not near:
-        return ""
-    homes = known[near[0]]
-    return f"; did you mean {section if section in homes else homes[0]}.{near[0]}?"

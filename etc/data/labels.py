@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -212,6 +213,23 @@ def read_colors(path: str | Path, classes: int) -> np.ndarray:
         raise UserError(f"{path}: colours lie in 0..255, found {values.min()}..{values.max()}")
     palette[:classes] = values
     return palette
+
+
+def read_weights(path: str | Path) -> list[float]:
+    """Class weights, one per line.
+
+    Raises:
+        UserError: the file is missing, or a line is no finite number of 0 or more.
+    """
+    weights = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            weights.append(float(line))
+        except ValueError:
+            weights.append(math.nan)
+        if not 0 <= weights[-1] < math.inf:
+            raise UserError(f"{path}, line {number}: expected the weight of a class, 0 or more, found {line[:40]!r}")
+    return weights
 
 
 def _lines(path: str | Path) -> list[str]:

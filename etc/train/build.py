@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from etc import distributed
 from etc.config.schema import Settings, Train
 from etc.data.clip_dataset import ClipDataset, EpochSampler
+from etc.data.labels import read_weights
 from etc.errors import UserError
 from etc.flow.build import flow_estimator
 from etc.flow.estimators import FlowEstimator
@@ -131,17 +132,37 @@ def segmentation_loss(train: Train, classes: int) -> nn.Module:
     """The segmentation loss that ``TRAIN.loss`` names.
 
     Raises:
-        UserError: ``class_weight cityscapes`` with another number of classes than 19.
+        UserError: ``TRAIN.class_weight`` does not have one weight per class, none is above 0, or its file cannot be
+            read.
     """
-    weight = None
-    if train.class_weight == "cityscapes":
-        weight = torch.as_tensor(crit.CITYSCAPES_CLASS_WEIGHT)
-        if len(weight) != classes:
-            raise UserError(
-                f"TRAIN.class_weight cityscapes is for 19 classes, DATA.classes is {classes}: "
-                "set TRAIN.class_weight none"
-            )
-    return SEGMENTATION_LOSSES[train.loss](train, weight)
+    return SEGMENTATION_LOSSES[train.loss](train, _class_weight(train.class_weight, classes))
+
+
+def _class_weight(given: str | list[float], classes: int) -> Tensor | None:
+    if given == "none":
+        return None
+    cure = "give one weight per class"
+    if given == "cityscapes":
+        weight, cure = crit.CITYSCAPES_CLASS_WEIGHT.tolist(), "set TRAIN.class_weight none, or weights of your own"
+    elif isinstance(given, str):
+        try:
+            weight = read_weights(given)
+        except UserError as error:
+            raise UserError(f"TRAIN.class_weight: expected none, cityscapes, a list or a file: {error}") from error
+    else:
+        weight = given
+    if len(weight) != classes:
+        raise UserError(
+            f"TRAIN.class_weight {_shortened(given)} is for {len(weight)} classes, DATA.classes is {classes}: {cure}"
+        )
+    if not any(weight):
+        raise UserError(f"TRAIN.class_weight {_shortened(given)}: every weight is 0, so nothing would be learned")
+    return torch.tensor(weight)
+
+
+def _shortened(given: str | list[float]) -> str:
+    text = str(given)
+    return text if len(text) <= 80 or isinstance(given, str) else f"{text[:80]}..."
 
 
 def new_optimizer(train: Train, student: nn.Module) -> torch.optim.Optimizer:

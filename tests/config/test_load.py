@@ -2,12 +2,14 @@
 
 import ast
 import logging
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from etc.config import DEFAULT_CONFIG, dump_settings, load_settings
+from etc.config import DEFAULT_CONFIG, dump_settings, load_settings, with_changes
+from etc.config.names import _MEANT, known_keys
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import ConfigError, UserError
 from etc.train.distillation import LOSSES
@@ -82,7 +84,7 @@ TEST:
   colors_path: data/cityscapes/cityscapes_colors.txt
   names_path: data/cityscapes/cityscapes_names.txt
 """
-MOVED = {"sync_bn", "colors_path", "names_path", "opt_level", "model_path"}
+MOVED = {"train_list", "val_list", "test_list", "sync_bn", "colors_path", "names_path", "opt_level", "model_path"}
 GONE = {
     "batch_size_val",
     "train_gpu", "test_gpu", "start_epoch", "save_freq", "evaluate", "dist_url", "dist_backend",
@@ -116,8 +118,10 @@ def test_a_published_file_loads_with_every_value_in_its_place(write):
     assert (settings.TRAIN.rotate_min, settings.TRAIN.rotate_max) == (-10.0, 10.0)
     assert settings.DISTRIBUTED.sync_bn is True
     assert settings.TEST.ckpt_path == "exp/cityscapes/pspnet18/model/train_epoch_200.pth"
-    assert settings.DATA.names_path == "data/cityscapes/cityscapes_names.txt"
-    assert settings.DATA.colors_path == "data/cityscapes/cityscapes_colors.txt"
+    assert settings.DATA.names_path == "data/palettes/cityscapes_names.txt"
+    assert settings.DATA.colors_path == "data/palettes/cityscapes_colors.txt"
+    assert settings.DATA.train_list == "data/lists/cityscapes/train.lst"
+    assert settings.TEST.test_list == "data/lists/cityscapes/val.lst"
     assert settings.TRAIN.amp == "float16"
 
 
@@ -277,10 +281,27 @@ def test_published_keys_are_translated_on_the_command_line_too():
         (["TRAIN.framestep", "1"], "did you mean DATA.frame_step?"),
         (["TRIAN.base_lr", "1"], "unknown section TRIAN; did you mean TRAIN?"),
         (["MODEL.base_lr", "1"], "sections are DATA, FLOW, TRAIN"),
+        (["TRAIN.learning_rate", "1"], "did you mean TRAIN.base_lr?"),
+        (["TRAIN.min_scale", "1"], "did you mean TRAIN.scale_min?"),
+        (["DATA.num_classes", "1"], "did you mean DATA.classes?"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(words, named):
     assert named in refused(*words)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tuned_weight", "sd_modes", "optimizer", "loss_scale_window", "gan_weight", "lstm_mode", "flow_dir"],
+)
+def test_a_name_that_only_shares_letters_with_a_setting_gets_no_hint(name):
+    assert refused(f"TRAIN.{name}=1").endswith(
+        f"unknown key TRAIN.{name}; --help lists the settings that a script reads"
+    )
+
+
+def test_every_word_of_other_toolkits_leads_to_a_setting():
+    assert set(_MEANT.values()) <= set(known_keys())
 
 
 def test_an_unknown_key_without_value_is_an_error_too(write):
@@ -295,7 +316,7 @@ def test_an_unknown_key_without_value_is_an_error_too(write):
         ("TRAIN.workers=true", "got True"),
         ("TEST.flip=1", "got 1"),
         ("TRAIN.layers=34", "18, 50, 101 or 152"),
-        ("TEST.scales=1.0", "valid list"),
+        ("TEST.scales=1.0", "TEST.scales: expected list of float > 0, got 1.0"),
         ("TRAIN.base_lr=null", "got None"),
         ("TRAIN.arch=[psp]", None),
     ],
@@ -319,6 +340,45 @@ def test_types_are_strict(word, named):
 )  # fmt: skip
 def test_values_out_of_range_are_refused(word):
     assert word.partition("=")[0].split(".")[0] in refused(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("TRAIN.epochs=0", "TRAIN.epochs: expected int 1..2147483647, got 0"),
+        ("TRAIN.workers=9999", "TRAIN.workers: expected int 0..1024, got 9999"),
+        ("TRAIN.base_lr=fast", "TRAIN.base_lr: expected float > 0, got 'fast'"),
+        ("TRAIN.blur=2", "TRAIN.blur: expected float 0..1, got 2"),
+        ("TRAIN.self_training=2", "TRAIN.self_training: expected float 0..1, or null for none, got 2"),
+        ("TRAIN.amp=fp16", "TRAIN.amp: expected off, float16 or bfloat16, got 'fp16'"),
+        ("TRAIN.compile=1", "TRAIN.compile: expected true or false, got 1"),
+        ("TRAIN.power=.nan", "TRAIN.power: expected float >= 0, got nan"),
+        ("FLOW.scale=2", "FLOW.scale: expected float > 0, <= 1, got 2"),
+        ("TEST.strides=[1, 0]", "TEST.strides: expected list of int 1..2147483647, got [1, 0]"),
+        ("TEST.strides=[]", "TEST.strides: expected list of int 1..2147483647 with at least one value, got []"),
+        (
+            "TEST.device=gpu",
+            "TEST.device: is no device: expected auto, cpu, cuda or cuda:N with N from 0 to 127 (got 'gpu')",
+        ),
+        ("TRAIN.save_path=", "TRAIN.save_path: must not be an empty text (got '')"),
+    ],
+)
+def test_a_refused_value_is_told_in_the_words_of_help(word, message):
+    assert refused(word) == message
+
+
+def test_no_wording_of_pydantic_reaches_anybody():
+    """Every setting refuses a value that no type takes, in words of ours."""
+    wording = re.compile("input|valid|should|string|integer|boolean|literal|dictionary|type=", re.IGNORECASE)
+    for section, model in SECTIONS.items():
+        for key in model.model_fields:
+            with pytest.raises(ConfigError) as caught:
+                with_changes(Settings(), **{section: {key: {"a": 1}}})
+            message = str(caught.value)
+            assert message.startswith(f"{section}.{key}: expected "), message
+            assert not wording.search(message.partition("expected")[2].replace(f"{section}.{key}", "")), message
+    with pytest.raises(ConfigError, match=r"TRAIN.epochz: unknown key"):
+        with_changes(Settings(), TRAIN={"epochz": 1})
 
 
 @pytest.mark.parametrize(

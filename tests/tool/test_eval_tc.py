@@ -171,7 +171,7 @@ def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
         (["--frames", "note.mp4"], "note.mp4 is not a video that can be read"),
         (["--frames", "empty"], "holds no folder with two images or more"),
         (["--frames", "frames", "TEST.strides=[9]"], "TEST.strides [9]: the longest clip has 7 frames"),
-        (["--frames", "frames", "TEST.strides=[0]"], "TEST.strides.0: Input should be greater than or equal to 1"),
+        (["--frames", "frames", "TEST.strides=[0]"], "TEST.strides: expected list of int 1..2147483647, got [0]"),
         (
             ["--frames", "frames", "FLOW.evaluate_with=[dis@slow]"],
             "dis has no preset 'slow': expected one of ultrafast",

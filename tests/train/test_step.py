@@ -175,3 +175,41 @@ def test_class_weights_of_cityscapes_need_its_classes():
     assert isinstance(segmentation_loss(train, 19), nn.Module)
     with pytest.raises(UserError, match=r"is for 19 classes, DATA\.classes is 4"):
         segmentation_loss(train, CLASSES)
+
+
+@pytest.mark.parametrize("given", ["TRAIN.class_weight=[0.5, 0, 3, 1e-1]", "TRAIN.class_weight=weights.txt"])
+def test_class_weights_of_ones_own_come_as_list_or_file(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("weights.txt").write_text("0.5\n0\n\n3\n1e-1\n")
+    loss = segmentation_loss(load_settings(None, [given, "TRAIN.loss=cross_entropy"]).TRAIN, CLASSES)
+    logits = torch.randn(1, CLASSES, 2, 3, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([[[0, 1, 2], [3, 2, 255]]])
+    expected = nn.functional.cross_entropy(logits, target, torch.tensor([0.5, 0, 3, 0.1]), ignore_index=255)
+    torch.testing.assert_close(loss({"logits": logits}, target), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("[1, 2]", r"TRAIN.class_weight \[1.0, 2.0\] is for 2 classes, DATA.classes is 4: give one weight per class"),
+        ("[0, 0, 0, 0]", "every weight is 0, so nothing would be learned"),
+        (
+            "cityscape",
+            "TRAIN.class_weight: expected none, cityscapes, a list or a file: cannot read cityscape: No such",
+        ),
+        ("words.txt", "words.txt, line 2: expected the weight of a class, 0 or more, found 'road'"),
+        ("below.txt", "below.txt, line 1: expected the weight of a class, 0 or more, found '-1'"),
+        ("nan.txt", "nan.txt, line 1: expected the weight of a class, 0 or more, found 'nan'"),
+        (
+            "[1, 2, 3, -1]",
+            r"TRAIN.class_weight: expected none, cityscapes, path or list of float >= 0, got \[1, 2, 3, -1\]",
+        ),
+        ("[1, 2, a, 1]", r"expected none, cityscapes, path or list of float >= 0, got \[1, 2, 'a', 1\]"),
+    ],
+)
+def test_class_weights_that_cannot_be_used_are_refused(given, named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"words": "1\nroad\n1\n1\n", "below": "-1\n1\n1\n1\n", "nan": "nan\n1\n1\n1\n"}.items():
+        Path(f"{name}.txt").write_text(text)
+    with pytest.raises(UserError, match=named):
+        segmentation_loss(load_settings(None, [f"TRAIN.class_weight={given}"]).TRAIN, CLASSES)
