@@ -8,8 +8,7 @@ from pathlib import Path
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
-from etc.data.folders import folders_below
-from etc.data.frame_names import IMAGE_SUFFIXES, images_in
+from etc.data.frame_names import IMAGE_SUFFIXES, frame_folders
 from etc.data.images import write_png
 from etc.data.layouts import layout_named
 from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
@@ -46,12 +45,9 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
             raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
         where = _unpacked(where, Path(settings.TEST.save_folder) / "frames")
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
-    clips = []
     # Predictions that lie below the frames are no frames.
-    for folder in folders_below(where.resolve(), leave_out=lambda f: f.name.startswith(".") or f.resolve() in own):
-        images = images_in(folder)
-        if len(images) > 1:
-            clips.append([Frame(str(path)) for path in images])
+    folders = frame_folders(where.resolve(), leave_out=lambda f: f.name.startswith(".") or f.resolve() in own)
+    clips = [[Frame(str(path)) for path in images] for images in folders.values() if len(images) > 1]
     if not clips:
         raise UserError(f"TEST.frames {where} holds no folder with two images or more")
     return clips

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import label_path
-from etc.data.frame_names import images_in, neighbour
+from etc.data.frame_names import frames_in, neighbour
 from etc.data.images import read_image, read_png16, write_png
 from etc.data.labels import IGNORE, label_table, read_train_ids
 from etc.data.layouts import label_ids_of, layout_named
@@ -141,7 +141,7 @@ def video_frames(settings: Settings, source: str | None = None) -> list[Frame]:
         check_files(listed, root, source=settings.DATA.train_list)
         frames = _around(listed, settings)
     elif Path(source).is_dir():
-        frames = [Frame(_below(path, root)) for path in images_in(Path(source))]
+        frames = [Frame(_below(path, root)) for path in frames_in(Path(source))]
         if not frames:
             raise UserError(f"{source} holds no image")
     else:
