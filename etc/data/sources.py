@@ -12,6 +12,7 @@ from etc.data.frame_names import IMAGE_SUFFIXES, frame_folders
 from etc.data.images import write_png
 from etc.data.layouts import layout_named
 from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
+from etc.data.masks import split_masks
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
@@ -107,4 +108,20 @@ def clips_to_score(settings: Settings) -> list[Clip]:
     prepare(settings)
     clips = read_clips(data.clip_list, layout=layout_named(data.layout), frame_step=data.frame_step)
     check_files((frame for clip in clips for frame in clip), data.data_root, source=data.clip_list)
+    _check_masks(clips, data.clip_list, Path(data.data_root))
     return clips
+
+
+def _check_masks(clips: list[Clip], path: str, data_root: Path) -> None:
+    """Refuse a list that names masks as frames, as lists made from whole folders did."""
+    for clip in clips:
+        by_folder: dict[Path, list[Path]] = {}
+        for frame in clip:
+            image = data_root / frame.image
+            by_folder.setdefault(image.parent, []).append(image)
+        masks = [mask for images in by_folder.values() for mask in split_masks(images)[1]]
+        if masks:
+            raise UserError(
+                f"{path}: {len(masks)} of the {len(clip)} frames of the clip of {clip[0].image} seem to be masks of "
+                f"the others, the first is {masks[0]}: make the list again with tool/make_lists.py, or take them out"
+            )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.labels import IGNORE, class_names, label_table, read_train_ids
-from etc.data.lists import Clip, Frame, prediction_names
+from etc.data.lists import Clip, Frame, clip_names
 from etc.data.sources import clips_to_score
 from etc.distributed import device_of
 from etc.errors import UserError
@@ -72,7 +72,7 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     tables = pooled.frames | pooled.pairs[0].metrics
     return ClipScores(
         classes=names,
-        clips=prediction_names([clip[0] for clip in clips]),
+        clips=clip_names(clips),
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
         predictions=predictions.facts(),
