@@ -33,7 +33,7 @@ def sample(bench: Bench) -> list[Figure]:
     """
     data = bench.samples(bench.size(769, 65), None)
     clip = bench.clip(*bench.size((1024, 2048), (128, 256)), 2)
-    paths = [str(clip.root / name) for frame in clip.frames for name in frame if name]
+    paths = [str(clip.root / name) for frame in clip.frames for name in (frame.image, frame.label) if name]
     draws = iter(range(1000))
     with single_threaded():
         calls = [lambda: data[next(draws), 0], lambda: [cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths]]

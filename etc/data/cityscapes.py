@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from etc.data.folders import check_name, subfolders
-from etc.data.frame_names import IMAGE_SUFFIXES, Layout, frame_number, images_in, neighbour
+from etc.data.frame_names import IMAGE_SUFFIXES, Layout, frame_number, frames_in, neighbour
 from etc.data.lists import Clip, Frame, Lists, format_clips, format_frames, group_clips
 from etc.errors import UserError
 
@@ -188,7 +188,7 @@ def _image_of(root: Path, split: str, city: str, frame: str) -> Path | None:
 
 
 def _images_of_split(root: Path, split: str) -> list[Path]:
-    return [path for city in subfolders(root / FRAMES / split) for path in images_in(city)]
+    return [path for city in subfolders(root / FRAMES / split) for path in frames_in(city)]
 
 
 def _snippet(annotated: Frame) -> Clip:

@@ -41,11 +41,11 @@ def folders_below(root: str | Path, *, leave_out: Callable[[Path], bool] = lambd
 
 
 def files_below(root: str | Path, *suffixes: str) -> list[Path]:
-    """The files in ``root`` and all folders below it whose names end with one of ``suffixes``, sorted."""
+    """The files in ``root`` and all folders below it whose names end with one of ``suffixes``, in any case; sorted."""
     found = []
     for folder in folders_below(root):
         with os.scandir(folder) as entries:
-            found += [folder / e.name for e in entries if e.name.endswith(suffixes) and not e.is_dir()]
+            found += [folder / e.name for e in entries if e.name.lower().endswith(suffixes) and not e.is_dir()]
     return sorted(found)
 
 

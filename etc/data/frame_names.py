@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from etc.data.folders import check_name
+from etc.data.folders import check_name, folders_below
+from etc.data.masks import mask_folders, split_masks
 from etc.errors import UserError
 
 _LONGEST = 240  # bytes of a name; file systems allow 255, with hash and suffix
 _CUT = 48  # characters, of up to 4 bytes, that are kept of a longer one
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".webp", ".tif", ".tiff")  # in any case
+
+logger = logging.getLogger(__name__)
 
 
 class Layout(NamedTuple):
@@ -80,7 +84,7 @@ def neighbour(path: Path, offset: int, *, layout: Layout, frame_step: int = 1) -
     Args:
         path: a frame, with its folder.
         offset: distance in frames, not in frame numbers.
-        layout: how frame numbers are read; without numbers, frames are counted in the order of :func:`images_in`.
+        layout: how frame numbers are read; without numbers, frames are counted in the order of :func:`frames_in`.
         frame_step: difference of the numbers of consecutive frames.
 
     Returns:
@@ -88,10 +92,15 @@ def neighbour(path: Path, offset: int, *, layout: Layout, frame_step: int = 1) -
         the last one.
 
     Raises:
-        UserError: the name does not follow the layout.
+        UserError: the name does not follow the layout, or the picture is a mask of another one in its folder.
     """
     if layout.frame_name is None:
         names, index_of = _listing(path.parent)
+        if path.name not in index_of and path.is_file():
+            raise UserError(
+                f"{path} is listed as a frame, but seems to be a mask of another picture in its folder: list the "
+                "frame, or move masks to a folder of their own"
+            )
         if path.name not in index_of:
             return None
         index = index_of[path.name] + offset
@@ -131,6 +140,44 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(images, key=natural_order)
 
 
+def frames_in(folder: Path) -> list[Path]:
+    """The frames of a folder in natural order: its images without the masks among them, which are logged once.
+
+    Raises:
+        UserError: as :func:`images_in`.
+    """
+    frames, masks = split_masks(images_in(folder))
+    if masks:
+        _log_masks(folder, len(masks), masks[0].name)
+    return frames
+
+
+def frame_folders(root: Path, *, leave_out: Callable[[Path], bool] = lambda folder: False) -> dict[Path, list[Path]]:
+    """Every folder in and below ``root`` with its frames, of which there is at least one; folders of masks are logged.
+
+    Args:
+        root: where to start.
+        leave_out: as :func:`etc.data.folders.folders_below` takes it.
+
+    Raises:
+        UserError: all folders seem to hold masks; or as :func:`images_in`.
+    """
+    found = {folder: frames_in(folder) for folder in folders_below(root, leave_out=leave_out)}
+    found = {folder: frames for folder, frames in found.items() if frames}
+    masks = mask_folders(found, root)
+    if not masks:
+        return found
+    first, frames = next(iter(masks.items()))
+    beside = "" if frames is None else f", whose frames are in {frames.relative_to(root)}"
+    if len(masks) == len(found):
+        raise UserError(
+            f"{root} holds only folders that seem to hold masks, the first is {first.relative_to(root)}: give the "
+            "folder of the frames"
+        )
+    logger.warning("%s: %d folders of masks are left out: %s%s", root, len(masks), first.relative_to(root), beside)
+    return {folder: own for folder, own in found.items() if folder not in masks}
+
+
 def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
     """The key that sorts numbers in a name by their value: ffmpeg and others write them without leading zeros."""
     words = re.findall(r"[0-9]+|[^0-9]+", path.name)
@@ -139,6 +186,12 @@ def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
 
 @lru_cache(maxsize=4096)
 def _listing(folder: Path) -> tuple[list[str], dict[str, int]]:
-    """The images of a folder in order, and the index of each; listed once, because folders can be large."""
-    names = [path.name for path in images_in(folder)]
+    """The frames of a folder in order, and the index of each; listed once, because folders can be large."""
+    names = [path.name for path in frames_in(folder)]
     return names, {name: index for index, name in enumerate(names)}
+
+
+@lru_cache(maxsize=4096)
+def _log_masks(folder: Path, count: int, first: str) -> None:
+    """Once per folder and process: the frames of one folder are asked for several times."""
+    logger.warning("%s: %d masks beside the frames are left out, the first is %s", folder, count, first)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from etc.config import find_file
-from etc.data.frame_names import Layout, follows, frame_number, natural_order, neighbour
+from etc.data.frame_names import Layout, folder_key, follows, frame_number, natural_order, neighbour
 from etc.errors import UserError
 from utils.files import regular_file
 
@@ -18,10 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class Frame(NamedTuple):
-    """One line of a list file; paths are relative to ``DATA.data_root``."""
+    """One line of a list file; paths are relative to ``DATA.data_root``.
+
+    ``name`` says what to call its predictions, where no list names the frame (see :func:`prediction_names`).
+    """
 
     image: str
     label: str | None = None
+    name: str | None = None
 
 
 class _Line(NamedTuple):
@@ -30,6 +35,11 @@ class _Line(NamedTuple):
     number: int
     frame: Frame
 
+
+# The name of a frame of Cityscapes says by itself which one it is, with the city's folder to confirm it.
+_NAMED_UNIQUELY = re.compile(
+    r"((leftImg8bit(_sequence)?/)?(train(_extra)?|val|test)/)?(?P<city>[^/]+)/(?P=city)_\d+_\d+_leftImg8bit"
+)
 
 Clip = list[Frame]
 Lists = dict[str, str]  # name of a list file -> its text
@@ -93,7 +103,7 @@ def format_frames(frames: Iterable[Frame]) -> str:
     """
     lines = []
     for frame in frames:
-        parts = [part for part in frame if part]
+        parts = [part for part in (frame.image, frame.label) if part]
         spaced = next((part for part in parts if len(part.split()) > 1), None)
         if spaced is not None:
             raise UserError(f"{spaced!r} holds white space, which separates image and label in a list: rename it")
@@ -106,24 +116,48 @@ def format_clips(clips: Iterable[Clip]) -> str:
     return "\n".join(format_frames(clip) for clip in clips)
 
 
-def prediction_names(frames: list[Frame]) -> list[str]:
+def prediction_names(frames: Sequence[Frame], data_root: str | Path = ".") -> list[str]:
     """Where the prediction of each frame lies below ``<save_folder>/video/gray``, without suffix.
 
-    The frame's stem; where different images share a stem (clips in folders of their own), the folder stands
-    before it. An image that is listed twice (clips that overlap) has one prediction.
+    The name of a frame does not depend on the other frames. It is the path in the list, or the stem alone where that
+    names a single frame (``leftImg8bit/val/<city>/<city>_<sequence>_<frame>_leftImg8bit``). A path that leads out of
+    ``DATA.data_root`` is named by its folder with a hash of where that is.
 
     Raises:
-        UserError: different images share folder and stem too.
+        UserError: different images differ in nothing but the suffix, or are the same frame of Cityscapes.
+    """
+    names = [frame.name or _own_name(frame.image, Path(data_root)) for frame in frames]
+    twice = _shared(names, [Path(frame.image) for frame in frames])
+    if twice is not None:
+        same = sorted({frame.image for frame, name in zip(frames, names, strict=True) if name == twice})
+        raise UserError(
+            f"two listed images would have the same prediction file {twice}.png: {same[0]} and {same[1]}; list one of "
+            "them"
+        )
+    return names
+
+
+def earlier_names(frames: Sequence[Frame]) -> list[str | None]:
+    """What versions up to 1.1 called the predictions: the stem, with the folder before it where frames share stems.
+
+    ``None`` where they had no name for a frame, because frames shared the folder too.
     """
     paths = [Path(frame.image) for frame in frames]
-    names = [path.stem for path in paths]
-    if _shared(names, paths) is not None:
-        # The folders "" (DATA.data_root itself) and ".." would lead out of the folder of the predictions.
-        names = [p.stem if p.parent.name in ("", "..") else f"{p.parent.name}/{p.stem}" for p in paths]
-    twice = _shared(names, paths)
-    if twice is not None:
-        raise UserError(f"two listed images would have the same prediction file {twice}.png")
-    return names
+    for depth in (1, 2):
+        names = [_tail(path, depth) for path in paths]
+        if _shared(names, paths) is None:
+            return [*names]
+    return [None] * len(paths)
+
+
+def clip_names(clips: Sequence[Clip]) -> list[str]:
+    """What to call clips in results: by their first frames, with as many folders as tell the clips apart."""
+    paths = [Path(clip[0].image) for clip in clips]
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [_tail(path, depth) for path in paths]
+        if _shared(names, paths) is None:
+            return names
+    return [path.as_posix() for path in paths]
 
 
 def check_files(frames: Iterable[Frame], data_root: str | Path, *, source: str) -> None:
@@ -135,7 +169,7 @@ def check_files(frames: Iterable[Frame], data_root: str | Path, *, source: str) 
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(f"DATA.data_root {root} does not exist: put or link the data set there")
-    wanted = [root / name for frame in frames for name in frame if name is not None]
+    wanted = [root / name for frame in frames for name in (frame.image, frame.label) if name is not None]
     raise_missing([path for path in wanted if not path.is_file()], len(wanted), source)
 
 
@@ -157,6 +191,24 @@ def raise_missing(missing: list[Path], total: int, source: str) -> None:
         first = ", ".join(str(path) for path in missing[:3])
         more = ", ..." if len(missing) > 3 else ""
         raise UserError(f"{source}: {len(missing)} of {total} files are missing: {first}{more}")
+
+
+def _own_name(image: str, data_root: Path) -> str:
+    """:func:`prediction_names` of one frame."""
+    path = Path(image)
+    if path.is_absolute():
+        root = data_root.resolve()
+        path = path.relative_to(root) if path.is_relative_to(root) else path
+    if path.is_absolute() or ".." in path.parts:
+        return f"{folder_key(Path(os.path.abspath(data_root / path)))}/{path.stem}"
+    name = path.with_suffix("").as_posix()
+    return path.stem if _NAMED_UNIQUELY.fullmatch(name) else name
+
+
+def _tail(path: Path, depth: int) -> str:
+    """The stem with ``depth - 1`` folders before it; neither "" nor ".." is one, as both lead elsewhere."""
+    folders = [part for part in path.parent.parts[::-1][: depth - 1][::-1] if part not in ("..", path.anchor)]
+    return "/".join([*folders, path.stem])
 
 
 def _shared(names: list[str], paths: list[Path]) -> str | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from etc.data.folders import folders_below
-from etc.data.frame_names import Layout, images_in
+from etc.data.frame_names import Layout, frame_folders, frames_in, images_in
 from etc.data.lists import Frame, Lists, format_clips, format_frames, group_clips
 from etc.errors import UserError
 from utils.files import write_text
@@ -35,7 +34,7 @@ def camvid_lists(root: str | Path) -> Lists:
         labels = {path.stem: path for path in images_in(root / f"{split}annot")}
         frames = [
             Frame(_relative(path, root), _relative(labels[path.stem], root))
-            for path in images_in(root / split)
+            for path in frames_in(root / split)
             if path.stem in labels
         ]
         if frames:
@@ -48,16 +47,17 @@ def camvid_lists(root: str | Path) -> Lists:
 
 
 def folder_lists(root: str | Path) -> Lists:
-    """``clips.lst`` of any folder of frames: every folder that holds images is a clip, in natural order.
+    """``clips.lst`` of any folder of frames: every folder that holds frames is a clip, in natural order.
 
-    Links to folders are followed, and every folder is one clip, however many links lead to it.
+    Masks, beside the frames or in folders of their own, are left out and logged. Links to folders are followed, and
+    every folder is one clip, however many links lead to it.
 
     Raises:
-        UserError: there is no folder with at least two images, or a path holds white space or is not UTF-8.
+        UserError: there is no folder with at least two frames, or a path holds white space or is not UTF-8.
     """
     root = Path(root)
-    clips = [[Frame(_relative(path, root)) for path in images_in(folder)] for folder in folders_below(root)]
-    clips = [clip for clip in clips if len(clip) > 1]
+    folders = frame_folders(root)
+    clips = [[Frame(_relative(path, root)) for path in folder] for folder in folders.values() if len(folder) > 1]
     if not clips:
         raise UserError(f"{root} holds no folder with two images or more")
     return {"clips.lst": format_clips(clips)}

@@ -8,11 +8,11 @@ from pathlib import Path
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
-from etc.data.folders import folders_below
-from etc.data.frame_names import IMAGE_SUFFIXES, images_in
+from etc.data.frame_names import IMAGE_SUFFIXES, frame_folders
 from etc.data.images import write_png
 from etc.data.layouts import layout_named
 from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
+from etc.data.masks import split_masks
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, open_source
 from etc.errors import UserError
@@ -48,12 +48,9 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
             raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
         where = _unpacked(where, Path(settings.TEST.save_folder) / "frames")
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
-    clips = []
     # Predictions that lie below the frames are no frames.
-    for folder in folders_below(where.resolve(), leave_out=lambda f: f.name.startswith(".") or f.resolve() in own):
-        images = images_in(folder)
-        if len(images) > 1:
-            clips.append([Frame(str(path)) for path in images])
+    folders = frame_folders(where.resolve(), leave_out=lambda f: f.name.startswith(".") or f.resolve() in own)
+    clips = [[Frame(str(path)) for path in images] for images in folders.values() if len(images) > 1]
     if not clips:
         raise UserError(f"TEST.frames {where} holds no folder with two images or more")
     return clips
@@ -117,6 +114,7 @@ def clips_to_score(settings: Settings) -> list[Clip]:
     prepare(settings)
     clips = read_clips(data.clip_list, layout=layout_named(data.layout), frame_step=data.frame_step)
     check_files((frame for clip in clips for frame in clip), data.data_root, source=data.clip_list)
+    _check_masks(clips, data.clip_list, Path(data.data_root))
     return clips
 
 
@@ -155,3 +153,18 @@ def source_of_clips(settings: Settings) -> str:
     if test.frames:
         return f"TEST.frames {test.frames}"
     return f"TEST.cityscapes {test.cityscapes}" if test.cityscapes else settings.DATA.clip_list
+
+
+def _check_masks(clips: list[Clip], path: str, data_root: Path) -> None:
+    """Refuse a list that names masks as frames, as lists made from whole folders did."""
+    for clip in clips:
+        by_folder: dict[Path, list[Path]] = {}
+        for frame in clip:
+            image = data_root / frame.image
+            by_folder.setdefault(image.parent, []).append(image)
+        masks = [mask for images in by_folder.values() for mask in split_masks(images)[1]]
+        if masks:
+            raise UserError(
+                f"{path}: {len(masks)} of the {len(clip)} frames of the clip of {clip[0].image} seem to be masks of "
+                f"the others, the first is {masks[0]}: make the list again with tool/make_lists.py, or take them out"
+            )

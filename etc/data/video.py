@@ -14,7 +14,7 @@ import av
 import cv2
 import numpy as np
 
-from etc.data.frame_names import IMAGE_SUFFIXES, images_in
+from etc.data.frame_names import IMAGE_SUFFIXES, frames_in
 from etc.data.images import read_image
 from etc.data.lists import Frame, check_files, prediction_names, read_frames
 from etc.errors import UserError
@@ -98,7 +98,7 @@ def _named(names: list[str], images) -> Generator[NamedFrame, None, None]:
 
 
 def _images_of(folder: Path) -> list[Path]:
-    paths = images_in(folder)
+    paths = frames_in(folder)
     if not paths:
         raise UserError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return paths

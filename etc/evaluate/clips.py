@@ -19,7 +19,7 @@ from etc import distributed
 from etc.config.schema import Settings
 from etc.data.frame_values import check_values
 from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
-from etc.data.lists import Clip, Frame, prediction_names
+from etc.data.lists import Clip, Frame
 from etc.data.sources import clips_to_score, source_of_clips
 from etc.distributed import device_of
 from etc.errors import UserError
@@ -54,7 +54,6 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     clips = clips_to_score(settings)
     # All settings and labels are checked first: whatever is wrong with them must not waste the scoring.
     names = class_names(settings)
-    clip_names = prediction_names([clip[0] for clip in clips])
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
@@ -77,7 +76,7 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     tables = pooled.frames | pooled.pairs[0].metrics
     return ClipScores(
         classes=names,
-        clips=clip_names,
+        clips=clip_names(clips),
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
         predictions=predictions.facts(),

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etc.data.cityscapes import FRAME_TAIL
+from etc.data.earlier_files import earlier_files
 from etc.data.folders import files_below
 from etc.data.frame_names import images_in
 from etc.data.images import image_size
-from etc.data.lists import Clip, Frame, prediction_names
+from etc.data.lists import Clip, Frame, earlier_names, prediction_names
 from etc.data.origin import read_origin
 from etc.errors import UserError
 
@@ -21,31 +22,44 @@ logger = logging.getLogger(__name__)
 PredictionPaths = list[list[Path | None]]
 
 
-def prediction_files(clips: list[Clip], folder: Path, *, allow_gaps: bool = False) -> PredictionPaths:
+def prediction_files(
+    clips: list[Clip], folder: Path, *, data_root: Path = Path(), allow_gaps: bool = False
+) -> PredictionPaths:
     """The prediction file of every frame of every clip.
 
-    A file belongs to the frame with the same stem; if several frames share a stem, also the folders must agree. If no
-    stem equals that of a frame, ``_leftImg8bit`` and words after the number are ignored (``x_1_pred``,
+    Each is looked for by the name that :func:`~etc.data.lists.prediction_names` gives it, or earlier versions gave it.
+    Otherwise a file belongs to the frame with the same stem; if several frames share a stem, also the folders must
+    agree. If no stem equals that of a frame, ``_leftImg8bit`` and words after the number are ignored (``x_1_pred``,
     ``x_1_gtFine_labelIds``). If no name matches then either, and a single clip has as many frames as there are
-    predictions, these are taken in sorted order, with a warning.
+    predictions, these are taken in sorted order, with a warning. The frames themselves are no predictions.
 
     Args:
         clips: frames, by their image paths.
         folder: searched with all its subfolders.
+        data_root: folder that the frames are relative to.
         allow_gaps: frames without a prediction give ``None`` instead of an error.
 
     Raises:
         UserError: no such folder, missing predictions, or several files that may belong to one frame.
     """
     frames = [frame for clip in clips for frame in clip]
-    expected = [folder / f"{name}.png" for name in prediction_names(frames)]
-    found: list[Path | None] = [*expected]
-    if not all(file.is_file() for file in expected):
+    images = [data_root / frame.image for frame in frames]
+    expected = [folder / f"{name}.png" for name in prediction_names(frames, data_root)]
+    found: list[Path | None] = [file if file.is_file() else None for file in expected]
+    if not all(found):
         if not folder.is_dir():
             raise UserError(f"{folder} holds no predictions: write them with tool/gen_video.py, or give their folder")
-        found = _matched(frames, folder)
+        earlier = earlier_files(folder, frames, images)
+        found = [file or old for file, old in zip(found, earlier, strict=True)]
+    if not all(found):
+        # A file that has the name of one frame belongs to no other one.
+        found = _matched(frames, found, folder, leave_out={path.resolve() for path in images})
         if len(clips) == 1 and not any(found):
-            found = [*(_in_order(clips[0], folder) or found)]
+            found = [*(_in_order(clips[0], folder, leave_out={path.resolve() for path in images}) or found)]
+        if not any(file == own for file, own in zip(found, expected, strict=True)):
+            # The files of other methods are named as they like; the stem says best which one is missing.
+            plain = [name and folder / f"{name}.png" for name in earlier_names(frames)]
+            expected = [name or own for name, own in zip(plain, expected, strict=True)]
         missing = [path for path, file in zip(expected, found, strict=True) if file is None]
         if missing and not (allow_gaps and len(missing) < len(frames)):
             _raise_missing(missing, len(frames), folder, allow_gaps=allow_gaps)
@@ -132,23 +146,32 @@ def _raise_missing(missing: list[Path], total: int, folder: Path, *, allow_gaps:
             found = len(pngs)
             hint = f"none of the {found} PNG files there is named like a frame, and they are not {total}, one per frame"
     else:
-        lossy_files = files_below(folder, ".jpg", ".jpeg", ".mp4", ".JPG", ".JPEG", ".MP4")
+        lossy_files = files_below(folder, ".jpg", ".jpeg", ".mp4")
         lossy = f" ({lossy_files[0].name} is lossy: its pixels are no longer ids)" if lossy_files else ""
         hint = f"the folder holds no PNG{lossy}"
     raise UserError(f"{len(missing)} of {total} predictions are missing, the first is {missing[0]}{more}: {hint}")
 
 
-def _matched(frames: list[Frame], folder: Path) -> list[Path | None]:
-    """By stem; if that gives no frame a file, by the stem without its usual endings."""
-    files = files_below(folder, ".png")
-    images = {frame.image: Path(frame.image) for frame in frames}
+def _matched(frames: list[Frame], named: list[Path | None], folder: Path, *, leave_out: set[Path]) -> list[Path | None]:
+    """By stem; if that gives no frame a file, by the stem without its usual endings.
+
+    Args:
+        frames: the frames.
+        named: the file that has the name of each frame; only frames without one are matched.
+        folder: the folder.
+        leave_out: files that are no predictions.
+    """
+    taken = {*named}
+    files = [file for file in files_below(folder, ".png") if file not in taken and file.resolve() not in leave_out]
+    own = {frame.image: file for frame, file in zip(frames, named, strict=True)}
+    images = {image: Path(image) for image in own}
     for key in (_stem, _core):
         index = defaultdict(list)
         for file in files:
             index[key(file)].append(file)
         count = Counter(map(key, images.values()))
         found = {
-            image: _nearest(path, index[key(path)], folder, repeats=count[key(path)] > 1)
+            image: own[image] or _nearest(path, index[key(path)], folder, repeats=count[key(path)] > 1)
             for image, path in images.items()
         }
         if any(found.values()):
@@ -183,8 +206,8 @@ def _nearest(frame: Path, files: list[Path], folder: Path, *, repeats: bool) -> 
     return best[0]
 
 
-def _in_order(clip: Clip, folder: Path) -> list[Path] | None:
-    files = [path for path in images_in(folder) if path.suffix.lower() == ".png"]
+def _in_order(clip: Clip, folder: Path, *, leave_out: set[Path]) -> list[Path] | None:
+    files = [path for path in images_in(folder) if path.suffix.lower() == ".png" and path.resolve() not in leave_out]
     if len(files) != len(clip):
         return None
     logger.warning(

@@ -85,7 +85,7 @@ class Predictions:
         allow_gaps: bool = False,
     ) -> None:
         self.folder = folder
-        self.files = prediction_files(clips, folder, allow_gaps=allow_gaps)
+        self.files = prediction_files(clips, folder, data_root=data_root, allow_gaps=allow_gaps)
         check_sizes(clips, self.files, data_root)
         frames = [data_root / frame.image for clip in clips for frame in clip]
         every = [file for row in self.files for file in row]

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.earlier_files import names_in_use
 from etc.data.frame_values import check_frames
 from etc.data.images import PNG_END, read_image, read_label, write_png
 from etc.data.labels import read_colors
-from etc.data.lists import prediction_names
+from etc.data.lists import Clip, prediction_names
 from etc.data.origin import Origin, check_frame, digest, read_origin
 from etc.data.sources import clips_to_score
 from etc.data.video import AHEAD, DECODERS
@@ -113,7 +114,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     distributed.warn_of_idle_processes(len(clips), "clips to predict")
     check_frames([Path(settings.DATA.data_root) / frame.image for clip in clips for frame in clip])
     folder = Path(settings.TEST.save_folder) / "video"
-    plan = _plan(clips, Path(settings.DATA.data_root), folder)
+    plan = _plan(clips, Path(settings.DATA.data_root), folder, keep_earlier=not overwrite)
     predictor = predictor_from(settings)
     with distributed.exclusive_output(folder):
         note = provenance_of(settings, predictor.weights_sha256)
@@ -128,8 +129,12 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     return PredictionStats(predicted, kept + reread, predictor.network_seconds, seconds)
 
 
-def _plan(clips, data_root: Path, folder: Path) -> list[ClipPaths]:
-    names = iter(prediction_names([frame for clip in clips for frame in clip]))
+def _plan(clips: list[Clip], data_root: Path, folder: Path, *, keep_earlier: bool) -> list[ClipPaths]:
+    listed = [frame for clip in clips for frame in clip]
+    own_names = prediction_names(listed, data_root)
+    if keep_earlier:
+        own_names = names_in_use(folder / "gray", listed, own_names, [data_root / frame.image for frame in listed])
+    names = iter(own_names)
     plan = []
     for clip in clips:
         own = [next(names) for _ in clip]

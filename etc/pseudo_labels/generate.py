@@ -23,7 +23,8 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import label_path
-from etc.data.frame_names import images_in, neighbour
+from etc.data.earlier_files import names_in_use
+from etc.data.frame_names import frames_in, neighbour
 from etc.data.frame_values import check_values
 from etc.data.images import read_image, read_png16, write_png
 from etc.data.labels import IGNORE, label_table, label_table_of, read_train_ids
@@ -144,7 +145,7 @@ def video_frames(settings: Settings, source: str | None = None) -> list[Frame]:
         check_files(listed, root, source=settings.DATA.train_list)
         frames = _around(listed, settings)
     elif Path(source).is_dir():
-        frames = [Frame(_below(path, root)) for path in images_in(Path(source))]
+        frames = [Frame(_below(path, root)) for path in frames_in(Path(source))]
         if not frames:
             raise UserError(f"{source} holds no image")
     else:
@@ -190,8 +191,9 @@ class _Plan(NamedTuple):
 
 
 def _plan(settings: Settings, frames: list[Frame], out: Path, *, temporal: bool) -> _Plan:
-    data, names = settings.DATA, prediction_names(frames)
+    data, names = settings.DATA, prediction_names(frames, settings.DATA.data_root)
     images = [Path(data.data_root) / frame.image for frame in frames]
+    kept = names_in_use(out / "teacher/raw", frames, names, images)
     near: list[list[int]] = [[] for _ in frames]
     if temporal:
         layout = layout_named(data.layout)
@@ -201,7 +203,8 @@ def _plan(settings: Settings, frames: list[Frame], out: Path, *, temporal: bool)
             own += [index[path] for path in paths if path in index]
         if not any(near):
             raise UserError("--temporal: no two of the frames follow each other (DATA.layout, DATA.frame_step)")
-    raw, labels = ([out / folder / f"{name}.png" for name in names] for folder in ("teacher/raw", "labels"))
+    raw = [out / "teacher/raw" / f"{name}.png" for name in kept]
+    labels = [out / "labels" / f"{name}.png" for name in names]
     # Paths that a list cannot hold are an error now, before the work.
     format_frames(
         Frame(frame.image, _below(path, Path(data.data_root))) for frame, path in zip(frames, labels, strict=True)

@@ -63,7 +63,10 @@ def test_folders_are_visited_once_and_links_out_of_the_root_are_followed(looped,
 def test_predictions_behind_a_link_are_found_and_a_loop_in_their_folder_is_harmless(looped, tmp_path):
     clip = folder_clip(looped / "b")
     (tmp_path / "predictions").mkdir()
-    (tmp_path / "predictions" / "b").symlink_to(looped / "b")
+    for image in (looped / "b").glob("*.png"):
+        (tmp_path / "far").mkdir(exist_ok=True)
+        (tmp_path / "far" / image.name).touch()
+    (tmp_path / "predictions" / "b").symlink_to(tmp_path / "far")
     (tmp_path / "predictions" / "loop").symlink_to(".")
     assert prediction_files([clip], tmp_path / "predictions") == [
         [tmp_path / "predictions" / "b" / f"{number}.png" for number in range(2)]

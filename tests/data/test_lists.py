@@ -1,11 +1,15 @@
 """List files and the checks of what they name."""
 
+import re
+
 import pytest
 
 from etc.data.layouts import LAYOUTS
 from etc.data.lists import (
     Frame,
     check_files,
+    clip_names,
+    earlier_names,
     existing_neighbours,
     format_clips,
     format_frames,
@@ -199,22 +203,51 @@ def test_grouping_nothing_gives_nothing():
     assert group_clips([], layout=LAYOUTS["cityscapes"]) == []
 
 
-def test_predictions_are_named_by_the_stem():
-    assert prediction_names([Frame("a/x.jpg", "l"), Frame("b/y.v2.png")]) == ["x", "y.v2"]
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("a/x.jpg", "a/x"),
+        ("y.v2.png", "y.v2"),
+        ("video/origin/000.jpg", "video/origin/000"),
+        ("seq/left_frames/000.tif", "seq/left_frames/000"),
+        (f"leftImg8bit/{city(3)}", "a_000000_000003_leftImg8bit"),
+        (f"leftImg8bit_sequence/{city(3)}", "a_000000_000003_leftImg8bit"),
+        (city(3), "a_000000_000003_leftImg8bit"),
+        (f"foggy/leftImg8bit/{city(3)}", f"foggy/leftImg8bit/{city(3)[:-4]}"),
+        ("leftImg8bit/val/b/a_000000_000003_leftImg8bit.png", "leftImg8bit/val/b/a_000000_000003_leftImg8bit"),
+    ],
+)
+def test_the_name_of_a_prediction_is_that_of_its_frame_whatever_else_is_listed(image, name):
+    others = [Frame("a/y.jpg"), Frame("w/origin/000.jpg"), Frame("000.png"), Frame("x.jpg"), Frame(city(4))]
+    assert prediction_names([Frame(image, "label.png")]) == [name]
+    together = prediction_names([*others, Frame(image), Frame(image)])
+    assert together[-2:] == [name, name] and len({*together}) == len(others) + 1
 
 
-def test_where_stems_repeat_the_folder_stands_before_all_of_them():
-    assert prediction_names([Frame("v/a/1.jpg"), Frame("v/b/1.jpg"), Frame("v/b/2.jpg")]) == ["a/1", "b/1", "b/2"]
-
-
-def test_an_image_listed_twice_has_one_prediction():
-    assert prediction_names([Frame("v/a/1.jpg"), Frame("v/a/2.jpg"), Frame("v/a/2.jpg", "l.png")]) == ["1", "2", "2"]
-
-
-@pytest.mark.parametrize("images", [("v/a/1.jpg", "w/a/1.jpg"), ("v/a/1.jpg", "v/a/1.png")])
-def test_images_that_would_share_a_prediction_are_refused(images):
-    with pytest.raises(UserError, match=r"prediction file a/1\.png"):
+@pytest.mark.parametrize(
+    "images",
+    [
+        ("v/a/1.jpg", "v/a/1.png"),
+        (f"leftImg8bit/{city(3)}", f"leftImg8bit_sequence/{city(3)}"),
+    ],
+)
+def test_images_that_would_share_a_prediction_are_refused_with_both_names(images):
+    with pytest.raises(UserError, match=rf"same prediction file .*\.png: {images[0]} and {images[1]}; list one"):
         prediction_names([Frame(image) for image in images])
+
+
+def test_earlier_versions_named_predictions_by_what_else_was_listed():
+    assert earlier_names([Frame("v/a/1.jpg"), Frame("v/a/2.jpg")]) == ["1", "2"]
+    assert earlier_names([Frame("v/a/1.jpg"), Frame("v/b/1.jpg"), Frame("../2.jpg")]) == ["a/1", "b/1", "2"]
+    assert earlier_names([Frame("v/a/1.jpg"), Frame("w/a/1.jpg")]) == [None, None]
+
+
+def test_clips_are_called_by_as_many_folders_as_tell_them_apart():
+    assert clip_names([[Frame("v/a/1.jpg"), Frame("v/a/2.jpg")], [Frame("w/a/2.jpg")]]) == ["1", "2"]
+    assert clip_names([[Frame("v/a/1.jpg")], [Frame("v/b/1.jpg")]]) == ["a/1", "b/1"]
+    assert clip_names([[Frame("v/origin/1.jpg")], [Frame("w/origin/1.jpg")]]) == ["v/origin/1", "w/origin/1"]
+    assert clip_names([[Frame("/v/o/1.jpg")], [Frame("/w/o/1.jpg")]]) == ["v/o/1", "w/o/1"]
+    assert clip_names([[Frame("v/1.jpg")], [Frame("v/1.png")]]) == ["v/1.jpg", "v/1.png"]
 
 
 def test_missing_files_are_counted_and_the_first_named(tmp_path):
@@ -251,12 +284,9 @@ def test_neighbours_on_disk_are_found_frame_by_frame(tmp_path):
     assert found == [[1, 2], [-2, -1, 2], []]
 
 
-@pytest.mark.parametrize("outside", ["000.png", "../000.png", "../../000.png"])
-def test_no_name_of_a_prediction_leads_out_of_its_folder(outside):
-    names = prediction_names([Frame("a/000.png"), Frame(outside)])
-    assert names == ["a/000", "000"]
-
-
-def test_two_frames_that_would_then_have_one_name_are_refused():
-    with pytest.raises(UserError, match=r"would have the same prediction file 000\.png"):
-        prediction_names([Frame("a/000.png"), Frame("../000.png"), Frame("000.png")])
+@pytest.mark.parametrize("outside", ["../000.png", "../../a/000.png", "/elsewhere/a/000.png"])
+def test_no_name_of_a_prediction_leads_out_of_its_folder(outside, tmp_path):
+    name, inside, root = prediction_names([Frame(outside), Frame("a/000.png"), Frame("000.png")], tmp_path / "data")
+    assert (inside, root) == ("a/000", "000")
+    assert re.fullmatch(r"[^/.]+-[0-9a-f]{8}/000", name)
+    assert prediction_names([Frame(str(tmp_path / "data/a/000.png"))], tmp_path / "data") == ["a/000"]

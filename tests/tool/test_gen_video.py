@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import av
@@ -247,3 +248,43 @@ def test_input_that_does_not_fit_is_refused_before_anything_is_written(generate,
         error = capsys.readouterr().err.strip().splitlines()
         assert error[-1].startswith("error: ") and message in error[-1]
         assert not (clips / "out").exists()
+
+
+@pytest.fixture
+def vspw(clips) -> list[str]:
+    """The same frames as two videos of a folder called origin each."""
+    images = [f"{video}/origin/{number:08d}" for video in "vw" for number in range(3)]
+    for name, image in zip(NAMES, images, strict=True):
+        (clips / "data" / image).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clips / "data" / "town" / f"{name}.png", clips / "data" / f"{image}.png")
+    (clips / "vspw.lst").write_text("\n".join(f"{image}.png" for image in images) + "\n")
+    return images
+
+
+def test_videos_whose_folders_share_a_name_have_predictions_of_their_own(generate, clips, vspw):
+    words = [f"DATA.clip_list={clips / 'vspw.lst'}", "DATA.layout=folder"]
+    assert generate(*words) == 0
+    video = clips / "out" / "video"
+    images = [f"{kind}/{image}.png" for kind in ("gray", "color") for image in vspw]
+    videos = [f"mp4/{vspw[0]}.mp4", f"mp4/{vspw[3]}.mp4"]
+    assert sorted(files_below(video)) == sorted([*images, *videos, "settings.yaml", "source.json"])
+
+
+def test_a_folder_of_an_earlier_version_is_continued_under_its_names(generate, clips, vspw, capsys):
+    (clips / "vspw.lst").write_text("\n".join(f"{image}.png" for image in vspw[:3]) + "\n")
+    words = [f"DATA.clip_list={clips / 'vspw.lst'}", "DATA.layout=folder"]
+    assert generate(*words) == 0
+    video = clips / "out" / "video"
+    for kind in ("gray", "color", "mp4"):
+        for path in sorted((video / kind).rglob("*.*")):
+            path.rename(video / kind / path.name)
+        shutil.rmtree(video / kind / "v")
+    before = files_below(video / "gray") | files_below(video / "mp4")
+    assert generate(*words) == 0
+    assert "0 frames predicted, 3 skipped" in capsys.readouterr().out
+    assert files_below(video / "gray") | files_below(video / "mp4") == before
+    # Another video whose frames have the same stems: its predictions are its own.
+    (clips / "vspw.lst").write_text("\n".join(f"{image}.png" for image in vspw[3:]) + "\n")
+    assert generate(*words) == 0
+    assert "3 frames predicted" in capsys.readouterr().out
+    assert files_below(video / "gray").keys() == {*(f"{n:08d}.png" for n in range(3)), *(f"{i}.png" for i in vspw[3:])}
