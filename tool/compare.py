@@ -20,6 +20,7 @@ from pathlib import Path
 from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
+from etc.report.common_classes import common_classes, on_common_classes
 from etc.report.comparison import compare, comparison_table, save_comparison
 from etc.report.html import CLIPS, write_report
 from etc.report.runs import check_comparable, measure_costs, named_runs, runs_of, settings_to_compare
@@ -61,12 +62,13 @@ def main(argv: list[str] | None = None) -> int:
     with exclusive_output(out):
         runs = runs_of(named, settings, out / "runs", allowed)
         check_comparable(runs)
-        viewer = ClipViewer(runs, settings)
-        rows = compare(runs, measure_costs(runs, settings, speed=not args.no_speed), device_of(settings.TEST.device))
+        viewer = on_common_classes(ClipViewer(runs, settings), common_classes(runs))
+        cost = measure_costs(runs, settings, speed=not args.no_speed)
+        rows = compare(viewer.runs, cost, device_of(settings.TEST.device), own=runs)
         save_comparison(rows, out)
         video, picture = write_pictures(viewer, out)
         report = write_report(viewer, rows, out, clips=args.clips)
-    print(comparison_table(rows, len(runs[0].scores.clips)))
+    print(comparison_table(rows))
     print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
     return 0
 

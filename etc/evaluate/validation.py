@@ -14,6 +14,7 @@ from etc.config.schema import Settings
 from etc.data.images import read_image
 from etc.data.sources import clips_to_score, labelled_frames
 from etc.evaluate.frames import confusion_of
+from etc.evaluate.metric_list import HEADLINE, METRICS
 from etc.flow.build import flow_source
 from etc.metrics import TemporalConsistency, iou_scores
 from etc.predict.predictor import predictor_from
@@ -25,8 +26,8 @@ def validate(
     """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of ``DATA.clip_list``.
 
     Returns:
-        ``{"mIoU", "TC"}`` in [0, 1]; TC without the forward-backward check, which would
-        double the flow needed. The network is left in eval mode.
+        ``{"mIoU", "TC"}`` and, by their keys, the other metrics of the counts of strict TC, in [0, 1]; without the
+        forward-backward check, which would double the flow needed. The network is left in eval mode.
     """
     predictor = predictor_from(settings, network=network, device=device)
     counts = confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
@@ -43,4 +44,5 @@ def validate(
                 strict.update(last[1], prediction, forward, valid=valid)
             last = (path, prediction)
     strict_counts = distributed.sum_counts(strict.counts)
-    return {"mIoU": iou_scores(counts)["mIoU"], "TC": iou_scores(strict_counts)["mIoU"]}
+    others = {m.key: m.compute(settings.DATA.classes, strict_counts) for m in METRICS if m.counts_of == HEADLINE}
+    return {"mIoU": iou_scores(counts)["mIoU"], "TC": iou_scores(strict_counts)["mIoU"], **others}

@@ -10,7 +10,7 @@ import torch
 
 from etc.config import load_settings
 from etc.errors import UserError
-from etc.evaluate.metric_list import METRICS
+from etc.evaluate.metric_list import METRICS, classes_averaged
 from etc.evaluate.results import (
     ClipFigures,
     ClipScores,
@@ -42,7 +42,8 @@ def scores_of(segmentation: torch.Tensor) -> ClipScores:
     results = {metric.key: metric.compute(classes, counts[metric.key].sum(0)) for metric in METRICS}
     figures = {metric.key: metric.figure(results[metric.key]) for metric in METRICS}
     intervals = {metric.key: (0.25, 0.75) for metric in METRICS if metric.statistic}
-    rows = [ClipFigures(figures, [0.5, math.nan]) for _ in range(clips)]
+    averaged = {key: classes_averaged(result) for key, result in results.items() if isinstance(result, dict)}
+    rows = [ClipFigures(figures, [0.5, math.nan], averaged) for _ in range(clips)]
     flows = [FlowScores(name, 1, name, results, intervals, 0.9, clips, clips, rows) for name in ("dis", "raft_small")]
     return ClipScores(
         classes=[f"class {k}" for k in range(classes)],
@@ -50,7 +51,7 @@ def scores_of(segmentation: torch.Tensor) -> ClipScores:
         by_flow=flows,
         constant=ConstantControl(3, 0.25),
         predictions={"ids": "train"},
-        clip_counts={m.key: m.kept(counts[m.key]).numpy() for m in METRICS if m.statistic},
+        clip_counts={m.key: m.kept(counts[m.key]).numpy() for m in METRICS if m.statistic and not m.counts_of},
         settings=load_settings(),
     )
 
