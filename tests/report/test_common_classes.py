@@ -201,7 +201,9 @@ def test_scores_of_predictions_that_were_made_anew_are_refused(scored, world, tm
     runs = [scored("a", noisy), scored("b", painted(ROAD))]
     file = sorted((tmp_path / "b/video/gray").iterdir())[3]
     write_png(file, np.full(SHAPE, 2, np.uint8))
-    message = r"b/tc\.json is of other predictions than .*b/video/gray holds now: score them again with tool/eval_tc\.py"
+    message = (
+        r"b/tc\.json is of other predictions than .*b/video/gray holds now: score them again with tool/eval_tc\.py"
+    )
     with pytest.raises(UserError, match=message):
         ClipViewer(runs, settings_of(world, tmp_path / "a"))
     words = [f"a={tmp_path}/a", f"b={tmp_path}/b", "--out", f"{tmp_path}/out"]

@@ -106,6 +106,55 @@ def test_the_first_run_differs_from_nothing(runs):
     assert math.isnan(row["strict difference"]) and math.isnan(row["segmentation difference low"])
 
 
+def test_differences_are_over_the_classes_that_both_runs_have_in_every_draw(tmp_path):
+    """By hand: of three classes the second run lacks the last one, and on the second clip the second one."""
+    a = np.array([[[80, 50, 10], [100, 100, 50], [100, 100, 50]], [[60, 20, 10], [100, 50, 50], [100, 50, 50]]])
+    b = np.array([[[90, 40, 0], [100, 100, 0], [100, 100, 0]], [[60, 0, 0], [100, 0, 0], [100, 0, 0]]])
+    runs = [scored_run(name, np.full(2, 0.5), tmp_path) for name in "ab"]
+    runs = [with_strict(run, counts) for run, counts in zip(runs, (a, b), strict=True)]
+
+    def iou(counts, k):
+        return counts[0, k] / (counts[1, k] + counts[2, k] - counts[0, k])
+
+    def gain(one, other, classes):
+        return np.mean([iou(other, k) for k in classes]) - np.mean([iou(one, k) for k in classes])
+
+    first, row = compare(runs, {}, CPU)
+    assert row["strict difference"] == pytest.approx(gain(a.sum(0), b.sum(0), (0, 1)))
+    draws = [gain(2 * a[0], 2 * b[0], (0, 1)), gain(a.sum(0), b.sum(0), (0, 1)), gain(2 * a[1], 2 * b[1], (0,))]
+    assert row["strict difference low"] == pytest.approx(min(draws))
+    assert row["strict difference high"] == pytest.approx(max(draws))
+    assert first["strict"] == pytest.approx(np.mean([iou(a.sum(0), k) for k in (0, 1)]))
+    assert (first["strict classes"], first["lacks"], row["lacks"]) == (2, "", "car")
+    assert first["own strict"] == pytest.approx(np.mean([iou(a.sum(0), k) for k in range(3)]))
+    text = comparison_table([first, row])
+    assert "b lacks car." in text and "cannot be compared: a 39.96 over 3, b 56.67 over 2." in text.replace("\n", " ")
+
+
+def with_strict(run: Run, counts: np.ndarray) -> Run:
+    """The run with these counts of strict TC, ``[clips, 3, 3]``, and no labels."""
+    hits, rows, columns = counts.sum(0)
+    union = rows + columns - hits
+    iou = np.divide(hits, union, out=np.full(3, math.nan), where=union > 0)
+    result = {"mIoU": np.nanmean(iou), "iou": iou.tolist(), "pixels": int(rows.sum()), "class_pixels": union.tolist()}
+    result["mIoU_classes"] = int((union > 0).sum())
+    unlabelled = result | {"mIoU": math.nan, "iou": [math.nan] * 3, "mIoU_classes": 0}
+    results = run.scores.first.results | {"strict": result, "segmentation": unlabelled}
+    first = dataclasses.replace(run.scores.first, results=results)
+    changed = run.scores.clip_counts | {"strict": counts, "segmentation": np.zeros((2, 3, 3), np.int64)}
+    scores = dataclasses.replace(run.scores, classes=["road", "sky", "car"], by_flow=[first], clip_counts=changed)
+    return dataclasses.replace(run, scores=scores)
+
+
+def test_miou_is_over_the_classes_that_have_labels(hits, tmp_path):
+    """The second class of the test list is predicted and has no label: it must not lower one run alone."""
+    runs = [scored_run(name, hits, tmp_path) for name in "ab"]
+    for run, own in zip(runs, ([0.5, 0.0], [0.5, math.nan]), strict=True):
+        run.miou.update(mIoU=np.nanmean(own), iou=own, accuracy=[0.6, math.nan])
+    rows = compare(runs, {}, CPU)
+    assert [(row["mIoU"], row["mIoU classes"]) for row in rows] == [(0.5, 1), (0.5, 1)]
+
+
 def test_a_copy_of_a_run_differs_by_zero(hits, tmp_path):
     _, row = compare([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path)], {}, CPU)
     assert [row[f"published difference{end}"] for end in ("", " low", " high")] == [0, 0, 0]
