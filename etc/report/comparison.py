@@ -201,7 +201,8 @@ def _notes_on_classes(rows: list[ComparisonRow]) -> list[str]:
     if aside:
         found.append(
             "Pixels that have such a class, or none, in one of the runs are set aside in all of them: "
-            f"{', '.join(aside)} of the pixels that strict counts. All figures but mIoU are over the others."
+            f"{', '.join(aside)} of the pixels that strict counts. All figures but mIoU are over the others. Those "
+            "over all pixels, TC published to quote among them, are in each run's tc.json."
         )
     if any(row["lacks"] for row in rows):
         own = [f"{row['run']} {percent(row[f'own {HEADLINE}'])} over {row[f'own {HEADLINE} classes']}" for row in rows]

@@ -125,6 +125,7 @@ def test_painting_a_poor_class_over_makes_no_figure_steadier(scored, world, tmp_
     assert [row["strict classes"] for row in rows] == [3, 3]
     assert rows[1]["lacks"] == "light" and rows[0]["lacks"] == ""
     assert "b lacks light." in comparison_table(rows)
+    assert rows[1]["segmentation difference"] < 0
     # mIoU is over the labelled classes, of which the second run has lost one.
     assert [row["segmentation classes"] for row in rows] == [4, 4]
     # Nor do the pictures: the same pixels change.
@@ -171,6 +172,15 @@ def test_a_class_without_labels_is_painted_over_but_for_one_pixel(scored, world,
     assert [row["segmentation classes"] for row in rows] == [4, 4]
 
 
+def test_runs_without_a_common_class_have_nothing_to_compare(scored, world, tmp_path):
+    runs = [scored(name, lambda label, number, k=k: np.full(SHAPE, k, np.uint8)) for name, k in (("a", 0), ("b", 1))]
+    _, rows = compared(runs, settings_of(world, tmp_path / "a"))
+    assert all(math.isnan(row[key]) for row in rows for key in ("strict", "pixel_consistency", "flicker"))
+    assert math.isnan(rows[1]["strict difference"]) and rows[0]["set aside"] == 1
+    text = comparison_table(rows)
+    assert "a lacks sky." in text and "b lacks road." in text
+
+
 def test_runs_of_the_same_classes_keep_the_figures_of_their_files(scored, world, tmp_path):
     runs = [scored("a", noisy), scored("b", lambda label, number: noisy(label, number + 100))]
     viewer, rows = compared(runs, settings_of(world, tmp_path / "a"))
@@ -201,9 +211,7 @@ def test_scores_of_predictions_that_were_made_anew_are_refused(scored, world, tm
     runs = [scored("a", noisy), scored("b", painted(ROAD))]
     file = sorted((tmp_path / "b/video/gray").iterdir())[3]
     write_png(file, np.full(SHAPE, 2, np.uint8))
-    message = (
-        r"b/tc\.json is of other predictions than .*b/video/gray holds now: score them again with tool/eval_tc\.py"
-    )
+    message = r"b/tc\.json is of other predictions than .*b/video/gray holds now: score them again with tool"
     with pytest.raises(UserError, match=message):
         ClipViewer(runs, settings_of(world, tmp_path / "a"))
     words = [f"a={tmp_path}/a", f"b={tmp_path}/b", "--out", f"{tmp_path}/out"]
