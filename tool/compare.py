@@ -7,7 +7,9 @@
 A run is the result folder of tool/eval_tc.py (and tool/test.py, for mIoU), or a checkpoint, which
 is first predicted, scored and tested into a folder below --out. Without --config the settings are
 those that the first run was scored or trained with. A network or flow estimator of your own
-(module:function) is imported only if you name it too: give TRAIN.arch or FLOW.name. Writes
+(module:function) is imported only if you name it too: give TRAIN.arch or FLOW.name. The figures are
+over the classes and pixels that all runs have in common; where they differ, the predictions are
+scored again, and the classes that a run lacks are named. Writes
 comparison.csv, comparison.json, report.html (one file with everything), side_by_side.mp4 and
 flicker.png into --out.
 """
