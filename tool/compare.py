@@ -7,7 +7,9 @@
 A run is the result folder of tool/eval_tc.py (and tool/test.py, for mIoU), or a checkpoint, which
 is first predicted, scored and tested into a folder below --out. Without --config the settings are
 those that the first run was scored or trained with. A network or flow estimator of your own
-(module:function) is imported only if you name it too: give TRAIN.arch or FLOW.name. Writes
+(module:function) is imported only if you name it too: give TRAIN.arch or FLOW.name. The figures are
+over the classes and pixels that all runs have in common; where they differ, the predictions are
+scored again, and the classes that a run lacks are named. Writes
 comparison.csv, comparison.json, report.html (one file with everything), side_by_side.mp4 and
 flicker.png into --out.
 """
@@ -21,6 +23,7 @@ from etc.data.labels import read_colors
 from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
+from etc.report.common_classes import common_classes, on_common_classes
 from etc.report.comparison import compare, comparison_table, save_comparison
 from etc.report.html import CLIPS, write_report
 from etc.report.runs import check_comparable, measure_costs, named_runs, runs_of, settings_to_compare
@@ -63,12 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     with exclusive_output(out):
         runs = runs_of(named, settings, out / "runs", allowed)
         check_comparable(runs)
-        viewer = ClipViewer(runs, settings)
-        rows = compare(runs, measure_costs(runs, settings, speed=not args.no_speed), device_of(settings.TEST.device))
+        viewer = on_common_classes(ClipViewer(runs, settings), common_classes(runs))
+        cost = measure_costs(runs, settings, speed=not args.no_speed)
+        rows = compare(viewer.runs, cost, device_of(settings.TEST.device), own=runs)
         save_comparison(rows, out)
         video, picture = write_pictures(viewer, out)
         report = write_report(viewer, rows, out, clips=args.clips)
-    print(comparison_table(rows, len(runs[0].scores.clips)))
+    print(comparison_table(rows))
     print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
     return 0
 

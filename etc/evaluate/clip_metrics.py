@@ -69,8 +69,10 @@ class ClipScorer:
 
     def __init__(self, classes: int, pairs: list[PairScorer]) -> None:
         self.pairs = pairs
-        self.frames = {m.key: m.build(classes) for m in METRICS if m.needs == "labelled frame"}
-        self.chunks = {m.key: LabelledChunks(m.build(classes)) for m in METRICS if m.needs == "labelled clip"}
+        self.frames = {m.key: m.build(classes) for m in METRICS if m.needs == "labelled frame" and not m.counts_of}
+        self.chunks = {
+            m.key: LabelledChunks(m.build(classes)) for m in METRICS if m.needs == "labelled clip" and not m.counts_of
+        }
         self.shape: tuple[int, ...] = ()
 
     def add(self, frame: ScoredFrame | None) -> None:
@@ -99,6 +101,12 @@ class ClipScorer:
         frames = {key: accumulator.counts for key, accumulator in accumulators.items()}
         return ClipCounts(frames, [scorer.counts(pairs) for scorer in self.pairs])
 
+    def counts_so_far(self) -> list[Counts]:
+        """A copy of the counts of the frames added so far, for each flow and stride; without metrics of whole clips."""
+        own = dict(self.frames)
+        every = [own | {metric.key: counting for metric, counting in scorer.metrics} for scorer in self.pairs]
+        return [{key: counting.counts.clone() for key, counting in counted.items()} for counted in every]
+
 
 class PairScorer:
     """Counts the pairs t, t + stride of the frames of one clip.
@@ -112,7 +120,9 @@ class PairScorer:
 
     def __init__(self, classes: int, flow: FlowSource, *, occlusion: bool, stride: int = 1) -> None:
         self.flow, self.occlusion, self.stride = flow, occlusion, stride
-        self.metrics = [(metric, metric.build(classes)) for metric in METRICS if metric.needs_flow]
+        self.metrics = [
+            (metric, metric.build(classes)) for metric in METRICS if metric.needs_flow and not metric.counts_of
+        ]
         self.headline = next((metric, own) for metric, own in self.metrics if metric.key == HEADLINE)
         self.classes = classes
         self.pixels = self.skipped = 0

@@ -7,6 +7,7 @@ sum their tables, so that the result is the same to the last pixel for any numbe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +20,24 @@ from etc import distributed
 from etc.config.schema import Settings
 from etc.data.frame_values import check_values
 from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
-from etc.data.lists import Clip, Frame
+from etc.data.lists import Clip, Frame, clip_names
 from etc.data.sources import clips_to_score, source_of_clips
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipCounts, ClipScorer, Counts, PairCounts, PairScorer, ScoredFrame
-from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
+from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION, classes_averaged
 from etc.evaluate.predictions import predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
 from etc.flow.build import FlowSource, flow_source
 from etc.metrics import bootstrap_interval, iou_scores
 from etc.weights import weight_files
 from flownet import VARIANTS
+
+SEGMENTS = 10  # that a single clip is divided into, for intervals
+_SEGMENT_FRAMES = 5  # of each segment, at least
+
+# Index of a clip, index of a frame in it -> the pixels to set aside, bool [H, W]; None: none of them.
+SetAside = Callable[[int, int], np.ndarray | None]
 
 
 class FlowSetting(NamedTuple):
@@ -41,11 +48,14 @@ class FlowSetting(NamedTuple):
     source: FlowSource
 
 
-def score_clips(settings: Settings, device: torch.device | None = None) -> ClipScores:
+def score_clips(
+    settings: Settings, device: torch.device | None = None, *, set_aside: SetAside | None = None
+) -> ClipScores:
     """Score the temporal consistency of predictions: ``TEST.predictions``, or those of ``tool/gen_video.py``.
 
     Each frame is read once, for all of ``FLOW.evaluate_with`` and ``TEST.strides``. Flow is computed the first time, on
-    ``device`` (default: that of the settings), and kept in ``FLOW.cache``.
+    ``device`` (default: that of the settings), and kept in ``FLOW.cache``. Pixels that are set aside count neither in
+    predictions nor in labels.
 
     Raises:
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
@@ -63,26 +73,42 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     # Clips of other processes keep the zeros of a scorer that saw no frame.
     counts = [_scorer(settings, flows).counts(longest) for _ in clips]
+    ends = segment_ends(len(clips[0])) if len(clips) == 1 else []
+    so_far = [_scorer(settings, flows).counts_so_far() for _ in ends]
     own = range(distributed.rank(), len(clips), distributed.world_size())
     for index in tqdm(own, desc="score", unit="clip", disable=distributed.rank() > 0):
         scorer = _scorer(settings, flows)
-        for frame, file in zip(clips[index], predictions.files[index], strict=True):
-            scorer.add(None if file is None else _scored_frame(settings, frame, file, predictions.read(file)))
+        for t, (frame, file) in enumerate(zip(clips[index], predictions.files[index], strict=True)):
+            scored = None if file is None else _scored_frame(settings, frame, file, predictions.read(file))
+            scorer.add(_without(scored, set_aside and set_aside(index, t)))
+            if t + 1 in ends:
+                so_far[ends.index(t + 1)] = scorer.counts_so_far()
         counts[index] = scorer.counts(longest)
-    pooled = _pooled(counts)
+    pooled, segments = _pooled(counts), _of_segments(so_far, len(flows))
     by_flow = [
-        _flow_scores(flow, own, pooled.frames, clips, len(names)) for flow, own in zip(flows, pooled.pairs, strict=True)
+        _flow_scores(flow, own, pooled.frames, parts, clips, len(names))
+        for flow, own, parts in zip(flows, pooled.pairs, segments, strict=True)
     ]
     tables = pooled.frames | pooled.pairs[0].metrics
+    parts = tables | segments[0]
     return ClipScores(
         classes=names,
         clips=clip_names(clips),
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
         predictions=predictions.facts(),
-        clip_counts={m.key: m.kept(tables[m.key]).numpy() for m in METRICS if m.statistic},
+        clip_counts={m.key: m.kept(parts[m.key]).numpy() for m in METRICS if m.statistic and not m.counts_of},
         settings=settings,
     )
+
+
+def segment_ends(frames: int) -> list[int]:
+    """Where the segments of a clip end: the numbers of frames before the ends, at most :data:`SEGMENTS` of them.
+
+    Empty for a clip that is too short for two segments.
+    """
+    segments = min(SEGMENTS, frames // _SEGMENT_FRAMES)
+    return [round(frames * (i + 1) / segments) for i in range(segments)] if segments > 1 else []
 
 
 def flow_settings(settings: Settings, device: torch.device) -> list[FlowSetting]:
@@ -144,21 +170,43 @@ def _pooled(clips: list[ClipCounts]) -> ClipCounts:
     return ClipCounts(each([clip.frames for clip in clips]), pairs)
 
 
-def _flow_scores(flow: FlowSetting, counts: PairCounts, frames: Counts, clips: list[Clip], classes: int) -> FlowScores:
+def _of_segments(so_far: list[list[Counts]], flows: int) -> list[Counts]:
+    """The counts of each segment of a clip, one row per segment, for each flow and stride; empty without segments.
+
+    A pair of frames belongs to the segment that its second frame lies in.
+    """
+    if not so_far:
+        return [{} for _ in range(flows)]
+    found = []
+    for own in zip(*so_far, strict=True):
+        rows = {key: distributed.sum_counts(torch.stack([counts[key] for counts in own])) for key in own[0]}
+        found.append(
+            {key: torch.diff(table, dim=0, prepend=torch.zeros_like(table[:1])) for key, table in rows.items()}
+        )
+    return found
+
+
+def _flow_scores(
+    flow: FlowSetting, counts: PairCounts, frames: Counts, segments: Counts, clips: list[Clip], classes: int
+) -> FlowScores:
     """The scores under one flow at one stride, of all clips together and of each."""
     tables = frames | counts.metrics
-    results = {m.key: m.compute(classes, tables[m.key].sum(0)) for m in METRICS}
+    parts = tables | segments
+    results = {m.key: m.compute(classes, tables[m.counted_by].sum(0)) for m in METRICS}
     pixels, scored, skipped = counts.totals.sum(0).tolist()
     rows = []
     for i, clip in enumerate(clips):
-        figures = {m.key: m.figure(m.compute(classes, tables[m.key][i])) for m in METRICS}
-        rows.append(ClipFigures(figures, counts.headline[i, : max(0, len(clip) - flow.stride)].tolist()))
+        own = {m.key: m.compute(classes, tables[m.counted_by][i]) for m in METRICS}
+        figures = {m.key: m.figure(own[m.key]) for m in METRICS}
+        averaged = {key: classes_averaged(result) for key, result in own.items()}
+        pairs = counts.headline[i, : max(0, len(clip) - flow.stride)].tolist()
+        rows.append(ClipFigures(figures, pairs, {key: count for key, count in averaged.items() if count is not None}))
     return FlowScores(
         name=flow.name,
         stride=flow.stride,
         flow=flow.source.key,
         results=results,
-        intervals={m.key: bootstrap_interval(m.kept(tables[m.key]), m.statistic) for m in METRICS if m.statistic},
+        intervals={m.key: bootstrap_interval(m.kept(parts[m.counted_by]), m.statistic) for m in METRICS if m.statistic},
         coverage=results[HEADLINE]["pixels"] / pixels if pixels else math.nan,
         scored=scored,
         skipped=skipped,
@@ -172,6 +220,14 @@ def _constant(segmentation: Tensor) -> ConstantControl:
     control = torch.zeros_like(segmentation)
     control[:, labels.argmax()] = labels
     return ConstantControl(int(labels.argmax()), iou_scores(control)["mIoU"])
+
+
+def _without(frame: ScoredFrame | None, aside: np.ndarray | None) -> ScoredFrame | None:
+    """A frame whose pixels that are set aside have neither a class nor a label."""
+    if frame is None or aside is None:
+        return frame
+    label = None if frame.label is None else np.where(aside, np.uint8(IGNORE), frame.label)
+    return ScoredFrame(frame.path, np.where(aside, np.uint8(IGNORE), frame.prediction), label)
 
 
 def _scored_frame(settings: Settings, frame: Frame, file: Path, prediction: np.ndarray) -> ScoredFrame:

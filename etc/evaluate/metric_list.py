@@ -15,7 +15,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from etc.metrics import FlickerRate, SegmentationIoU, TemporalConsistency, VideoConsistency, iou_counts, mean_iou
+from etc.metrics import (
+    FlickerRate,
+    SegmentationIoU,
+    TemporalConsistency,
+    VideoConsistency,
+    frequency_weighted_iou,
+    iou_counts,
+    mean_iou,
+    pixel_accuracy,
+)
 
 BOUNDARY_BAND = 0.005  # of the image diagonal
 _VIDEO_CONSISTENCY: dict[Literal["vspw", "correct"], str] = {  # definition -> what it counts
@@ -84,6 +93,12 @@ class ClipMetric:
         statistic: pooled ``kept`` counts -> the same figure. A metric that has one gets a 95% interval over clips, and
             the comparison shows its paired difference to the first run; ``None``: neither.
         kept: counts ``[clips, ...]`` -> those that ``statistic`` needs, ``[clips, ...]``; they are kept in ``tc.json``.
+        counts_of: the key of the metric whose counts it reads in another way; empty: it counts by itself. Its result is
+            its ``statistic``.
+        averages: which classes its figure is a mean over: those that ``occur`` in the predictions, those that are
+            ``labelled``, or ``fixed``, where the run has no influence on them. A comparison of runs leaves out the
+            classes that one of the runs lacks.
+        column: its name where room is scarce; empty: its key.
     """
 
     key: str
@@ -95,17 +110,38 @@ class ClipMetric:
     figure: Callable[[Any], float] = float
     statistic: Callable[[np.ndarray], float] | None = None
     kept: Callable[[Tensor], Tensor] = _unchanged
+    counts_of: str = ""
+    averages: Literal["occur", "labelled", "fixed"] = "fixed"
+    column: str = ""
 
     @property
     def needs_flow(self) -> bool:
         """Whether it is counted anew for each flow and each stride."""
         return self.needs in ("pair", "dequantised pair", "label pair", "triple")
 
+    @property
+    def counted_by(self) -> str:
+        """The key of the metric whose counts it reads."""
+        return self.counts_of or self.key
+
+    @property
+    def of_predictions_alone(self) -> bool:
+        """Whether it asks if predictions are stable, not whether they are right."""
+        return self.needs not in ("label pair", "labelled frame")
+
     def compute(self, classes: int, counts: Tensor) -> Any:
         """The result of counts that were summed over frames, clips or processes."""
+        if self.counts_of:
+            assert self.statistic is not None, "a metric of another one's counts is their statistic"
+            return self.statistic(self.kept(counts).numpy())
         accumulator = self.build(classes)
         accumulator.counts += counts
         return accumulator.compute()
+
+
+def classes_averaged(result: Any) -> int | None:
+    """How many classes the figure of a result is a mean over; ``None`` where it is no such mean."""
+    return result.get("mIoU_classes") if isinstance(result, dict) else None
 
 
 _mean = itemgetter("mIoU")
@@ -120,6 +156,27 @@ METRICS: list[ClipMetric] = [
         figure=_mean,
         statistic=mean_iou,
         kept=iou_counts,
+        averages="occur",
+    ),
+    ClipMetric(
+        key="pixel_consistency",
+        label="pixel consistency",
+        build=TemporalConsistency,
+        needs="pair",
+        statistic=pixel_accuracy,
+        kept=iou_counts,
+        counts_of=HEADLINE,
+        column="pixel",
+    ),
+    ClipMetric(
+        key="frequency_weighted_tc",
+        label="TC frequency-weighted",
+        build=TemporalConsistency,
+        needs="pair",
+        statistic=frequency_weighted_iou,
+        kept=iou_counts,
+        counts_of=HEADLINE,
+        column="weighted",
     ),
     ClipMetric(
         key="ground_truth",
@@ -136,6 +193,7 @@ METRICS: list[ClipMetric] = [
         needs="pair",
         note="strict, near class boundaries",
         figure=_mean,
+        averages="occur",
     ),
     ClipMetric(
         key=PUBLISHED,
@@ -175,5 +233,6 @@ METRICS: list[ClipMetric] = [
         figure=_mean,
         statistic=mean_iou,
         kept=iou_counts,
+        averages="labelled",
     ),
 ]

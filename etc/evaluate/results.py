@@ -19,7 +19,7 @@ from etc.config import dump_settings, load_settings
 from etc.config.schema import Settings
 from etc.data.labels import class_names
 from etc.errors import UserError
-from etc.evaluate.metric_list import METRICS, ClipMetric
+from etc.evaluate.metric_list import HEADLINE, METRICS, ClipMetric, classes_averaged
 from etc.metrics import iou_scores
 from utils.files import regular_file, write_text
 
@@ -35,10 +35,12 @@ class ClipFigures(NamedTuple):
     Attributes:
         figures: metric -> its headline figure, a share in [0, 1], NaN where nothing was counted.
         pairs: strict TC of each of its pairs of frames, NaN where it was skipped.
+        classes: metric that is a mean over classes -> how many it averages.
     """
 
     figures: dict[str, float]
     pairs: list[float]
+    classes: dict[str, int]
 
 
 class ConstantControl(NamedTuple):
@@ -78,6 +80,11 @@ class FlowScores:
         """The headline figure of a metric, a share in [0, 1]; NaN where nothing was counted."""
         return metric.figure(self.results[metric.key])
 
+    def pixel_shares(self) -> list[float]:
+        """For each class the share of the pixels that strict TC counts which have it in one of the two frames."""
+        strict = self.results[HEADLINE]
+        return [pixels / strict["pixels"] if strict["pixels"] else math.nan for pixels in strict["class_pixels"]]
+
     def record(self) -> dict[str, Any]:
         """The scores in the form of ``tc.json``, without the clips."""
         return {
@@ -103,7 +110,10 @@ class FlowScores:
             coverage=record["coverage"],
             scored=record["pairs"]["scored"],
             skipped=record["pairs"]["skipped"],
-            clips=[ClipFigures({key: clip[key] for key in keys}, clip["pairs"]) for clip in record["clips"]],
+            clips=[
+                ClipFigures({key: clip[key] for key in keys}, clip["pairs"], clip["classes"])
+                for clip in record["clips"]
+            ],
         )
         for metric in METRICS:
             scores.figure(metric)
@@ -120,8 +130,9 @@ class ClipScores:
         by_flow: the scores under each flow and stride, the headline first.
         constant: the control.
         predictions: what was scored: folder, kind of ids, frames without a prediction, and what they were made with.
-        clip_counts: metric that has a statistic -> its kept counts of each clip under the first flow, int64
-            ``[clips, ...]``, for a comparison of two runs over the same clips.
+        clip_counts: metric that counts by itself and has a statistic -> its kept counts under the first flow, int64
+            ``[parts, ...]``, for intervals and for a comparison of runs. The parts are the clips or, where there is a
+            single clip, its segments.
         settings: the effective settings.
     """
 
@@ -139,6 +150,12 @@ class ClipScores:
         return self.by_flow[0]
 
     @property
+    def interval_parts(self) -> tuple[int, str]:
+        """What intervals are drawn from: how many parts, and ``clips`` or ``segments of the clip``."""
+        parts = len(self.clip_counts[HEADLINE])
+        return parts, "clips" if parts == len(self.clips) else "segments of the clip"
+
+    @property
     def checkpoint(self) -> str | None:
         """SHA-256 of the checkpoint that made the predictions; ``None`` for predictions made by others."""
         return self.predictions.get("checkpoint_sha256")
@@ -152,6 +169,7 @@ class ClipScores:
         if len(self.by_flow) > 1:
             content["flow_settings"] = [own.record() | {"clips": self._clip_records(own)} for own in self.by_flow]
         content["clips"] = self._clip_records(self.first)
+        content["intervals_over"] = dict(zip(("count", "parts"), self.interval_parts, strict=True))
         content["clip_counts"] = {key: counts.tolist() for key, counts in self.clip_counts.items()}
         write_json(folder / TC_FILE, content)
         write_csv(folder / "tc.csv", self._rows())
@@ -159,18 +177,28 @@ class ClipScores:
 
     def _clip_records(self, scores: FlowScores) -> list[dict[str, Any]]:
         rows = zip(self.clips, scores.clips, strict=True)
-        return [{"clip": name, **clip.figures, "pairs": clip.pairs} for name, clip in rows]
+        return [{"clip": name, **clip.figures, "classes": clip.classes, "pairs": clip.pairs} for name, clip in rows]
 
     def _rows(self) -> list[list[Any]]:
-        """One column per metric; one row for all clips, one per class and one per clip, under each flow and stride."""
+        """One row for all clips, one per class and one per clip, under each flow and stride.
+
+        One column per metric; then, for each metric that is a mean over classes, how many it averages; then the share
+        of the pixels that a class has.
+        """
+        means = [m.key for m in METRICS if classes_averaged(self.first.results[m.key]) is not None]
         rows: list[list[Any]] = [["flow_name", "stride", "kind", "name", *(metric.key for metric in METRICS)]]
+        rows[0] += [*(f"{key}_classes" for key in means), "pixel_share"]
         for scores in self.by_flow:
             head = [scores.name, scores.stride]
-            rows.append([*head, "all", "", *map(scores.figure, METRICS)])
-            for k, name in enumerate(self.classes):
+            averaged = [classes_averaged(scores.results[key]) for key in means]
+            rows.append([*head, "all", "", *map(scores.figure, METRICS), *averaged, math.nan])
+            nowhere = [math.nan for _ in means]
+            for k, (name, share) in enumerate(zip(self.classes, scores.pixel_shares(), strict=True)):
                 rows.append([*head, "class", name, *(_of_class(scores.results[m.key], k) for m in METRICS)])
+                rows[-1] += [*nowhere, share]
             for name, clip in zip(self.clips, scores.clips, strict=True):
                 rows.append([*head, "clip", name, *(clip.figures[m.key] for m in METRICS)])
+                rows[-1] += [*(clip.classes[key] for key in means), math.nan]
         return rows
 
 
@@ -186,6 +214,7 @@ def read_clip_scores(folder: Path) -> ClipScores:
         UserError: a file is missing, or ``tc.json`` was written by another version of the toolkit.
     """
     path = folder / TC_FILE
+    kept = [metric.key for metric in METRICS if metric.statistic and not metric.counts_of]
     tc, settings = read_result(path), load_settings(folder / TC_SETTINGS_FILE)
     try:
         control = tc["constant"]
@@ -195,7 +224,7 @@ def read_clip_scores(folder: Path) -> ClipScores:
             by_flow=[FlowScores.of_record(record) for record in tc.get("flow_settings", [tc])],
             constant=ConstantControl(control["class"], control["mIoU"]),
             predictions=dict(tc["predictions"]),
-            clip_counts={m.key: np.asarray(tc["clip_counts"][m.key], np.int64) for m in METRICS if m.statistic},
+            clip_counts={key: np.asarray(tc["clip_counts"][key], np.int64) for key in kept},
             settings=settings,
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ from etc.data.lists import Clip
 from etc.data.sources import source_of_clips, validation_clips, validation_frames
 from etc.errors import UserError
 from etc.evaluate.frames import confusion_of
+from etc.evaluate.metric_list import HEADLINE, METRICS
 from etc.flow.build import FlowSource, flow_source
 from etc.metrics import TemporalConsistency, iou_scores
 from etc.predict.predictor import predictor_from
@@ -32,7 +33,8 @@ def validate(
     """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of the clips to validate.
 
     Returns:
-        ``{"mIoU", "TC"}`` in [0, 1]; each only where there are labelled frames or clips. TC comes without the
+        ``{"mIoU", "TC"}`` and, by their keys, the other metrics of the counts of strict TC, in [0, 1]; mIoU only where
+        there are labelled frames, the others only where there are clips. These are without the
         forward-backward check, which would double the flow needed. The network is left in eval mode.
     """
     predictor = predictor_from(settings, network=network, device=device)
@@ -57,7 +59,8 @@ def validate(
                 strict.update(last[1], prediction, forward, valid=valid)
             last = (path, prediction)
     strict_counts = distributed.sum_counts(strict.counts)
-    return scores | {"TC": iou_scores(strict_counts)["mIoU"]}
+    others = {m.key: m.compute(settings.DATA.classes, strict_counts) for m in METRICS if m.counts_of == HEADLINE}
+    return scores | {"TC": iou_scores(strict_counts)["mIoU"], **others}
 
 
 def check_validation(settings: Settings, network: nn.Module, device: torch.device) -> None:

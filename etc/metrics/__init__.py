@@ -10,7 +10,16 @@ of etc, so that it serves in any evaluation loop; docs/scoring.md says what the 
 """
 
 from etc.metrics.bootstrap import bootstrap_difference, bootstrap_interval
-from etc.metrics.iou import SegmentationIoU, confusion, iou_counts, iou_scores, mean_iou
+from etc.metrics.iou import (
+    SegmentationIoU,
+    confusion,
+    frequency_weighted_iou,
+    iou_counts,
+    iou_scores,
+    mean_iou,
+    occurring_classes,
+    pixel_accuracy,
+)
 from etc.metrics.temporal import TemporalConsistency
 from etc.metrics.video import FlickerRate, VideoConsistency
 
@@ -22,7 +31,10 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_interval",
     "confusion",
+    "frequency_weighted_iou",
     "iou_counts",
     "iou_scores",
     "mean_iou",
+    "occurring_classes",
+    "pixel_accuracy",
 ]

@@ -25,6 +25,8 @@ class IouScores(TypedDict):
         mIoU, mAcc, allAcc: shares in [0, 1], NaN without any pixel.
         iou: one share per class.
         pixels: how many were counted.
+        mIoU_classes, mAcc_classes: how many classes mIoU and mAcc average.
+        class_pixels: for each class how many pixels have it in target or prediction, the denominator of its IoU.
     """
 
     mIoU: float
@@ -32,6 +34,9 @@ class IouScores(TypedDict):
     allAcc: float
     iou: list[float]
     pixels: int
+    mIoU_classes: int
+    mAcc_classes: int
+    class_pixels: list[int]
 
 
 def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int = IGNORE) -> Tensor:
@@ -82,8 +87,9 @@ def iou_scores(counts: Tensor | np.ndarray, convention: Literal["present", "publ
 
     Returns:
         ``mIoU``, ``mAcc`` and ``allAcc`` in [0, 1]; ``iou``, one value per class (an absent one is NaN under
-        "present", 0 under "published"); ``pixels``, how many were counted. Without any pixel all shares are
-        NaN: nothing was measured.
+        "present", 0 under "published"); ``pixels``, how many were counted; ``mIoU_classes`` and ``mAcc_classes``,
+        how many classes are averaged; ``class_pixels``, how many pixels have each class in target or prediction.
+        Without any pixel all shares are NaN: nothing was measured.
 
     Raises:
         ValueError: ``counts`` is not square, or the convention is unknown.
@@ -103,6 +109,9 @@ def iou_scores(counts: Tensor | np.ndarray, convention: Literal["present", "publ
         "allAcc": float(hits.sum() / pixels) if pixels else math.nan,
         "iou": iou.tolist(),
         "pixels": pixels,
+        "mIoU_classes": int(np.isfinite(iou).sum()),
+        "mAcc_classes": int(np.isfinite(accuracy).sum()),
+        "class_pixels": union.tolist(),
     }
 
 
@@ -148,6 +157,35 @@ def mean_iou(totals: np.ndarray, convention: Literal["present", "published"] = "
         return math.nan
     iou = hits[union > 0] / union[union > 0]
     return float(iou.mean() if convention == "present" else iou.sum() / len(union))
+
+
+def occurring_classes(totals: np.ndarray) -> np.ndarray:
+    """Which classes occur in target or prediction, bool ``[..., K]``, from :func:`iou_counts` ``[..., 3, K]``."""
+    occurs: np.ndarray = np.logical_or.reduce(totals[..., 1:, :] > 0, axis=-2)
+    return occurs
+
+
+def pixel_accuracy(totals: np.ndarray) -> float:
+    """The share of pixels that are hits, from :func:`iou_counts` ``[3, K]``; NaN without a pixel.
+
+    It is the ``allAcc`` of :func:`iou_scores`. Of the counts of ``TemporalConsistency`` it is the pixel consistency,
+    the share of the counted pixels that keep their class.
+    """
+    hits, rows, _ = totals
+    return float(hits.sum() / rows.sum()) if rows.any() else math.nan
+
+
+def frequency_weighted_iou(totals: np.ndarray) -> float:
+    """IoU weighted by the pixels of each class in the target (fwIoU), from :func:`iou_counts` ``[3, K]``.
+
+    NaN without a pixel. Source: Long et al., Fully convolutional networks, CVPR 2015.
+    """
+    hits, rows, columns = totals
+    if not rows.any():
+        return math.nan
+    union = rows + columns - hits
+    present = rows > 0
+    return float((rows[present] * (hits[present] / union[present])).sum() / rows.sum())
 
 
 def _foreign_to_k(ids: Tensor, num_classes: int) -> Tensor:

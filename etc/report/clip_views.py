@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from etc.display.tables import percent
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
-from etc.evaluate.clips import evaluation_flow, evaluation_flow_names
+from etc.evaluate.clips import SetAside, evaluation_flow, evaluation_flow_names
 from etc.evaluate.metric_list import HEADLINE
 from etc.evaluate.predictions import Predictions, predictions_from
 from etc.evaluate.results import TC_FILE
@@ -139,6 +140,7 @@ class ClipViewer:
                 raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
         self._predictions = {run.name: _predictions_of(run, settings, self.clips) for run in runs}
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+        self.set_aside: SetAside | None = None
 
     def view(self, index: int, frames: int) -> ClipView:
         """A clip, with at most this many frames as video and as flicker.
@@ -169,16 +171,25 @@ class ClipViewer:
 
     def prediction(self, run: Run, index: int, t: int) -> np.ndarray:
         """A run's prediction of frame t of a clip, uint8 ``[H, W]``; where there is none, no pixel has a class."""
+        ids = self.prediction_if_any(run, index, t)
+        return np.full(self.image(index, t).shape[:2], IGNORE, np.uint8) if ids is None else ids
+
+    def prediction_if_any(self, run: Run, index: int, t: int) -> np.ndarray | None:
+        """A run's prediction of frame t of a clip, uint8 ``[H, W]``; ``None`` where there is none."""
         predictions = self._predictions[run.name]
         file = predictions.files[index][t]
-        if file is None:
-            return np.full(self.image(index, t).shape[:2], IGNORE, np.uint8)
-        return predictions.read(file)
+        return None if file is None else predictions.read(file)
+
+    def with_runs(self, runs: list[Run], set_aside: SetAside) -> ClipViewer:
+        """The same view of the same runs with other scores, whose changes leave out the pixels that are set aside."""
+        other = copy.copy(self)
+        other.runs, other.set_aside = runs, set_aside
+        return other
 
     def changes(self, run: Run, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
         """As :func:`label_changes`, for the pair of a clip that begins with frame t."""
         ends = (t, t + self.stride)
-        before, after = (self.prediction(run, index, i) for i in ends)
+        before, after = (self._counted(run, index, i) for i in ends)
         path_t, path_k = (Path(self.settings.DATA.data_root) / self.clips[index][i].image for i in ends)
         flow = flow_of_pair(self.flow, path_t, path_k, before.shape, occlusion=self.settings.FLOW.occlusion)
         return label_changes(before, after, flow)
@@ -217,6 +228,12 @@ class ClipViewer:
                         writer.write(fit_to_panel(picture))
             return [(caption, file.read_bytes()) for caption, file in zip(captions, files, strict=True)]
 
+    def _counted(self, run: Run, index: int, t: int) -> np.ndarray:
+        """A prediction without the pixels that are set aside."""
+        ids = self.prediction(run, index, t)
+        aside = self.set_aside and self.set_aside(index, t)
+        return ids if aside is None else np.where(aside, np.uint8(IGNORE), ids)
+
     def _label(self, label: str, shape: tuple[int, int]) -> np.ndarray:
         data = self.settings.DATA
         table = label_table_of(self.settings)
@@ -237,16 +254,21 @@ class ClipViewer:
         return WorstPair(*ends, worst_of, consistency, fit_to_panel(frames[0]), panels)
 
 
+def settings_of_predictions(run: Run, settings: Settings) -> Settings:
+    """The settings with those that a run's predictions were read with."""
+    own = run.scores.settings.TEST
+    kind = run.scores.predictions["ids"]
+    change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
+    return with_changes(settings, TEST=change | {"save_folder": str(run.folder)})
+
+
 def _predictions_of(run: Run, settings: Settings, clips: list[Clip]) -> Predictions:
     """The predictions that the run was scored on, with the settings of that scoring.
 
     Raises:
         UserError: predictions that cannot be read, or that are others than those that were scored.
     """
-    own = run.scores.settings.TEST
-    kind = run.scores.predictions["ids"]
-    change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
-    predictions = predictions_from(with_changes(settings, TEST=change | {"save_folder": str(run.folder)}), clips)
+    predictions = predictions_from(settings_of_predictions(run, settings), clips)
     if predictions.fingerprint != run.scores.predictions.get("fingerprint"):
         raise UserError(
             f"{run.folder / TC_FILE} is of other predictions than {predictions.folder} holds now: score them "

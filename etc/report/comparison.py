@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +12,51 @@ import torch
 
 from etc.display.machine import machine
 from etc.display.tables import WIDTH, percent, table_in_blocks
-from etc.evaluate.metric_list import METRICS
+from etc.evaluate.metric_list import HEADLINE, METRICS, ClipMetric, classes_averaged
 from etc.evaluate.results import write_csv, write_json
-from etc.metrics import bootstrap_difference
+from etc.metrics import bootstrap_interval, occurring_classes
+from etc.report.common_classes import CommonClasses, common_classes, labelled_classes
 from etc.report.cost import Cost
 from etc.report.runs import Run
 
 ComparisonRow = dict[str, Any]  # column of comparison.csv -> cell
 
 
-def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> list[ComparisonRow]:
+def compare(
+    runs: list[Run], cost: dict[str, Cost], device: torch.device, own: list[Run] | None = None
+) -> list[ComparisonRow]:
     """Every figure of every run, one row per run; shares in [0, 1], NaN where there is no figure.
 
-    For each metric that has a statistic ``<metric> low`` and ``high`` bound the figure, and ``<metric> difference`` is
-    the run's figure minus that of the first run, with its own bounds (95%, clips drawn with replacement, the same ones
-    for both runs).
+    Means over classes are over those that occur in all runs, mIoU over those that have labels; ``<metric> classes``
+    says how many. For each metric that has a statistic ``<metric> low`` and ``high`` bound the figure, and ``<metric>
+    difference`` is the run's figure minus that of the first run, with its own bounds: 95%, clips drawn with
+    replacement, the same ones for both runs, and in each draw over the classes that occur in all runs.
+
+    Args:
+        runs: the runs, as :func:`etc.report.common_classes.on_common_classes` gives them: then all other figures are
+            over the same pixels, too.
+        cost: name of a run -> what its network costs.
+        device: where that was measured.
+        own: the same runs over all that each of them predicts; default: ``runs``.
     """
+    own = own or runs
+    found = common_classes(own)
     rows = []
-    for run in runs:
+    parts, word = runs[0].scores.interval_parts
+    for i, run in enumerate(runs):
         scores, spent = run.scores.first, cost.get(run.name)
         row: ComparisonRow = {"run": run.name, "flow": scores.flow, "stride": scores.stride}
-        row["mIoU"] = run.miou["mIoU"] if run.miou else math.nan
+        row |= {"interval parts": parts, "intervals over": word}
+        row["mIoU"], row["mIoU classes"] = _labelled_miou(run)
         for metric in METRICS:
-            row[metric.key] = scores.figure(metric)
+            row |= _figure(metric, runs, i)
             if metric.statistic:
                 low, high = scores.intervals[metric.key]
                 row |= {f"{metric.key} low": low, f"{metric.key} high": high}
-                row |= _difference(metric.key, metric.statistic, runs[0], run)
+                row |= _difference(metric, runs, i)
         row |= {
             "coverage": scores.coverage,
+            **_own_classes(found, own[i], run),
             "parameters": spent.parameters if spent else math.nan,
             "gflops": spent.gflops if spent else math.nan,
             "fps": spent.fps if spent else math.nan,
@@ -53,15 +68,68 @@ def compare(runs: list[Run], cost: dict[str, Cost], device: torch.device) -> lis
     return rows
 
 
-def _difference(key: str, statistic: Callable[[np.ndarray], float], first: Run, run: Run) -> dict[str, float]:
+def _labelled_miou(run: Run) -> tuple[float, float]:
+    """mIoU on the test list over the classes that have labels there, and their number; NaN without a test."""
+    if run.miou is None:
+        return math.nan, math.nan
+    labelled = np.isfinite(run.miou["accuracy"])
+    return _mean(run.miou["iou"], labelled), int(labelled.sum())
+
+
+def _own_classes(found: CommonClasses, own: Run, run: Run) -> dict[str, Any]:
+    """What a run has and lacks, and strict TC over all classes that it predicts, which is not comparable."""
+    before, after = (r.scores.first.results[HEADLINE] for r in (own, run))
+    return {
+        "lacks": ", ".join(found.lacking[run.name]),
+        "without label": ", ".join(found.unlabelled),
+        "set aside": 1 - after["pixels"] / before["pixels"] if before["pixels"] else math.nan,
+        f"own {HEADLINE}": before["mIoU"],
+        f"own {HEADLINE} classes": before["mIoU_classes"],
+    }
+
+
+def _figure(metric: ClipMetric, runs: list[Run], index: int) -> dict[str, float]:
+    """The figure of a run and, where it is a mean over classes, their number."""
+    results = [run.scores.first.results[metric.key] for run in runs]
+    own, averaged = results[index], classes_averaged(results[index])
+    if averaged is None:
+        return {metric.key: metric.figure(own)}
+    if metric.averages == "fixed":
+        return {metric.key: metric.figure(own), f"{metric.key} classes": averaged}
+    classes: np.ndarray = np.logical_and.reduce(np.isfinite([result["iou"] for result in results]))
+    if metric.averages == "labelled":
+        classes &= labelled_classes(np.stack([run.scores.clip_counts[metric.counted_by].sum(0) for run in runs]))
+    return {metric.key: _mean(own["iou"], classes), f"{metric.key} classes": int(classes.sum())}
+
+
+def _mean(iou: list[float], classes: np.ndarray) -> float:
+    return float(np.nanmean(np.where(classes, iou, math.nan))) if classes.any() else math.nan
+
+
+def _difference(metric: ClipMetric, runs: list[Run], index: int) -> dict[str, float]:
     """A run minus the first one, and its bounds; NaN for the first run itself."""
     difference = low = high = math.nan
-    if run is not first:
-        before, own = first.scores.clip_counts[key], run.scores.clip_counts[key]
-        difference = statistic(own.sum(0)) - statistic(before.sum(0))
-        low, high = bootstrap_difference(before, own, statistic)
-    name = f"{key} difference"
+    if index:
+        counts = np.stack([run.scores.clip_counts[metric.counted_by] for run in runs], axis=1)
+
+        def gain(pooled: np.ndarray) -> float:
+            figures = _figures_together(metric, pooled)
+            return figures[index] - figures[0]
+
+        difference = gain(counts.sum(0))
+        low, high = bootstrap_interval(counts, gain)
+    name = f"{metric.key} difference"
     return {name: difference, f"{name} low": low, f"{name} high": high}
+
+
+def _figures_together(metric: ClipMetric, pooled: np.ndarray) -> list[float]:
+    """The figures of all runs from their counts ``[runs, ...]``; a mean over classes is over those of all runs."""
+    assert metric.statistic is not None, "only metrics with a statistic have differences"
+    if metric.averages != "fixed":
+        labelled = metric.averages == "labelled"
+        classes = labelled_classes(pooled) if labelled else np.logical_and.reduce(occurring_classes(pooled))
+        pooled = pooled[:, :, classes]
+    return [metric.statistic(own) for own in pooled]
 
 
 def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
@@ -80,11 +148,14 @@ def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
     lines = []
     for metric in METRICS:
         lines.append((metric.label, share(metric.key, metric.digits)))
+        if f"{metric.key} classes" in rows[0] and any(not math.isnan(row[metric.key]) for row in rows):
+            lines.append(("  classes averaged", number(f"{metric.key} classes", 0)))
         if metric.statistic:
-            lines.append(("  95% over clips", interval(metric.key)))
+            lines.append((f"  95% over {rows[0]['intervals over']}", interval(metric.key)))
             lines.append((f"  minus {rows[0]['run']}, 95%", [_difference_text(row, metric.key) for row in rows]))
     lines += [
         ("mIoU, test list", share("mIoU")),
+        ("  classes averaged", number("mIoU classes", 0)),
         ("pixels that strict counts", share("coverage")),
         ("parameters, million", number("parameters", 2, 1e-6)),
         ("GFLOPs per frame", number("gflops", 2)),
@@ -95,31 +166,56 @@ def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
     return [(label, texts) for label, texts in lines if any(text != "-" for text in texts)]
 
 
-def footnotes(rows: list[ComparisonRow], clips: int) -> list[str]:
-    """Notes on how to read :func:`format_rows`."""
+def footnotes(rows: list[ComparisonRow]) -> list[str]:
+    """How to read :func:`format_rows`."""
+    parts, word = rows[0]["interval parts"], rows[0]["intervals over"]
     pairs = "of neighbouring frames" if rows[0]["stride"] == 1 else f"of frames {rows[0]['stride']} apart"
     found = [f"All scores in percent. TC over pairs {pairs}, with the flow {rows[0]['flow']}."]
-    if len(rows) > 1 and clips > 1:
+    found += _notes_on_classes(rows)
+    if len(rows) > 1 and parts > 1:
         found.append(
-            f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {clips} clips, the same draws "
+            f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {parts} {word}, the same draws "
             "for both runs; * marks an interval without 0."
         )
-        if clips < 10:
-            found.append(f"{clips} clips are few: such an interval is narrower than it should be.")
-    if clips < 2:
-        found.append("One clip gives no interval.")
+    if parts > 1 and word != "clips":
+        found.append(
+            "There is one clip: its segments stand in for clips. They resemble each other, so that such an interval is "
+            "narrower than it should be."
+        )
+    elif 1 < parts < 10:
+        found.append(f"{parts} clips are few: such an interval is narrower than it should be.")
+    if parts < 2:
+        found.append("One clip this short gives no interval.")
     places = {row["measured on"] for row in rows} - {""}
     if places:
         found.append(f"Speed: one frame at a time, on this machine: {places.pop()}.")
     return found
 
 
-def comparison_table(rows: list[ComparisonRow], clips: int) -> str:
+def _notes_on_classes(rows: list[ComparisonRow]) -> list[str]:
+    """Which classes do not occur in all runs, and what that means for the figures."""
+    found = [f"{row['run']} lacks {row['lacks']}." for row in rows if row["lacks"]]
+    if rows[0]["without label"]:
+        found.append(f"Predicted, but labelled nowhere: {rows[0]['without label']}.")
+    aside = [f"{row['run']} {percent(row['set aside'], 3)}%" for row in rows if row["set aside"] > 0]
+    if aside:
+        found.append(
+            "Pixels that have such a class, or none, in one of the runs are set aside in all of them: "
+            f"{', '.join(aside)} of the pixels that strict counts. All figures but mIoU are over the others. Those "
+            "over all pixels, TC published to quote among them, are in each run's tc.json."
+        )
+    if any(row["lacks"] for row in rows):
+        own = [f"{row['run']} {percent(row[f'own {HEADLINE}'])} over {row[f'own {HEADLINE} classes']}" for row in rows]
+        found.append(f"TC strict over all classes that a run predicts cannot be compared: {', '.join(own)}.")
+    return found
+
+
+def comparison_table(rows: list[ComparisonRow]) -> str:
     """Figures as lines, runs as columns, in blocks of at most 100 columns."""
     lines = format_rows(rows)
     columns = [["", *(label for label, _ in lines)]]
     columns += [[row["run"], *(texts[i] for _, texts in lines)] for i, row in enumerate(rows)]
-    wrapped = [textwrap.fill(note, WIDTH) for note in footnotes(rows, clips)]
+    wrapped = [textwrap.fill(note, WIDTH) for note in footnotes(rows)]
     return "\n\n".join([table_in_blocks(columns), "\n".join(wrapped)])
 
 

@@ -19,6 +19,7 @@ from etc.config.schema import Settings
 from etc.data.labels import read_colors
 from etc.display.tables import percent
 from etc.evaluate.metric_list import HEADLINE, SEGMENTATION
+from etc.evaluate.tables import FEW_PIXELS, few_pixels
 from etc.report.clip_views import HEAT_FULL, ClipView, ClipViewer, clips_to_show, heatmap
 from etc.report.comparison import ComparisonRow, footnotes, format_rows
 from etc.report.runs import Run
@@ -60,8 +61,9 @@ def write_report(
             title="Temporal consistency: " + ", ".join(run.name for run in runs),
             runs=[run.name for run in runs],
             summary=format_rows(rows),
-            notes=footnotes(rows, total),
+            notes=footnotes(rows),
             classes=_classes(runs, settings),
+            few=percent(FEW_PIXELS, 1),
             iou_source="frames of the test list" if all(run.miou for run in runs) else "labelled frames of the clips",
             clips=_clips(views),
             ticks=_ticks(views),
@@ -106,6 +108,7 @@ def _classes(runs: list[Run], settings: Settings) -> list[dict[str, Any]]:
             "color": "#{:02x}{:02x}{:02x}".format(*palette[k]),
             "TC": [own[k] for own in strict],
             "IoU": [own[k] for own in iou],
+            "few": any(few_pixels(run.scores.first.pixel_shares()[k]) for run in runs),
         }
         for k, name in enumerate(runs[0].scores.classes)
     ]

@@ -171,6 +171,8 @@ def read_run(name: str, folder: str | Path, allowed: frozenset[str] = frozenset(
     made_with = scores.checkpoint
     if made_with and miou and miou["checkpoint_sha256"] != made_with:
         raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
+    if miou and not {"accuracy", "iou"} <= miou.keys():
+        raise UserError(f"{folder / MIOU_FILE} lacks the figures of the classes: run tool/test.py again")
     settings = folder / "video" / "settings.yaml"
     predicted_with = load_settings(settings) if made_with and settings.is_file() else None
     if predicted_with is not None:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import weakref
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from etc.data.lists import prediction_names
 from etc.data.sources import clips_to_score
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipScorer, LabelledChunks, PairScorer, ScoredFrame, dequantise_flow
-from etc.evaluate.clips import score_clips
+from etc.evaluate.clips import score_clips, segment_ends
+from etc.evaluate.metric_list import METRICS
+from etc.evaluate.tables import clip_table
 from etc.metrics import TemporalConsistency, VideoConsistency
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -133,6 +137,73 @@ def test_video_consistency_in_chunks_equals_that_of_the_whole_clip():
             chunked.end()
             assert chunked.accumulator.counts.tolist() == whole.counts.tolist()
             assert whole.counts[1] > 100
+
+
+def test_the_interval_of_a_single_clip_is_over_its_segments(tiny_training, tmp_path):
+    """Each segment is what its frames, and the one before them, score as a clip of their own."""
+    whole = Path(load_settings(None, tiny_training).DATA.clip_list).read_text().split("\n\n")[0].splitlines()
+
+    def scores_of(lines: list[str]):
+        (tmp_path / "clip.lst").write_text("\n".join(lines))
+        settings = load_settings(None, [*tiny_training, f"DATA.clip_list={tmp_path}/clip.lst"])
+        write_predictions(settings, noisy_labels(settings))
+        return score_clips(settings)
+
+    scores = scores_of(whole)
+    assert len(whole) == 30 and scores.interval_parts == (6, "segments of the clip")
+    parts = [scores_of(whole[max(0, start - 1) : start + 5]) for start in range(0, 30, 5)]
+    for key in ("strict", "published"):
+        np.testing.assert_array_equal(scores.clip_counts[key], [part.clip_counts[key].sum(0) for part in parts])
+    assert scores.clip_counts["segmentation"][:, 1].sum(1).tolist() == pytest.approx([5 * 64 * 128] * 6, rel=0.2)
+    figures = [part.first.results["pixel_consistency"] for part in parts]
+    low, high = scores.first.intervals["pixel_consistency"]
+    assert min(figures) <= low < scores.first.results["pixel_consistency"] < high <= max(figures)
+    assert "95% over 6 segments of the clip" in clip_table(scores)
+    scores.save(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved/tc.json").read_text())["intervals_over"] == {
+        "count": 6,
+        "parts": "segments of the clip",
+    }
+
+
+@pytest.mark.parametrize(("frames", "ends"), [(9, []), (10, [5, 10]), (1000, [*range(100, 1001, 100)])])
+def test_segments_of_a_clip(frames, ends):
+    assert segment_ends(frames) == ends
+
+
+def noisy_labels(settings):
+    """The labels with noise that depends on the frame alone."""
+    truth = hand_labels(settings)
+
+    def predict(frame):
+        noise = np.random.default_rng(int(Path(frame.image).stem.split("_")[2])).random((64, 128))
+        return np.where(noise < 0.05, 11, truth(frame)).astype(np.uint8)
+
+    return predict
+
+
+def test_pixel_consistency_and_weighted_tc_equal_a_loop_over_pixels(tmp_path):
+    """Nothing moves: every pixel of a frame is compared with the same pixel of the next one."""
+    random = np.random.default_rng(0)
+    frames = np.sort(random.integers(0, 4, (6, 40)), axis=1).reshape(6, 4, 10).astype(np.uint8)
+    scorer = ClipScorer(5, [PairScorer(5, StillFlow(), occlusion=False)])
+    for t, ids in enumerate(frames):
+        scorer.add(ScoredFrame(Path(f"{t}.png"), ids, None))
+    counts = scorer.counts(5).pairs[0].metrics["strict"]
+    kept = counted = 0
+    hits, either, later = Counter(), Counter(), Counter()
+    for before, after in pairwise(frames.reshape(6, 40).tolist()):
+        for a, b in zip(before, after, strict=True):
+            counted += 1
+            kept += a == b
+            hits[a] += a == b
+            later[b] += 1
+            for k in {a, b}:
+                either[k] += 1
+    weighted = sum(later[k] / counted * hits[k] / either[k] for k in later)
+    by_key = {metric.key: metric for metric in METRICS}
+    assert by_key["pixel_consistency"].compute(5, counts) == kept / counted < 1
+    assert by_key["frequency_weighted_tc"].compute(5, counts) == pytest.approx(weighted, abs=1e-12)
 
 
 def test_missing_predictions_are_counted_and_named(tiny_training):

@@ -92,8 +92,9 @@ def test_without_an_export_a_frame_needs_a_label(words, frames, tmp_path, capsys
 def test_a_list_of_both_kinds_scores_what_has_a_label(words, frames, tmp_path, capsys):
     (tmp_path / "both.lst").write_text(f"{frames[0].image}\n{frames[1].image} {frames[1].label}\n")
     assert run("test", *words, f"TEST.test_list={tmp_path}/both.lst", "--export", tmp_path / "upload") == 0
-    assert "(1 frames, classes that occur)" in capsys.readouterr().out
+    out = capsys.readouterr().out
     both = json.loads((tmp_path / "run/result/miou.json").read_text())
+    assert "(1 frames, classes that occur)" in out and f" ({both['mIoU_classes']} classes)  mAcc " in out
     (tmp_path / "one.lst").write_text(f"{frames[1].image} {frames[1].label}\n")
     assert run("test", *words, f"TEST.test_list={tmp_path}/one.lst") == 0
     assert both == json.loads((tmp_path / "run/result/miou.json").read_text())

@@ -10,7 +10,7 @@ import torch
 
 from etc.config import load_settings
 from etc.errors import UserError
-from etc.evaluate.metric_list import METRICS
+from etc.evaluate.metric_list import METRICS, classes_averaged
 from etc.evaluate.results import (
     ClipFigures,
     ClipScores,
@@ -20,6 +20,7 @@ from etc.evaluate.results import (
     write_csv,
     write_json,
 )
+from etc.evaluate.tables import clip_table
 from etc.metrics import iou_counts, iou_scores, mean_iou
 
 
@@ -42,7 +43,8 @@ def scores_of(segmentation: torch.Tensor) -> ClipScores:
     results = {metric.key: metric.compute(classes, counts[metric.key].sum(0)) for metric in METRICS}
     figures = {metric.key: metric.figure(results[metric.key]) for metric in METRICS}
     intervals = {metric.key: (0.25, 0.75) for metric in METRICS if metric.statistic}
-    rows = [ClipFigures(figures, [0.5, math.nan]) for _ in range(clips)]
+    averaged = {key: classes_averaged(result) for key, result in results.items() if isinstance(result, dict)}
+    rows = [ClipFigures(figures, [0.5, math.nan], averaged) for _ in range(clips)]
     flows = [FlowScores(name, 1, name, results, intervals, 0.9, clips, clips, rows) for name in ("dis", "raft_small")]
     return ClipScores(
         classes=[f"class {k}" for k in range(classes)],
@@ -50,7 +52,7 @@ def scores_of(segmentation: torch.Tensor) -> ClipScores:
         by_flow=flows,
         constant=ConstantControl(3, 0.25),
         predictions={"ids": "train"},
-        clip_counts={m.key: m.kept(counts[m.key]).numpy() for m in METRICS if m.statistic},
+        clip_counts={m.key: m.kept(counts[m.key]).numpy() for m in METRICS if m.statistic and not m.counts_of},
         settings=load_settings(),
     )
 
@@ -87,6 +89,25 @@ def test_a_result_of_an_older_version_asks_to_be_scored_again_in_one_line(tmp_pa
     with pytest.raises(UserError, match=message) as caught:
         read_clip_scores(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_number_of_classes_stands_beside_every_mean_and_few_pixels_are_marked(tmp_path):
+    counts = torch.zeros(2, 19, 19, dtype=torch.int64)
+    counts[:, 0, 0], counts[:, 1, 1], counts[0, 2, 1] = 5000, 2000, 3  # class 2: 3 of 14003 pixels
+    scores = scores_of(counts)
+    scores.save(tmp_path)
+    tc = json.loads((tmp_path / "tc.json").read_text())
+    assert tc["strict"]["mIoU_classes"] == 3 and tc["published"]["mIoU_classes"] == 19
+    assert tc["clips"][0]["classes"]["strict"] == 3
+    with open(tmp_path / "tc.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["strict_classes"] for row in rows if row["kind"] in ("all", "clip")] == ["3"] * 6
+    assert float(rows[1 + 2]["pixel_share"]) == pytest.approx(3 / 14003)
+    lines = clip_table(scores).splitlines()
+    assert sum(line.startswith("TC strict") and line.endswith(", 3 classes") for line in lines) == 1
+    marked = [line for line in lines if line.endswith(" few")]
+    assert [line.split()[:2] for line in marked] == [["class", "2"]] and " 0.021 " in marked[0]
+    assert any(line.startswith("few: less than 0.1% of the pixels that strict counts") for line in lines)
 
 
 def test_csv_leaves_absent_values_empty(tmp_path):

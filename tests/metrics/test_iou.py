@@ -8,7 +8,16 @@ import torch
 from scipy import stats
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from etc.metrics import bootstrap_difference, bootstrap_interval, confusion, iou_scores
+from etc.metrics import (
+    bootstrap_difference,
+    bootstrap_interval,
+    confusion,
+    frequency_weighted_iou,
+    iou_counts,
+    iou_scores,
+    occurring_classes,
+    pixel_accuracy,
+)
 
 
 def random_maps(shape, classes, seed=0, ignored=0.1):
@@ -108,7 +117,7 @@ def test_maps_that_hold_no_integers_are_refused(wrong):
 def test_scores_equal_torchmetrics_accumulated_over_batches_with_an_absent_class():
     jaccard = {
         average: MulticlassJaccardIndex(num_classes=6, average=average, ignore_index=255)
-        for average in ("macro", "none")
+        for average in ("macro", "none", "weighted")
     }
     accuracy = {
         average: MulticlassAccuracy(num_classes=6, average=average, ignore_index=255) for average in ("micro", "none")
@@ -124,6 +133,10 @@ def test_scores_equal_torchmetrics_accumulated_over_batches_with_an_absent_class
     assert got["iou"][:5] == pytest.approx(jaccard["none"].compute().tolist()[:5], abs=1e-6)
     assert math.isnan(got["iou"][5])
     assert got["allAcc"] == pytest.approx(accuracy["micro"].compute().item(), abs=1e-6)
+    totals = iou_counts(counts).numpy()
+    assert frequency_weighted_iou(totals) == pytest.approx(jaccard["weighted"].compute().item(), abs=1e-6)
+    assert pixel_accuracy(totals) == got["allAcc"]
+    assert occurring_classes(totals).tolist() == [True] * 5 + [False] and got["mIoU_classes"] == 5
     assert got["mAcc"] == pytest.approx(accuracy["none"].compute()[:5].mean().item(), abs=1e-6)
 
 
@@ -135,6 +148,8 @@ def test_scores_of_a_table_worked_out_by_hand():
     assert got["mAcc"] == pytest.approx((3 / 4 + 2 / 4) / 2)
     assert got["allAcc"] == 5 / 8
     assert got["pixels"] == 8
+    assert (got["mIoU_classes"], got["mAcc_classes"], got["class_pixels"]) == (3, 2, [4, 3, 4])
+    assert frequency_weighted_iou(iou_counts(counts).numpy()) == pytest.approx(4 / 8 * 3 / 4 + 4 / 8 * 2 / 4)
     published = iou_scores(counts, "published")
     assert published["mIoU"] == pytest.approx((3 / 4 + 0 + 2 / 4) / 3)
     assert published["mAcc"] == pytest.approx((3 / 4 + 0 + 2 / 4) / 3)
@@ -152,6 +167,8 @@ def test_without_a_pixel_the_figures_are_nan(convention):
     got = iou_scores(torch.zeros(3, 3, dtype=torch.int64), convention)
     assert got["pixels"] == 0
     assert all(math.isnan(value) for value in (got["mIoU"], got["mAcc"], got["allAcc"], *got["iou"]))
+    empty = np.zeros((3, 4), np.int64)
+    assert math.isnan(pixel_accuracy(empty)) and math.isnan(frequency_weighted_iou(empty))
 
 
 def test_counts_beyond_32_bits_stay_exact():

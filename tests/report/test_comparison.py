@@ -11,6 +11,7 @@ import torch
 
 from etc.config import load_settings
 from etc.errors import UserError
+from etc.evaluate.metric_list import METRICS
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
 from etc.report.comparison import WIDTH, compare, comparison_table, footnotes, format_rows, save_comparison
 from etc.report.cost import Cost
@@ -32,20 +33,23 @@ def scored(hits: np.ndarray, *overrides: str) -> ClipScores:
     counts = totals(hits)
     share = counts[:, 0].sum() / counts[:, 1].sum()
     iou = share / (2 - share)
-    whole = {"mIoU": iou, "iou": [iou, iou]}
-    absent = {"mIoU": math.nan, "iou": [math.nan, math.nan]}
+    pixels = counts[:, 1:].sum(0).max(0).tolist()
+    whole = {"mIoU": iou, "iou": [iou, iou], "pixels": sum(pixels), "mIoU_classes": 2, "class_pixels": pixels}
+    absent = {"mIoU": math.nan, "iou": [math.nan, math.nan], "pixels": 0, "mIoU_classes": 0, "class_pixels": [0, 0]}
     results = dict.fromkeys(("strict", "boundary", "published", "segmentation"), whole) | {"ground_truth": absent}
+    results |= {"pixel_consistency": share, "frequency_weighted_tc": iou}
     results |= {"flicker": 0.01, "vc8_vspw": 0.7, "vc8_correct": 0.6, "vc16_vspw": math.nan, "vc16_correct": math.nan}
+    means = [key for key, result in results.items() if isinstance(result, dict)]
     first = FlowScores(
         name="dataset",
         stride=1,
         flow="dataset",
         results=results,
-        intervals=dict.fromkeys(("strict", "published", "segmentation"), (iou - 0.05, iou + 0.05)),
+        intervals={metric.key: (iou - 0.05, iou + 0.05) for metric in METRICS if metric.statistic},
         coverage=0.9,
         scored=2 * len(hits),
         skipped=0,
-        clips=[ClipFigures(dict.fromkeys(results, h / (2 - h)), [0.5, 0.6]) for h in hits],
+        clips=[ClipFigures(dict.fromkeys(results, h / (2 - h)), [0.5, 0.6], dict.fromkeys(means, 2)) for h in hits],
     )
     return ClipScores(
         classes=["road", "sky"],
@@ -59,7 +63,9 @@ def scored(hits: np.ndarray, *overrides: str) -> ClipScores:
 
 
 def scored_run(name: str, hits: np.ndarray, tmp_path, *overrides: str, miou: float | None = 0.25) -> Run:
-    tested = None if miou is None else {"mIoU": miou, "iou": [miou, miou], "checkpoint_sha256": "aa"}
+    tested = (
+        None if miou is None else {"mIoU": miou, "iou": [miou] * 2, "accuracy": [miou] * 2, "checkpoint_sha256": "aa"}
+    )
     return Run(name, tmp_path, scored(hits, *overrides), tested, None)
 
 
@@ -100,6 +106,55 @@ def test_the_first_run_differs_from_nothing(runs):
     assert math.isnan(row["strict difference"]) and math.isnan(row["segmentation difference low"])
 
 
+def test_differences_are_over_the_classes_that_both_runs_have_in_every_draw(tmp_path):
+    """By hand: of three classes the second run lacks the last one, and on the second clip the second one."""
+    a = np.array([[[80, 50, 10], [100, 100, 50], [100, 100, 50]], [[60, 20, 10], [100, 50, 50], [100, 50, 50]]])
+    b = np.array([[[90, 40, 0], [100, 100, 0], [100, 100, 0]], [[60, 0, 0], [100, 0, 0], [100, 0, 0]]])
+    runs = [scored_run(name, np.full(2, 0.5), tmp_path) for name in "ab"]
+    runs = [with_strict(run, counts) for run, counts in zip(runs, (a, b), strict=True)]
+
+    def iou(counts, k):
+        return counts[0, k] / (counts[1, k] + counts[2, k] - counts[0, k])
+
+    def gain(one, other, classes):
+        return np.mean([iou(other, k) for k in classes]) - np.mean([iou(one, k) for k in classes])
+
+    first, row = compare(runs, {}, CPU)
+    assert row["strict difference"] == pytest.approx(gain(a.sum(0), b.sum(0), (0, 1)))
+    draws = [gain(2 * a[0], 2 * b[0], (0, 1)), gain(a.sum(0), b.sum(0), (0, 1)), gain(2 * a[1], 2 * b[1], (0,))]
+    assert row["strict difference low"] == pytest.approx(min(draws))
+    assert row["strict difference high"] == pytest.approx(max(draws))
+    assert first["strict"] == pytest.approx(np.mean([iou(a.sum(0), k) for k in (0, 1)]))
+    assert (first["strict classes"], first["lacks"], row["lacks"]) == (2, "", "car")
+    assert first["own strict"] == pytest.approx(np.mean([iou(a.sum(0), k) for k in range(3)]))
+    text = comparison_table([first, row])
+    assert "b lacks car." in text and "cannot be compared: a 31.80 over 3, b 42.50 over 2." in text.replace("\n", " ")
+
+
+def with_strict(run: Run, counts: np.ndarray) -> Run:
+    """The run with these counts of strict TC, ``[clips, 3, 3]``, and no labels."""
+    hits, rows, columns = counts.sum(0)
+    union = rows + columns - hits
+    iou = np.divide(hits, union, out=np.full(3, math.nan), where=union > 0)
+    result = {"mIoU": np.nanmean(iou), "iou": iou.tolist(), "pixels": int(rows.sum()), "class_pixels": union.tolist()}
+    result["mIoU_classes"] = int((union > 0).sum())
+    unlabelled = result | {"mIoU": math.nan, "iou": [math.nan] * 3, "mIoU_classes": 0}
+    results = run.scores.first.results | {"strict": result, "segmentation": unlabelled}
+    first = dataclasses.replace(run.scores.first, results=results)
+    changed = run.scores.clip_counts | {"strict": counts, "segmentation": np.zeros((2, 3, 3), np.int64)}
+    scores = dataclasses.replace(run.scores, classes=["road", "sky", "car"], by_flow=[first], clip_counts=changed)
+    return dataclasses.replace(run, scores=scores)
+
+
+def test_miou_is_over_the_classes_that_have_labels(hits, tmp_path):
+    """The second class of the test list is predicted and has no label: it must not lower one run alone."""
+    runs = [scored_run(name, hits, tmp_path) for name in "ab"]
+    for run, own in zip(runs, ([0.5, 0.0], [0.5, math.nan]), strict=True):
+        run.miou.update(mIoU=np.nanmean(own), iou=own, accuracy=[0.6, math.nan])
+    rows = compare(runs, {}, CPU)
+    assert [(row["mIoU"], row["mIoU classes"]) for row in rows] == [(0.5, 1), (0.5, 1)]
+
+
 def test_a_copy_of_a_run_differs_by_zero(hits, tmp_path):
     _, row = compare([scored_run("a", hits, tmp_path), scored_run("b", hits, tmp_path)], {}, CPU)
     assert [row[f"published difference{end}"] for end in ("", " low", " high")] == [0, 0, 0]
@@ -116,24 +171,28 @@ def test_lines_of_the_table_name_figures_and_leave_out_absent_ones(runs):
 
 
 def test_a_difference_that_is_more_than_chance_is_marked(runs):
-    lines = comparison_table(compare(runs, {}, CPU), CLIPS).splitlines()
+    lines = comparison_table(compare(runs, {}, CPU)).splitlines()
     marked = [line for line in lines if line.strip().startswith("minus baseline, 95%")]
-    assert len(marked) == 3 and all(line.endswith(" *") and "+1.0" in line for line in marked)
+    assert len(marked) == 5 and all(line.endswith(" *") and "+1.0" in line for line in marked)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
 def test_the_table_fits_a_terminal_and_holds_every_run(hits, tmp_path, count):
     runs = [scored_run(f"a run called number {i}", hits, tmp_path) for i in range(count)]
-    text = comparison_table(compare(runs, {}, CPU), CLIPS)
+    text = comparison_table(compare(runs, {}, CPU))
     assert max(map(len, text.splitlines())) <= WIDTH == 100
     assert all(run.name in text for run in runs)
 
 
 def test_notes_say_how_far_to_trust_the_figures(runs):
     rows = compare(runs, {"etc": Cost(1, 1.0, (0.1,))}, CPU)
-    few, many = " ".join(footnotes(rows, 4)), " ".join(footnotes(rows, 40))
-    assert "4 clips are few" in few and "are few" not in many and "on this machine" in many
-    assert "One clip gives no interval" in " ".join(footnotes(rows, 1))
+
+    def notes(parts: int, word: str = "clips") -> str:
+        return " ".join(footnotes([row | {"interval parts": parts, "intervals over": word} for row in rows]))
+
+    assert "4 clips are few" in notes(4) and "are few" not in notes(40) and "on this machine" in notes(40)
+    assert "One clip this short gives no interval" in notes(1)
+    assert "There is one clip: its segments stand in for clips" in notes(10, "segments of the clip")
 
 
 def test_files_hold_the_figures(runs, tmp_path):
