@@ -97,6 +97,9 @@ class Data(_Section):
     synthetic_width: int = Field(512, description="frame size in the synthetic world, pixels", ge=64, le=LARGEST_SIDE)
     synthetic_train: Positive = Field(12, description="30-frame snippets in the synthetic world")
     synthetic_val: Positive = Field(4, description="30-frame snippets in the synthetic world")
+    synthetic_gap: int = Field(
+        2, description="training flow of the synthetic world reaches this many frames before and after", ge=1, le=14
+    )
     synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0, le=LARGEST_SEED)
 
 
@@ -176,10 +179,31 @@ class Train(_Section):
         3, description="largest distance between a frame and its neighbour, in frames", ge=1, le=1000
     )
     random_frame: bool = Field(True, description="any neighbour within frame_gap; false: always +frame_gap")
-    visibility: Literal["published", "l1"] = Field(
+    visibility: Literal["published", "l1", "forward_backward"] = Field(
         "l1",
-        description="motion loss mask; published: opposite errors cancel",
+        description="motion loss mask; published: opposite errors cancel; forward_backward: where both flows agree",
     )
+    motion_distance: Literal["mse", "kl", "js"] = Field(
+        "mse", description="motion loss: squared error of logits (published), or divergence of probabilities"
+    )
+    motion_mask: Literal["squared", "once"] = Field(
+        "squared", description="mask of the squared error: inside the square (published), or outside"
+    )
+    motion_gradient: Literal["both", "frame"] = Field(
+        "both", description="motion loss trains both predictions (published), or frame t towards its neighbour"
+    )
+    motion_confidence: Fraction = Field(
+        0.0, description="motion loss only where the neighbour is this sure of its class, or both agree"
+    )
+    motion_ramp: Fraction = Field(0.0, description="share of the training over which st_weight grows from 0")
+    motion_flow: Literal["estimated", "zero", "shuffled"] = Field(
+        "estimated", description="controls of a study: the motion loss without, or with another clip's, flow"
+    )
+    jitter: Fraction = Field(0.0, description="probability of random brightness, contrast, colour, gray and blur")
+    jitter_frames: Literal["clip", "frame"] = Field(
+        "clip", description="jitter all frames of a clip alike, or frame t alone (strong view)"
+    )
+    noise: float = Field(0.0, description="standard deviation of Gaussian noise, in 0..255", ge=0, le=255)
     mask_padding: bool = Field(
         True, description="leave padding and motion from outside the frame out of the motion loss"
     )
@@ -209,6 +233,8 @@ class Train(_Section):
     def _ranges(self) -> Train:
         if self.scale_min > self.scale_max:
             raise ValueError(f"scale_min {self.scale_min} exceeds scale_max {self.scale_max}")
+        if self.jitter and self.jitter_frames == "frame" and self.st_weight > 0 and self.visibility != "forward_backward":
+            raise ValueError("jitter_frames frame changes the colours that visibility compares: set forward_backward")
         if self.rotate_min > self.rotate_max:
             raise ValueError(f"rotate_min {self.rotate_min} exceeds rotate_max {self.rotate_max}")
         return self
@@ -236,6 +262,9 @@ class Distill(_Section):
     kd_weight: float = Field(0.0, description="weight of kd, the loss on class probabilities per pixel", ge=0)
     pf_weight: float = Field(0.0, description="weight of pf, the loss on similarities between two frames", ge=0)
     mf_weight: float = Field(0.0, description="weight of mf, the loss on similarities over three frames", ge=0)
+    consistent_teacher: bool = Field(
+        False, description="average the teacher's logits of a frame with its neighbour's, warped along the flow"
+    )
     kd_on: Literal["logits", "fea"] = Field("logits", description="what the loss compares: logits or features")
     pf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
     mf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
