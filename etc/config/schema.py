@@ -233,7 +233,12 @@ class Train(_Section):
     def _ranges(self) -> Train:
         if self.scale_min > self.scale_max:
             raise ValueError(f"scale_min {self.scale_min} exceeds scale_max {self.scale_max}")
-        if self.jitter and self.jitter_frames == "frame" and self.st_weight > 0 and self.visibility != "forward_backward":
+        if (
+            self.jitter
+            and self.jitter_frames == "frame"
+            and self.st_weight > 0
+            and self.visibility != "forward_backward"
+        ):
             raise ValueError("jitter_frames frame changes the colours that visibility compares: set forward_backward")
         if self.rotate_min > self.rotate_max:
             raise ValueError(f"rotate_min {self.rotate_min} exceeds rotate_max {self.rotate_max}")
@@ -395,10 +400,21 @@ class Settings(_Section):
     DISTRIBUTED: Distributed = Field(default_factory=Distributed)
 
     @property
+    def needs_flow(self) -> bool:
+        """Whether training reads the flow from a frame to its neighbour."""
+        return self.TRAIN.st_weight > 0 or (self.DISTILL.used and self.DISTILL.consistent_teacher)
+
+    @property
+    def needs_visible_pixels(self) -> bool:
+        """Whether training needs to know which pixels of a frame are visible in its neighbour."""
+        motion = self.TRAIN.st_weight > 0 and self.TRAIN.visibility == "forward_backward"
+        return motion or (self.DISTILL.used and self.DISTILL.consistent_teacher)
+
+    @property
     def frames_per_clip(self) -> int:
         """Frames that the losses of a training step need: 1, 2 (the motion loss among others) or 3."""
         distilled = [count for name, count in DISTILLATION_FRAMES.items() if self.DISTILL.weight(name) > 0]
-        return max([2 if self.TRAIN.st_weight > 0 else 1, *distilled])
+        return max([2 if self.needs_flow else 1, *distilled])
 
 
 def known_keys() -> dict[str, list[str]]:
