@@ -95,8 +95,11 @@ class Study(BaseModel):
 
     def fingerprint(self, variant: str, seed: int) -> str:
         """Hash of all that the figures of a run depend on, as far as the plan says it: equal means the same run."""
-        start = load_settings(self.config, self.start_overrides(seed)) if self.start is not None else None
-        content = [self.settings(variant, seed).model_dump(), start and start.model_dump()]
+        settings = [self.settings(variant, seed)]
+        if self.start is not None:
+            settings.append(load_settings(self.config, self.start_overrides(seed)))
+        # A setting that a later version adds, with a default that changes nothing, leaves the runs as they are.
+        content = [each.model_dump(exclude_defaults=True) for each in settings]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _words(self, overrides: Overrides, seed: int) -> list[str]:
@@ -134,6 +137,10 @@ def read_study(path: str | Path) -> Study:
 def _first_fault(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    fault = error.errors()[0]
+    faults = error.errors()
+    unknown = [str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden"]
+    if unknown:
+        return f"unknown key {unknown[0]}; the keys are {', '.join(Study.model_fields)}"
+    fault = faults[0]
     where = ".".join(str(part) for part in fault["loc"])
     return f"{where}: {fault['msg']}" if where else fault["msg"].removeprefix("Value error, ")
