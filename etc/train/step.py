@@ -58,9 +58,10 @@ class MotionTask(nn.Module):
         """Compute the losses.
 
         Returns:
-            ``{"loss", "segmentation", ["motion", "kd", "pf", "mf"], "logits", ["logits_k", "flow"]}``: ``loss`` is
-            the one to minimise, the sum of the other losses, which are weighted already; the last three are
-            for pictures: logits of the frames t, of their neighbours, and the flow of the pairs, all without gradient.
+            ``{"loss", "segmentation", ["motion", "kd", "pf", "mf"], "logits", ["logits_k", "flow", "visible"]}``:
+            ``loss`` is the one to minimise, the sum of the other losses, which are weighted already; the last four are
+            for pictures: logits of the frames t, of their neighbours, flow and visible pixels of the pairs, all without
+            gradient.
         """
         outputs = self.student(batch.images.contiguous(memory_format=torch.channels_last))
         labels = self._labels(batch)
@@ -75,6 +76,8 @@ class MotionTask(nn.Module):
             given = self._controlled(flow)
             terms["motion"] = _motion(self.motion_loss, batch, outputs["logits"], given, visible)
             pictures |= {"logits_k": batch.neighbours(outputs["logits"]).detach(), "flow": given}
+            if visible is not None:
+                pictures["visible"] = visible
         if self.distillation is not None:
             terms |= self.distillation(batch, outputs, flow, visible)
         return {"loss": sum(terms.values())} | terms | pictures
