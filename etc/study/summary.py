@@ -130,7 +130,8 @@ def _more_miou(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _fewer_changes(before: np.ndarray, after: np.ndarray) -> float:
-    return changed_pixels(after) / changed_pixels(before) - 1
+    changed = changed_pixels(before)
+    return changed_pixels(after) / changed - 1 if changed else math.nan
 
 
 def _difference(
