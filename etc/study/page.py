@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -108,6 +109,7 @@ def _draw_curves(study: Study, runs: list[FinishedRun], path: Path) -> None:
 
 
 def _plot(axes: Axes, folder: Path, tag: str, label: str, scale: float = 1.0) -> None:
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file that it has read to the end
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     if tag not in events.Tags()["scalars"]:
         return
