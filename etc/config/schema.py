@@ -147,9 +147,7 @@ class Train(_Section):
     )
     layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the ResNet of arch psp")
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
-    backbone_weights: str | None = Field(
-        None, title="path", description="ImageNet weights for arch psp; only layers 18 has a download"
-    )
+    backbone_weights: str | None = Field(None, title="path", description="ImageNet weights for arch psp or timm:NAME")
     weight: str | None = Field(None, title="path", description="checkpoint to start from, instead of ImageNet weights")
     train_h: Side = Field(769, description="height and width of the training crop, pixels")
     train_w: Side = Field(769, description="height and width of the training crop, pixels")
