@@ -19,6 +19,7 @@ Where to find what. Modules import only from their own room and from those above
     train/          the training loop, its step, distillation, checkpoints
     pseudo_labels/  labels for unlabelled video from a teacher
     report/         checkpoints side by side: table, JSON, CSV, HTML
+    study/          variants of a training with several seeds: runs, intervals, pages
     benchmark/      speed and memory against the budgets
 
 Below the toolkit are three packages that know nothing of it or of each other: ``model`` (segmentation networks),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from flownet import resample2d
 
-Visibility = Literal["published", "l1"]
+Visibility = Literal["published", "l1", "forward_backward"]
+Distance = Literal["mse", "kl", "js"]
+Gradient = Literal["both", "frame"]
+
+_SMALLEST = 1e-7
 
 # Normalised with ImageNet's mean and standard deviation, colours lie in -2.2..2.7; other data sets' reach 5.
 _LARGEST_NORMALISED = 10.0
@@ -19,7 +23,7 @@ _LARGEST_NORMALISED = 10.0
 _CONTRAST = 0.5
 
 
-def visibility(image: Tensor, warped: Tensor, mode: Visibility = "l1") -> Tensor:
+def visibility(image: Tensor, warped: Tensor, mode: Literal["published", "l1"] = "l1") -> Tensor:
     """Soft visibility of each pixel of a frame in its neighbour, from the difference of their colours.
 
     Args:
@@ -38,50 +42,81 @@ def visibility(image: Tensor, warped: Tensor, mode: Visibility = "l1") -> Tensor
     """
     if image.shape != warped.shape:
         raise ValueError(f"image {tuple(image.shape)} and warped {tuple(warped.shape)} differ in shape")
-    _check_mode(mode)
+    _check("visibility", mode, ("published", "l1"))
     difference = image - warped
     error = difference.abs().sum(1, keepdim=True) if mode == "l1" else difference.sum(1, keepdim=True).abs()
     return torch.exp(-error)
 
 
-def _check_mode(mode: str) -> None:
-    if mode not in ("published", "l1"):
-        raise ValueError(f"visibility is {mode!r}, expected 'l1' or 'published'")
+def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}")
 
 
 class MotionLoss(nn.Module):
     """``weight * MSE(z_t * M, warp(z_k) * M)`` over all elements, M the visibility of the frame's pixels.
 
-    The gradient flows into both frames' logits; frames and flow get none. The defaults are those of the settings; the
-    published training used ``MotionLoss(weight=0.1, visibility="published", mask_padding=False)``.
+    Flow and frames get no gradient. The defaults are those of the settings; the published training used
+    ``MotionLoss(weight=0.1, visibility="published", mask_padding=False)``.
 
     Args:
         weight: factor of the loss.
-        visibility: see :func:`visibility`.
+        visibility: ``"l1"`` or ``"published"``: from the colours, see :func:`visibility`; ``"forward_backward"``: 1
+            where the caller says that the pixel is visible (``visible`` of :meth:`forward`), else 0.
         mask_padding: M is 0 also where frame t is padding, where the flow leads out of the frame, and where it
             leads to padding. A pixel is padding if it is exactly 0 in all channels of the normalised frame, as
             :func:`etc.data.transform.crop_image` makes it.
+        distance: what is compared. ``"mse"``: the logits, as published. ``"kl"``: the class probabilities,
+            ``KL(warp(p_k) || p_t)``. ``"js"``: their Jensen-Shannon divergence. Both are in nats, summed over the
+            classes, weighted by M and divided by the number of pixels.
+        mask_once: with ``"mse"``, weight the squared difference by M instead of M squared.
+        gradient: ``"both"``: into the logits of both frames; ``"frame"``: into those of frame t alone, the
+            neighbour's prediction is its target.
+        confidence: only pixels count at which the neighbour's warped prediction has a class of at least this
+            probability or both frames predict the same class; 0: all pixels.
 
     Frames of 0..255 or 0..1 would give another visibility and so a loss many times too small: they are refused. The
     check reads values back from the device, and only until a frame has a value below 0, which none of 0..255 or 0..1
     has: for normalised frames, in the first call alone.
 
     Raises:
-        ValueError: an unknown ``visibility``.
+        ValueError: an unknown ``visibility``, ``distance`` or ``gradient``.
 
-    Source: Liu et al., ECCV 2020, temporal loss.
+    Source: Liu et al., ECCV 2020, temporal loss, for the defaults.
     """
 
-    def __init__(self, *, weight: float, visibility: Visibility = "l1", mask_padding: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        weight: float,
+        visibility: Visibility = "l1",
+        mask_padding: bool = True,
+        distance: Distance = "mse",
+        mask_once: bool = False,
+        gradient: Gradient = "both",
+        confidence: float = 0.0,
+    ) -> None:
         super().__init__()
-        _check_mode(visibility)
+        _check("visibility", visibility, get_args(Visibility))
+        _check("distance", distance, get_args(Distance))
+        _check("gradient", gradient, get_args(Gradient))
         self.weight = weight
         self.visibility: Visibility = visibility
         self.mask_padding = mask_padding
+        self.distance: Distance = distance
+        self.mask_once = mask_once
+        self.gradient: Gradient = gradient
+        self.confidence = confidence
         self._seen_normalised = False
 
     def forward(
-        self, image_t: Tensor, image_k: Tensor, logits_t: Tensor, logits_k: Tensor, flow_t_to_k: Tensor
+        self,
+        image_t: Tensor,
+        image_k: Tensor,
+        logits_t: Tensor,
+        logits_k: Tensor,
+        flow_t_to_k: Tensor,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """The weighted loss, a scalar.
 
@@ -91,9 +126,12 @@ class MotionLoss(nn.Module):
             logits_t: logits of frame t, ``[N, C, h, w]``; resized to ``H, W`` where they differ from it.
             logits_k: logits of frame k, same shape.
             flow_t_to_k: flow from t to k, ``[N, 2, H, W]``, pixels.
+            visible: which pixels of frame t are visible in frame k, bool ``[N, 1, H, W]``; needed for visibility
+                ``"forward_backward"``, not read otherwise.
 
         Raises:
-            ValueError: frames, logits and flow whose shapes do not fit each other, or frames that are not normalised.
+            ValueError: frames, logits and flow whose shapes do not fit each other, frames that are not normalised, or
+                no ``visible``.
         """
         size = image_t.shape[-2:]
         if image_k.shape != image_t.shape or logits_k.shape != logits_t.shape:
@@ -105,23 +143,57 @@ class MotionLoss(nn.Module):
             raise ValueError(f"flow {tuple(flow_t_to_k.shape)} does not fit frames {tuple(image_t.shape)}")
         if logits_t.ndim != 4 or logits_t.shape[0] != image_t.shape[0]:
             raise ValueError(f"logits {tuple(logits_t.shape)} do not fit frames {tuple(image_t.shape)}")
-        mask = self.mask(image_t, image_k, flow_t_to_k)
+        mask = self.mask(image_t, image_k, flow_t_to_k, visible)
         # Half-precision logits would lose the small differences that this loss is about.
         precise = torch.promote_types(logits_t.dtype, torch.float32)
         z_t, z_k = (_resized(z.to(precise), size) for z in (logits_t, logits_k))
-        warped = resample2d(z_k, flow_t_to_k.detach())
-        return self.weight * F.mse_loss(z_t * mask, warped * mask)
+        if self.gradient == "frame":
+            z_k = z_k.detach()
+        flow = flow_t_to_k.detach()
+        if self.distance == "mse":
+            warped = resample2d(z_k, flow)
+            if self.confidence:
+                mask = mask * self._trusted(z_t.softmax(1), warped.softmax(1))
+            if self.mask_once:
+                return self.weight * (mask * (z_t - warped).square()).mean()
+            return self.weight * F.mse_loss(z_t * mask, warped * mask)
+        return self.weight * self._divergence(z_t, resample2d(z_k.softmax(1), flow), mask)
+
+    def _divergence(self, z_t: Tensor, p_k: Tensor, mask: Tensor) -> Tensor:
+        """Divergence of the class probabilities of frame t (of logits ``z_t``) and the warped ones of k, a scalar."""
+        if self.confidence:
+            mask = mask * self._trusted(z_t.softmax(1), p_k)
+        # Probabilities that underflow have neither a logarithm nor a gradient.
+        p_t, p_k = (p.clamp_min(_SMALLEST) for p in (z_t.softmax(1), p_k))
+        if self.distance == "kl":
+            each = p_k * (p_k / p_t).log()
+        else:
+            middle = (p_t + p_k) / 2
+            each = (p_t * (p_t / middle).log() + p_k * (p_k / middle).log()) / 2
+        return (mask[:, 0] * each.sum(1)).mean()
 
     @torch.no_grad()
-    def mask(self, image_t: Tensor, image_k: Tensor, flow_t_to_k: Tensor) -> Tensor:
+    def _trusted(self, p_t: Tensor, p_k: Tensor) -> Tensor:
+        """1 where the neighbour is confident or agrees, else 0, float ``[N, 1, H, W]``."""
+        confidence, class_k = p_k.max(1, keepdim=True)
+        agrees = class_k == p_t.argmax(1, keepdim=True)
+        return ((confidence >= self.confidence) | agrees).to(p_t.dtype)
+
+    @torch.no_grad()
+    def mask(self, image_t: Tensor, image_k: Tensor, flow_t_to_k: Tensor, visible: Tensor | None = None) -> Tensor:
         """The weight M of every pixel, float ``[N, 1, H, W]`` in [0, 1]; arguments as in :meth:`forward`.
 
         Raises:
-            ValueError: frames that are not normalised.
+            ValueError: frames that are not normalised, or no ``visible``.
         """
         if not self._seen_normalised:
             self._seen_normalised = _is_normalised(image_t, image_k)
-        weight = visibility(image_t, resample2d(image_k, flow_t_to_k), self.visibility)
+        if self.visibility == "forward_backward":
+            if visible is None:
+                raise ValueError("visibility 'forward_backward' needs the visible pixels")
+            weight = visible.to(image_t.dtype)
+        else:
+            weight = visibility(image_t, resample2d(image_k, flow_t_to_k), self.visibility)
         if self.mask_padding:
             weight = weight * _usable(image_t, image_k, flow_t_to_k)
         return weight

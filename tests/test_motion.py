@@ -5,6 +5,8 @@ import math
 import cv2
 import numpy as np
 import pytest
+import scipy.spatial
+import scipy.stats
 import torch
 
 from etc.config.schema import Train
@@ -211,7 +213,7 @@ def test_logits_of_another_batch_than_the_frames_are_refused():
 
 
 def test_an_unknown_visibility_is_refused_when_the_loss_is_built():
-    with pytest.raises(ValueError, match="visibility is 'l2', expected 'l1' or 'published'"):
+    with pytest.raises(ValueError, match="visibility is 'l2', expected 'published', 'l1' or 'forward_backward'"):
         MotionLoss(weight=1.0, visibility="l2")
     with pytest.raises(ValueError, match="differ in shape"):
         visibility(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 3))
@@ -277,3 +279,61 @@ def test_real_frames_pass_only_where_they_are_normalised(real_data):
         for scale in (1, 255):
             with pytest.raises(ValueError, match="expected normalised frames"):
                 loss_of(torch.from_numpy(colours / np.float32(scale)).permute(2, 0, 1)[None])
+
+
+@pytest.mark.parametrize("distance", ["kl", "js"])
+def test_the_divergence_of_the_warped_probabilities_equals_scipy(distance):
+    image_t, image_k, z_t, z_k, flow = inputs(torch.float64, reach=0)
+    flow[:, 0, :, :-1] = 1  # whole pixels: warping is shifting
+    visible = torch.rand(N, 1, H, W, generator=torch.Generator().manual_seed(9)) > 0.3
+    loss = MotionLoss(weight=0.7, visibility="forward_backward", mask_padding=False, distance=distance)
+    value = loss(image_t, image_k, z_t, z_k, flow, visible)
+    p_t, p_k = (z.softmax(1).numpy() for z in (z_t, z_k))
+    warped = np.concatenate([p_k[..., 1:], p_k[..., -1:]], axis=3)
+    if distance == "kl":
+        each = scipy.stats.entropy(warped, p_t, axis=1)
+    else:
+        each = scipy.spatial.distance.jensenshannon(warped, p_t, axis=1) ** 2
+    assert value.item() == pytest.approx(0.7 * (each * visible[:, 0].numpy()).mean(), rel=1e-6)
+
+
+def test_the_mask_outside_the_square_weighs_by_itself_and_not_by_its_square():
+    tensors = inputs(torch.float64, reach=0)
+    difference = (tensors[2] - tensors[3]).square()
+    mask = MotionLoss(weight=1.0, mask_padding=False).mask(tensors[0], tensors[1], tensors[4])
+    once = MotionLoss(weight=1.0, mask_padding=False, mask_once=True)(*tensors)
+    assert once.item() == pytest.approx((mask * difference).mean().item(), rel=1e-9)
+    assert MotionLoss(weight=1.0, mask_padding=False)(*tensors).item() == pytest.approx(
+        (mask.square() * difference).mean().item(), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("distance", ["mse", "kl", "js"])
+@pytest.mark.parametrize("gradient", ["both", "frame"])
+def test_the_gradient_flows_where_it_is_asked_for_and_is_finite(distance, gradient):
+    image_t, image_k, z_t, z_k, flow = inputs()
+    z_t[:, 0], z_k[:, 1] = 300, 300  # probabilities that underflow
+    z_t.requires_grad_()
+    z_k.requires_grad_()
+    MotionLoss(weight=1.0, distance=distance, gradient=gradient)(image_t, image_k, z_t, z_k, flow).backward()
+    assert z_t.grad.isfinite().all()
+    if gradient == "both":
+        assert z_k.grad.isfinite().all()
+    else:
+        assert z_k.grad is None
+
+
+def test_only_pixels_whose_neighbour_is_confident_or_agrees_count():
+    image = torch.full((1, 3, 1, 3), 0.5)
+    flow = torch.zeros(1, 2, 1, 3)
+    # pixel 0: confident and of another class; 1: unsure and of another class; 2: unsure, but agrees
+    z_k = torch.tensor([[5.0, 0.0], [0.1, 0.0], [0.1, 0.0]]).T.reshape(1, 2, 1, 3)
+    z_t = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]).T.reshape(1, 2, 1, 3)
+    loss = MotionLoss(weight=1.0, mask_once=True, confidence=0.9)(image, image, z_t, z_k, flow)
+    each = (z_t - z_k).square()[0, :, 0].sum(0)
+    assert loss.item() == pytest.approx((each[0] + each[2]).item() / 6, rel=1e-6)
+
+
+def test_forward_backward_visibility_without_the_visible_pixels_is_refused():
+    with pytest.raises(ValueError, match="needs the visible pixels"):
+        MotionLoss(weight=1.0, visibility="forward_backward")(*inputs())

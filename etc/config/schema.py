@@ -102,6 +102,9 @@ class Data(_Section):
     synthetic_width: int = Field(512, description="frame size in the synthetic world, pixels", ge=64, le=LARGEST_SIDE)
     synthetic_train: Positive = Field(12, description="30-frame snippets in the synthetic world")
     synthetic_val: Positive = Field(4, description="30-frame snippets in the synthetic world")
+    synthetic_gap: int = Field(
+        2, description="training flow of the synthetic world reaches this many frames before and after", ge=1, le=14
+    )
     synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0, le=LARGEST_SEED)
 
     @field_validator("classes", mode="before")
@@ -158,9 +161,7 @@ class Train(_Section):
     )
     layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the ResNet of arch psp")
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
-    backbone_weights: str | None = Field(
-        None, title="path", description="ImageNet weights for arch psp; only layers 18 has a download"
-    )
+    backbone_weights: str | None = Field(None, title="path", description="ImageNet weights for arch psp or timm:NAME")
     weight: str | None = Field(None, title="path", description="checkpoint to start from, instead of ImageNet weights")
     train_h: Side = Field(769, description="height and width of the training crop, pixels")
     train_w: Side = Field(769, description="height and width of the training crop, pixels")
@@ -198,10 +199,31 @@ class Train(_Section):
         3, description="largest distance between a frame and its neighbour, in frames", ge=1, le=1000
     )
     random_frame: bool = Field(True, description="any neighbour within frame_gap; false: always +frame_gap")
-    visibility: Literal["published", "l1"] = Field(
+    visibility: Literal["published", "l1", "forward_backward"] = Field(
         "l1",
-        description="motion loss mask; published: opposite errors cancel",
+        description="motion loss mask; published: opposite errors cancel; forward_backward: where both flows agree",
     )
+    motion_distance: Literal["mse", "kl", "js"] = Field(
+        "mse", description="motion loss: squared error of logits (published), or divergence of probabilities"
+    )
+    motion_mask: Literal["squared", "once"] = Field(
+        "squared", description="mask of the squared error: inside the square (published), or outside"
+    )
+    motion_gradient: Literal["both", "frame"] = Field(
+        "both", description="motion loss trains both predictions (published), or frame t towards its neighbour"
+    )
+    motion_confidence: Fraction = Field(
+        0.0, description="motion loss only where the neighbour is this sure of its class, or both agree"
+    )
+    motion_ramp: Fraction = Field(0.0, description="share of the training over which st_weight grows from 0")
+    motion_flow: Literal["estimated", "zero", "shuffled"] = Field(
+        "estimated", description="controls of a study: the motion loss without, or with another clip's, flow"
+    )
+    jitter: Fraction = Field(0.0, description="probability of random brightness, contrast, colour, gray and blur")
+    jitter_frames: Literal["clip", "frame"] = Field(
+        "clip", description="jitter all frames of a clip alike, or frame t alone (strong view)"
+    )
+    noise: float = Field(0.0, description="standard deviation of Gaussian noise, in 0..255", ge=0, le=255)
     mask_padding: bool = Field(
         True, description="leave padding and motion from outside the frame out of the motion loss"
     )
@@ -231,6 +253,13 @@ class Train(_Section):
     def _ranges(self) -> Train:
         if self.scale_min > self.scale_max:
             raise ValueError(f"scale_min {self.scale_min} exceeds scale_max {self.scale_max}")
+        if (
+            self.jitter
+            and self.jitter_frames == "frame"
+            and self.st_weight > 0
+            and self.visibility != "forward_backward"
+        ):
+            raise ValueError("jitter_frames frame changes the colours that visibility compares: set forward_backward")
         if self.rotate_min > self.rotate_max:
             raise ValueError(f"rotate_min {self.rotate_min} exceeds rotate_max {self.rotate_max}")
         return self
@@ -258,6 +287,9 @@ class Distill(_Section):
     kd_weight: float = Field(0.0, description="weight of kd, the loss on class probabilities per pixel", ge=0)
     pf_weight: float = Field(0.0, description="weight of pf, the loss on similarities between two frames", ge=0)
     mf_weight: float = Field(0.0, description="weight of mf, the loss on similarities over three frames", ge=0)
+    consistent_teacher: bool = Field(
+        False, description="average the teacher's logits of a frame with its neighbour's, warped along the flow"
+    )
     kd_on: Literal["logits", "fea"] = Field("logits", description="what the loss compares: logits or features")
     pf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
     mf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
@@ -389,7 +421,18 @@ class Settings(_Section):
     DISTRIBUTED: Distributed = Field(default_factory=Distributed)
 
     @property
+    def needs_flow(self) -> bool:
+        """Whether training reads the flow from a frame to its neighbour."""
+        return self.TRAIN.st_weight > 0 or (self.DISTILL.used and self.DISTILL.consistent_teacher)
+
+    @property
+    def needs_visible_pixels(self) -> bool:
+        """Whether training needs to know which pixels of a frame are visible in its neighbour."""
+        motion = self.TRAIN.st_weight > 0 and self.TRAIN.visibility == "forward_backward"
+        return motion or (self.DISTILL.used and self.DISTILL.consistent_teacher)
+
+    @property
     def frames_per_clip(self) -> int:
         """Frames that the losses of a training step need: 1, 2 (the motion loss among others) or 3."""
         distilled = [count for name, count in DISTILLATION_FRAMES.items() if self.DISTILL.weight(name) > 0]
-        return max([2 if self.TRAIN.st_weight > 0 else 1, *distilled])
+        return max([2 if self.needs_flow else 1, *distilled])

@@ -24,9 +24,7 @@ WORLD_FILE = "world.json"
 
 
 SYNTHETIC_LABELLED = (4, 9, 14, 19, 24)  # frames of a snippet that train and val lists name
-
-
-SYNTHETIC_GAP = 2  # training flow is rendered to this many frames before and after
+_EARLIER = {"synthetic_gap": 2}  # what a world was rendered with whose world.json does not say so
 
 
 def prepare(settings: Settings) -> None:
@@ -61,7 +59,7 @@ def _render(root: Path, settings: Settings, wanted: dict[str, int]) -> None:
             train_snippets=data.synthetic_train,
             val_snippets=data.synthetic_val,
             seed=data.synthetic_seed,
-            frame_gap=SYNTHETIC_GAP,
+            frame_gap=data.synthetic_gap,
             labelled=SYNTHETIC_LABELLED,
             workers=min(count, os.cpu_count() or 1),
             progress=lambda done, total: bar.update(),
@@ -76,7 +74,7 @@ def _write_lists(building: Path, wanted: dict[str, int]) -> None:
 
 def _check_world(root: Path, wanted: dict[str, int]) -> None:
     try:
-        found = dict(json.loads(regular_file(root / WORLD_FILE).read_text(encoding="utf-8")))
+        found = _EARLIER | dict(json.loads(regular_file(root / WORLD_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise UserError(f"DATA.data_root {root} holds something else than a synthetic world: choose another") from None
     for key, value in wanted.items():

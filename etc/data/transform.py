@@ -7,6 +7,7 @@ optical flow of whole frames exactly: a vector f at source point p becomes A f a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -101,13 +102,16 @@ def padding_of(crop: CropMap, shape: tuple[int, int]) -> np.ndarray:
     return _warp(inside, crop, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, 0) == 0
 
 
-def crop_image(image: np.ndarray, crop: CropMap, padding: np.ndarray) -> np.ndarray:
+def crop_image(
+    image: np.ndarray, crop: CropMap, padding: np.ndarray, change: Callable[[np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
     """Crop and normalise a frame.
 
     Args:
         image: RGB uint8 ``[H, W, 3]``.
         crop: the map.
         padding: as :func:`padding_of`.
+        change: changes the colours of the crop, RGB uint8 ``[h, w, 3]`` -> the same; ``None``: they stay.
 
     Returns:
         float32 ``[3, h, w]``, ``(rgb - MEAN) / STD``; padding is exactly 0 in all channels (the mean colour),
@@ -116,6 +120,8 @@ def crop_image(image: np.ndarray, crop: CropMap, padding: np.ndarray) -> np.ndar
     pixels = _warp(image, crop, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE, 0)
     if crop.blur:
         pixels = cv2.GaussianBlur(pixels, (5, 5), 0)
+    if change is not None:
+        pixels = change(pixels)
     normalised = normalise(pixels)
     normalised[:, padding] = 0
     return normalised
@@ -124,6 +130,11 @@ def crop_image(image: np.ndarray, crop: CropMap, padding: np.ndarray) -> np.ndar
 def crop_label(label: np.ndarray, crop: CropMap) -> np.ndarray:
     """Crop a label map, nearest: train ids uint8 ``[H, W]`` -> int64 ``[h, w]``, padding is 255."""
     return _warp(label, crop, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, IGNORE).astype(np.int64)
+
+
+def crop_mask(mask: np.ndarray, crop: CropMap) -> np.ndarray:
+    """Crop a mask, nearest: bool ``[H, W]`` -> bool ``[h, w]``, padding is False."""
+    return _warp(mask.astype(np.uint8), crop, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, 0) > 0
 
 
 def crop_flow(flow: np.ndarray, crop: CropMap) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Confidence intervals over clips drawn with replacement."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -58,6 +58,54 @@ def bootstrap_difference(
         _resampled(per_clip_a, samples, seed), _resampled(per_clip_b, samples, seed), strict=True
     )  # one seed: the same draws
     return _percentiles([statistic(b) - statistic(a) for a, b in pairs], level)
+
+
+def nested_interval(
+    per_seed_a: Sequence[np.ndarray],
+    per_seed_b: Sequence[np.ndarray],
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of a comparison of two systems that were trained with the same seeds and scored on the same clips.
+
+    Each draw takes seeds with replacement, and for each of them clips with replacement, the same ones of both systems;
+    its figure is the mean over the seeds drawn. So the interval holds what another training and other clips may change.
+
+    Args:
+        per_seed_a: counts of the first system's clips, integers ``[n, ...]``, one entry per seed.
+        per_seed_b: those of the second, same seeds, same clips.
+        statistic: pooled counts of both (int64 ``[...]``) to a figure, a difference or a ratio.
+        samples: number of draws.
+        level: share of the drawn figures that the interval holds.
+        seed: of the draws.
+
+    Returns:
+        (low, high). Draws whose figure is NaN are left out. (NaN, NaN) for fewer than two clips.
+
+    Raises:
+        ValueError: no seeds, or systems of different seeds or shapes.
+
+    Source: Davison and Hinkley, Bootstrap Methods, 1997, section 3.8 (resampling at both levels).
+    """
+    shapes = [{counts.shape for counts in per_seed} for per_seed in (per_seed_a, per_seed_b)]
+    if len(per_seed_a) != len(per_seed_b) or len(shapes[0] | shapes[1]) != 1:
+        raise ValueError("both systems need the same seeds and the same clips")
+    seeds, clips = len(per_seed_a), len(per_seed_a[0])
+    if clips < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    figures = []
+    for _ in range(samples):
+        drawn = []
+        for which in rng.integers(0, seeds, seeds):
+            weights = np.bincount(rng.integers(0, clips, clips), minlength=clips)
+            pooled = (np.tensordot(weights, np.asarray(each[which], np.int64), 1) for each in (per_seed_a, per_seed_b))
+            drawn.append(statistic(*pooled))
+        figures.append(float(np.mean(drawn)))
+    return _percentiles(figures, level)
 
 
 def _resampled(per_clip: Tensor | np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:

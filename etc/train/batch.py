@@ -28,6 +28,8 @@ class ClipBatch:
         has_neighbour: which have a neighbour, bool ``[N]`` on the CPU.
         has_third: which have a third frame, bool ``[N]`` on the CPU.
         flow: flow t -> k of the pairs, float ``[M, 2, H, W]``; ``None``: the samples bring none.
+        visible: which pixels of the frames t of the pairs are visible in their neighbours, bool ``[M, 1, H, W]``;
+            ``None``: the samples do not say.
         teacher_logits: a teacher's logits for the frames of the pass, float ``[N + M + L, K, h, w]``; ``None``: the
             samples bring none.
     """
@@ -46,6 +48,7 @@ class ClipBatch:
         self._pairs_with_third = self.has_third[self.has_neighbour].nonzero()[:, 0].to(device, non_blocking=True)
         self.images = self._packed(values, ("image", "neighbour", "third"))
         self.flow = values["flow"][self._with_neighbour] if "flow" in values else None
+        self.visible = values["visible"][self._with_neighbour][:, None] if "visible" in values else None
         self.teacher_logits = None
         if "teacher_logits" in values:
             names = ("teacher_logits", "teacher_logits_neighbour", "teacher_logits_third")
@@ -81,6 +84,10 @@ class ClipBatch:
     def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Frames t that have a neighbour, and those neighbours: ``[N + M + L, ...]`` -> twice ``[M, ...]``."""
         return self.frames_t(x)[self._with_neighbour], self.neighbours(x)
+
+    def with_frames_t(self, x: Tensor, replacement: Tensor) -> Tensor:
+        """A copy of a pass ``[N + M + L, ...]`` with other frames t of the pairs, ``replacement`` ``[M, ...]``."""
+        return x.index_copy(0, self._with_neighbour, replacement.to(x.dtype))
 
     def triples(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Third frames, their neighbours k and their frames t: ``[N + M + L, ...]`` -> three times ``[L, ...]``."""

@@ -111,8 +111,16 @@ def new_task(settings: Settings, student: SegmentationNetwork, device: torch.dev
     train = settings.TRAIN
     motion = None
     if train.st_weight > 0:
-        motion = MotionLoss(weight=train.st_weight, visibility=train.visibility, mask_padding=train.mask_padding)
-    flow = _online_flow(settings, device) if motion and settings.FLOW.source == "online" else None
+        motion = MotionLoss(
+            weight=train.st_weight,
+            visibility=train.visibility,
+            mask_padding=train.mask_padding,
+            distance=train.motion_distance,
+            mask_once=train.motion_mask == "once",
+            gradient=train.motion_gradient,
+            confidence=train.motion_confidence,
+        )
+    flow = _online_flow(settings, device) if settings.needs_flow and settings.FLOW.source == "online" else None
     segmentation = segmentation_loss(train, settings.DATA.classes)
     distillation = _distillation(settings, student, device) if settings.DISTILL.used else None
     pseudo_labeler = None
@@ -122,6 +130,7 @@ def new_task(settings: Settings, student: SegmentationNetwork, device: torch.dev
         student=_data_parallel(student, segmentation, device),
         segmentation_loss=segmentation,
         motion_loss=motion,
+        motion_flow=train.motion_flow,
         flow=flow,
         distillation=distillation,
         pseudo_labeler=pseudo_labeler,
@@ -224,7 +233,8 @@ def _distillation(settings: Settings, student: SegmentationNetwork, device: torc
     student.eval()
     try:
         with torch.no_grad():
-            distillation(clip, student.outputs(clip.images))
+            still, seen = crop.new_zeros(1, 2, train.train_h, train.train_w), crop.new_ones(1, 1, *crop.shape[-2:]) > 0
+            distillation(clip, student.outputs(clip.images), still.to(device), seen.to(device))
     except ValueError as error:
         raise UserError(f"DISTILL with {distill.teacher_arch} for {train.network}: {error}") from error
     return distillation

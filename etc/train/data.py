@@ -17,6 +17,7 @@ from etc.data.transform import ClipTransform
 from etc.errors import UserError
 from etc.flow.build import flow_source
 from etc.flow.files import data_set_flow
+from etc.flow.visible import VisibleFlow
 from etc.train.teacher_cache import TeacherLogits
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None
             else to learn from; the data set's own flow with ``FLOW.source online``.
     """
     data, train, flow = settings.DATA, settings.TRAIN, settings.FLOW
-    with_flow = train.st_weight > 0
+    with_flow = settings.needs_flow
     if with_flow and flow.name == "dataset" and flow.source == "online":
         raise UserError(
             "FLOW.source online estimates flow from crops, FLOW.name dataset reads files of whole frames: "
@@ -49,6 +50,7 @@ def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None
     offsets = neighbour_offsets(settings, frames)
     if with_flow and flow.name == "dataset":
         _check_flow_files(settings, frames, offsets)
+    source = flow_source(settings) if with_flow and flow.source == "cached" else None
     return ClipDataset(
         frames,
         # The baseline gets the same offsets, so that all its other random numbers are the same.
@@ -63,10 +65,14 @@ def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None
             blur=train.blur,
         ),
         label_table=label_table_of(settings),
-        flow=flow_source(settings) if with_flow and flow.source == "cached" else None,
+        flow=source,
+        visible_flow=VisibleFlow(source) if source is not None and settings.needs_visible_pixels else None,
         with_neighbour=settings.frames_per_clip > 1,
         opposite=third_offsets(settings, frames) if settings.frames_per_clip > 2 else None,
         teacher_logits=teacher_logits,
+        jitter=train.jitter,
+        jitter_clip=train.jitter_frames == "clip",
+        noise=train.noise,
         seed=train.manual_seed,
     )
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from etc.config.schema import Distill
 from etc.train.batch import ClipBatch
+from flownet import resample2d
 from model import SegmentationNetwork
 from utils import crit
 
@@ -82,12 +83,14 @@ class Distillation:
 
     Attributes:
         criteria: the losses whose weight is above 0, by name.
+        needs_flow: whether the teacher's logits are averaged along the flow (``DISTILL.consistent_teacher``).
 
     Source: Liu et al., ECCV 2020, section 3.3.
     """
 
     def __init__(self, settings: Distill, teacher: SegmentationNetwork, *, device: torch.device, seed: int) -> None:
         self.settings = settings
+        self.needs_flow = settings.consistent_teacher
         self.teacher = teacher.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self.criteria: dict[str, nn.Module] = {}
         for name, loss in LOSSES.items():
@@ -97,7 +100,9 @@ class Distillation:
                     torch.manual_seed(seed)
                     self.criteria[name] = loss.criterion(settings).requires_grad_(False).to(device)
 
-    def __call__(self, batch: ClipBatch, student: Outputs) -> dict[str, Tensor]:
+    def __call__(
+        self, batch: ClipBatch, student: Outputs, flow: Tensor | None = None, visible: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The weighted losses by name, those whose weight is above 0.
 
         A loss is 0 for a batch without the frames that it needs.
@@ -105,6 +110,9 @@ class Distillation:
         Args:
             batch: the clips; where it brings the teacher's logits, the teacher is not run.
             student: its outputs for ``batch.images``.
+            flow: of the pairs, float ``[M, 2, H, W]``, pixels; read where :attr:`needs_flow`.
+            visible: pixels of the frames t of the pairs that are visible in their neighbours, bool ``[M, 1, H, W]``;
+                read where :attr:`needs_flow`.
 
         Raises:
             ValueError: an output to compare is absent, of too few positions, or of other channels than the teacher's.
@@ -114,12 +122,37 @@ class Distillation:
                 teacher = self.teacher.outputs(batch.images.contiguous(memory_format=torch.channels_last))
             else:
                 teacher = {"logits": without_padding(batch.teacher_logits, student["logits"], batch.images)}
+            if self.needs_flow and batch.pair_count:
+                assert flow is not None and visible is not None
+                averaged = average_along_flow(*batch.pairs(teacher["logits"]), flow, visible)
+                teacher = teacher | {"logits": batch.with_frames_t(teacher["logits"], averaged)}
         losses = {}
         for name, criterion in self.criteria.items():
             mode = getattr(self.settings, f"{name}_on")
             maps = (crit.entry(outputs, mode) for outputs in (student, teacher))
             losses[name] = self.settings.weight(name) * LOSSES[name].compare(criterion, mode, batch, *maps)
         return losses
+
+
+def average_along_flow(logits_t: Tensor, logits_k: Tensor, flow: Tensor, visible: Tensor) -> Tensor:
+    """``(z_t + V warp(z_k)) / (1 + V)``: logits of frame t, averaged with the neighbour's where the pixel is visible.
+
+    Args:
+        logits_t: logits of frame t, float ``[M, K, h, w]``.
+        logits_k: those of its neighbour, same shape.
+        flow: from t to k, float ``[M, 2, H, W]``, pixels of the frames.
+        visible: V, bool ``[M, 1, H, W]``.
+
+    Returns:
+        float ``[M, K, h, w]``.
+    """
+    size = logits_t.shape[-2:]
+    # Corners are aligned: one step of the coarse grid is (W - 1) / (w - 1) pixels.
+    steps = [(coarse - 1) / max(fine - 1, 1) for coarse, fine in zip(size[::-1], flow.shape[:-3:-1], strict=True)]
+    coarse = F.interpolate(flow.float(), size=size, mode="bilinear", align_corners=True)
+    coarse = coarse * flow.new_tensor(steps).view(1, 2, 1, 1)
+    weight = F.interpolate(visible.float(), size=size, mode="bilinear", align_corners=True)
+    return (logits_t + weight * resample2d(logits_k.float(), coarse)) / (1 + weight)
 
 
 def without_padding(cached: Tensor, logits: Tensor, images: Tensor) -> Tensor:

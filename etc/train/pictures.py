@@ -41,11 +41,15 @@ def training_pictures(
     # The first pair need not belong to the first clip, which may have no neighbour.
     image, neighbour = (frames[:1] for frames in batch.pairs(batch.images))
     flow, logits_k = result["flow"][:1], result["logits_k"][:1].float()
+    visible = result["visible"][:1] if "visible" in result else None
     logits_k = F.interpolate(logits_k, size=image.shape[-2:], mode="bilinear", align_corners=True)
     return pictures | {
         "neighbour": _rgb(neighbour),
         "flow": flow_to_image(flow)[0].cpu(),
-        "visibility": (motion_loss.mask(image, neighbour, flow)[0] * 255).to(torch.uint8).expand(3, -1, -1).cpu(),
+        "visibility": (motion_loss.mask(image, neighbour, flow, visible)[0] * 255)
+        .to(torch.uint8)
+        .expand(3, -1, -1)
+        .cpu(),
         "warped": _colored(_ids(resample2d(logits_k, flow), image), colors),
     }
 

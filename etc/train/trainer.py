@@ -163,7 +163,10 @@ class Trainer:
             raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from error
 
     def _train_step(self, batch: ClipBatch) -> dict[str, Tensor]:
-        amp = self.settings.TRAIN.amp
+        train, amp = self.settings.TRAIN, self.settings.TRAIN.amp
+        if self.task.motion_loss is not None and train.motion_ramp:
+            grown = min(1.0, self.step / (train.motion_ramp * self.total_steps))
+            self.task.motion_loss.weight = train.st_weight * grown
         with torch.autocast(self.device.type, dtype=_AMP[amp], enabled=amp != "off"):
             result = self.task(batch)
         self._check_finite(result)

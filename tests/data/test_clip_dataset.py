@@ -257,3 +257,19 @@ def test_processes_share_every_step_of_the_single_process_order(world):
 def test_too_few_samples_for_one_step_are_an_error(length, batch, world):
     with pytest.raises(UserError, match=f"{length} training samples do not fill one batch of {batch * world}"):
         EpochSampler(length, batch_size=batch, seed=0, world=world)
+
+
+def test_visible_pixels_come_with_the_flow_and_are_cropped_like_it(root):
+    seen = np.random.default_rng(4).random((HEIGHT, WIDTH)) > 0.4
+
+    def visible_flow(path_t, path_k, shape):
+        return flow_between(path_t, path_k, shape), seen
+
+    sample = data_set(root, visible_flow=visible_flow, transform=ClipTransform(**IDENTITY))[0, 3]
+    assert torch.equal(sample["visible"], torch.from_numpy(seen))
+    assert torch.equal(sample["flow"], data_set(root, transform=ClipTransform(**IDENTITY))[0, 3]["flow"])
+    small = data_set(root, visible_flow=visible_flow, transform=ClipTransform(**(IDENTITY | {"size": (30, 40)})))
+    padded = small[0, 3]
+    assert padded["visible"].sum() == seen.sum()  # padding is not visible
+    alone = data_set(root, visible_flow=visible_flow, offsets=[[]] * 7)[0, 3]
+    assert not alone["visible"].any()

@@ -11,7 +11,7 @@ from etc.config import load_settings
 from etc.config.schema import DISTILLATION_FRAMES, Distill, Settings
 from etc.errors import UserError
 from etc.train.batch import ClipBatch
-from etc.train.distillation import LOSSES, Distillation
+from etc.train.distillation import LOSSES, Distillation, average_along_flow
 from etc.train.trainer import Trainer
 from model import build_model
 from utils.crit import ConvLSTMCell, CriterionLSTM
@@ -249,3 +249,34 @@ def test_every_loss_has_its_settings_and_makes_the_training_load_its_frames():
         with pytest.raises(ValueError, match=f"set {name}_on to logits"):
             Distill(**{f"{name}_weight": 1.0, f"{name}_on": "fea", "source": "cached"})
     assert not Distill().used
+
+
+def test_a_consistent_teacher_averages_each_frame_t_with_its_warped_visible_neighbour(clips):
+    batch, student, teacher = clips
+    height, width = batch.images.shape[-2:]
+    flow = torch.zeros(2, 2, height, width)
+    flow[:, 0, :, :-1] = 1  # one pixel to the right, at the right border nowhere
+    visible = torch.ones(2, 1, height, width, dtype=torch.bool)
+    visible[0, :, 1] = False
+    distillation = Distillation(Distill(kd_weight=1.0, consistent_teacher=True), teacher, device=CPU, seed=4)
+    found = distillation(batch, student, flow, visible)["kd"]
+
+    soft = teacher.outputs(batch.images)["logits"]
+    expected = soft.clone()
+    for pair, (t, k) in enumerate(((0, 3), (2, 4))):
+        for y in range(height):
+            for x in range(width):
+                if visible[pair, 0, y, x]:
+                    expected[t, :, y, x] = (soft[t, :, y, x] + soft[k, :, y, min(x + 1, width - 1)]) / 2
+    torch.testing.assert_close(
+        found, kl(student["logits"][:3], expected[:3]) + kl(student["logits"][3:5], expected[3:5])
+    )
+
+
+def test_logits_are_averaged_at_their_own_coarse_resolution():
+    logits = torch.zeros(1, 1, 3, 5)
+    logits[..., 2] = 8.0
+    flow = torch.zeros(1, 2, 17, 33)
+    flow[:, 0] = 8.0  # one cell of a grid whose corners are aligned
+    averaged = average_along_flow(torch.zeros_like(logits), logits, flow, torch.ones(1, 1, 17, 33) > 0)
+    torch.testing.assert_close(averaged[0, 0, 1], torch.tensor([0.0, 4.0, 0.0, 0.0, 0.0]))

@@ -213,3 +213,43 @@ def test_class_weights_that_cannot_be_used_are_refused(given, named, tmp_path, m
         Path(f"{name}.txt").write_text(text)
     with pytest.raises(UserError, match=named):
         segmentation_loss(load_settings(None, [f"TRAIN.class_weight={given}"]).TRAIN, CLASSES)
+
+
+# ----------------------------------------------------------------------------------------------- controls, variants
+
+
+def test_the_controls_of_the_flow_change_nothing_but_the_flow(batch):
+    motion, both = MotionLoss(weight=1.0), torch.tensor([0, 2])
+    flow = batch["flow"][both]
+    for control, expected in (("zero", torch.zeros_like(flow)), ("shuffled", flow.flip(0)), ("estimated", flow)):
+        step = task(motion_loss=motion, motion_flow=control)
+        result = step(ClipBatch(batch))
+        assert torch.equal(result["flow"], expected)
+        z = {name: step.student.layer(batch[name][both]) for name in ("image", "neighbour")}
+        frames = batch["image"][both], batch["neighbour"][both]
+        torch.testing.assert_close(result["motion"], motion(*frames, z["image"], z["neighbour"], expected))
+
+
+def test_visible_pixels_reach_the_motion_loss(batch):
+    seen = torch.zeros(3, 8, 10, dtype=torch.bool)
+    motion = MotionLoss(weight=1.0, visibility="forward_backward", mask_padding=False)
+    assert task(motion_loss=motion)(ClipBatch(batch | {"visible": seen}))["motion"] == 0
+    assert task(motion_loss=motion)(ClipBatch(batch | {"visible": ~seen}))["motion"] > 0
+
+
+def test_flow_of_the_crops_is_estimated_both_ways_where_visible_pixels_are_needed(batch):
+    class Shift:
+        calls = 0
+
+        def estimate(self, image_t, image_k):
+            Shift.calls += 1
+            return torch.zeros(len(image_t), 2, *image_t.shape[-2:])
+
+    without_flow = {name: x for name, x in batch.items() if name != "flow"}
+    motion = MotionLoss(weight=1.0, visibility="forward_backward", mask_padding=False)
+    result = task(motion_loss=motion, flow=Shift())(ClipBatch(without_flow))
+    assert Shift.calls == 2
+    expected = MotionLoss(weight=1.0, visibility="forward_backward", mask_padding=False)
+    everywhere = torch.ones(3, 8, 10, dtype=torch.bool)
+    given = ClipBatch(batch | {"flow": torch.zeros_like(batch["flow"]), "visible": everywhere})
+    torch.testing.assert_close(result["motion"], task(motion_loss=expected)(given)["motion"])

@@ -1,0 +1,40 @@
+"""Flow between two frames together with the pixels that are visible in both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etc.flow.build import FlowSource
+from etc.metrics.warping import visible_pixels
+
+
+class VisibleFlow:
+    """The flow of a source, and which pixels of frame t are visible in frame k.
+
+    The data set's own flow files say so themselves; for an estimator the flow k -> t must agree (the forward-backward
+    check of :func:`etc.metrics.visible_pixels`).
+    """
+
+    def __init__(self, source: FlowSource) -> None:
+        self.source = source
+
+    def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Flow t -> k, float32 ``[2, H, W]``, and visible, bool ``[H, W]``; ``shape`` is the frames' height and width.
+
+        Raises:
+            UserError: as the source.
+        """
+        flow, visible = self.source.with_validity(path_t, path_k, shape)
+        if visible is None:
+            visible = visible_pixels(flow, self.source(path_k, path_t, shape)).numpy()
+        return flow, visible
+
+
+def visible_in_pairs(flow: Tensor, backward_flow: Tensor) -> Tensor:
+    """The forward-backward check for a batch: flows ``[N, 2, H, W]``, pixels -> bool ``[N, 1, H, W]``."""
+    pairs = zip(flow, backward_flow, strict=True)
+    return torch.stack([visible_pixels(forward, backward)[None] for forward, backward in pairs])

@@ -1,0 +1,126 @@
+"""The page of a study: a table, the frontier of accuracy against changed pixels, and the learning curves."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from etc.study.plan import Study
+from etc.study.runs import FinishedRun
+from etc.study.summary import HEAD, Row, cells
+from utils.files import replacing, write_text
+
+_SMOOTHED = 20  # log entries that a point of a loss curve averages
+
+
+def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Row], folder: Path) -> Path:
+    """Write ``<study>.md``, ``<study>_frontier.png`` and ``<study>_curves.png``.
+
+    Args:
+        study: the plan.
+        config: its file.
+        runs: the finished runs.
+        rows: their figures.
+        folder: where to.
+
+    Returns:
+        The path of the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _draw_frontier(rows, study.baseline, folder / f"{study.name}_frontier.png")
+    _draw_curves(study, runs, folder / f"{study.name}_curves.png")
+    lines = [
+        f"# Study: {study.name}",
+        "",
+        f"Written by `python tool/study.py --config {config}`; do not edit.",
+        f"{len(runs)} of {len(study.variants) * len(study.seeds)} runs are done, on {rows[0].clips} clips;"
+        f" {sum(run.minutes for run in runs) / 60:.1f} hours of computing without the first trainings.",
+        "",
+        "All figures in percent, means over the seeds (± standard deviation). `against baseline` and `relative`"
+        f" compare with `{study.baseline}`, with 95% intervals over seeds and clips: percentage points of mIoU, and"
+        " how much the share of pixels that change their class between frames changes, in percent of the baseline's.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        f"|{'---|' * len(HEAD)}",
+        *(f"| {' | '.join(cells(row))} |" for row in rows),
+        "",
+        f"![accuracy against changed pixels]({study.name}_frontier.png)",
+        "",
+        f"![learning curves]({study.name}_curves.png)",
+        "",
+        "## Variants",
+        "",
+        *(
+            f"- `{name}`: {', '.join(f'`{key}={value}`' for key, value in own.items()) or f'`{study.config}` as it is'}"
+            for name, own in study.variants.items()
+        ),
+        "",
+    ]
+    path = folder / f"{study.name}.md"
+    write_text(path, "\n".join(lines))
+    return path
+
+
+def _draw_frontier(rows: list[Row], baseline: str, path: Path) -> None:
+    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for row in rows:
+        x, y = 100 * (1 - row.pixel_consistency), 100 * row.miou
+        # NaN, the spread of one seed, is not drawn.
+        across, up = 100 * row.spread_pixel_consistency, 100 * row.spread_miou
+        color = "black" if row.variant == baseline else None
+        axes.errorbar(x, y, xerr=across, yerr=up, fmt="o", color=color, elinewidth=0.8, alpha=0.9)
+        axes.annotate(row.variant, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.invert_xaxis()
+    axes.set_xlabel("pixels that change their class between frames, % (fewer to the right)")
+    axes.set_ylabel("mIoU, %")
+    axes.grid(color="0.9")
+    _save(figure, path)
+
+
+def _draw_curves(study: Study, runs: list[FinishedRun], path: Path) -> None:
+    """Segmentation loss of the first trainings and of the variants, and the validations of the first trainings."""
+    figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3)
+    if study.start is not None:
+        for seed in study.seeds:
+            _plot(axes[0], study.start_folder(seed), "validation/mIoU", f"seed {seed}", scale=100)
+            _plot(axes[1], study.start_folder(seed), "loss/segmentation", f"seed {seed}")
+    first = min(run.seed for run in runs)
+    for run in runs:
+        if run.seed == first:
+            _plot(axes[2], study.run_folder(run.variant, first), "loss/segmentation", run.variant)
+    axes[0].set_title("first trainings: mIoU, %")
+    axes[1].set_title("first trainings: segmentation loss")
+    axes[2].set_title(f"variants, seed {first}: segmentation loss")
+    for ax in axes:
+        ax.set_xlabel("step")
+        ax.grid(color="0.9")
+        if ax.lines:
+            ax.legend(fontsize=6)
+    _save(figure, path)
+
+
+def _plot(axes: Axes, folder: Path, tag: str, label: str, scale: float = 1.0) -> None:
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file that it has read to the end
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    if tag not in events.Tags()["scalars"]:
+        return
+    points = events.Scalars(tag)
+    steps, values = [point.step for point in points], [scale * point.value for point in points]
+    if not tag.startswith("validation"):
+        groups = [slice(i, i + _SMOOTHED) for i in range(0, len(steps), _SMOOTHED)]
+        steps, values = ([sum(xs[g]) / len(xs[g]) for g in groups] for xs in (steps, values))
+    axes.plot(steps, values, marker=".", label=label)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary)

@@ -1,0 +1,146 @@
+"""What a study compares: a YAML file -> a checked plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from etc.config import load_settings
+from etc.config.schema import Settings
+from etc.config.yaml_reader import YamlError, parse, read_text
+from etc.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_OWN = ("TRAIN.save_path", "TRAIN.weight", "TRAIN.manual_seed", "TRAIN.resume", "TEST.ckpt_path", "TEST.save_folder")
+
+Overrides = dict[str, Any]  # "SECTION.key" -> value
+
+
+class Study(BaseModel):
+    """The content of a study's YAML file.
+
+    Attributes:
+        name: names the folder ``exp/study/<name>`` and the page.
+        config: the settings file of every run.
+        seeds: each variant is trained once with each of them.
+        start: settings of a first training, one per seed, from whose weights every variant of that seed starts;
+            ``None``: variants start as the settings say.
+        baseline: the variant that the others are compared with.
+        variants: name -> its settings, ``{"SECTION.key": value}``; the two words ``{seed}`` and ``{folder}`` in a text
+            stand for the seed and for the study's folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    config: str
+    seeds: list[int] = Field(min_length=1)
+    start: Overrides | None = None
+    baseline: str
+    variants: dict[str, Overrides] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Study:
+        for name in (self.name, *self.variants):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot name a folder: use letters, digits and . _ + -")
+        if "start" in self.variants:
+            raise ValueError("no variant may be called start: that folder holds the first trainings")
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline {self.baseline} is not among the variants {', '.join(self.variants)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is given twice")
+        for overrides in (self.start or {}, *self.variants.values()):
+            for key in overrides:
+                if key in _OWN:
+                    raise ValueError(f"{key} is set by the study itself: leave it out")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs lie."""
+        return Path("exp/study") / self.name
+
+    def start_folder(self, seed: int) -> Path:
+        """Folder of the first training of a seed."""
+        return self.folder / "start" / f"seed{seed}"
+
+    def run_folder(self, variant: str, seed: int) -> Path:
+        """Folder of one run."""
+        return self.folder / variant / f"seed{seed}"
+
+    def start_overrides(self, seed: int) -> list[str]:
+        """Settings of the first training of a seed, as the scripts take them."""
+        own = {"TRAIN.manual_seed": seed, "TRAIN.save_path": str(self.start_folder(seed))}
+        return self._words((self.start or {}) | own, seed)
+
+    def run_overrides(self, variant: str, seed: int) -> list[str]:
+        """Settings of one run, as the scripts take them."""
+        folder = self.run_folder(variant, seed)
+        own: Overrides = {"TRAIN.manual_seed": seed, "TRAIN.save_path": str(folder)}
+        if self.start is not None:
+            own["TRAIN.weight"] = str(self.start_folder(seed) / "last.pth")
+        own |= {"TEST.ckpt_path": str(folder / "last.pth"), "TEST.save_folder": str(folder / "result")}
+        return self._words(self.variants[variant] | own, seed)
+
+    def settings(self, variant: str, seed: int) -> Settings:
+        """The effective settings of one run."""
+        return load_settings(self.config, self.run_overrides(variant, seed))
+
+    def fingerprint(self, variant: str, seed: int) -> str:
+        """Hash of all that the figures of a run depend on, as far as the plan says it: equal means the same run."""
+        settings = [self.settings(variant, seed)]
+        if self.start is not None:
+            settings.append(load_settings(self.config, self.start_overrides(seed)))
+        # A setting that a later version adds, with a default that changes nothing, leaves the runs as they are.
+        content = [each.model_dump(exclude_defaults=True) for each in settings]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _words(self, overrides: Overrides, seed: int) -> list[str]:
+        words = []
+        for key, value in overrides.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            words.append(f"{key}={text.replace('{seed}', str(seed)).replace('{folder}', str(self.folder))}")
+        return words
+
+
+def read_study(path: str | Path) -> Study:
+    """Read and check the file of a study, with the settings of all its runs.
+
+    Raises:
+        ConfigError: a file that is missing or no study, an unknown key or a setting that does not exist.
+    """
+    try:
+        tree = parse(read_text(Path(path)))
+    except OSError as error:
+        raise ConfigError(f"cannot read the study {path}: {error.strerror}") from None
+    except (YamlError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected the keys {', '.join(Study.model_fields)}")
+    try:
+        study = Study(**tree)
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(f"{path}: {_first_fault(error)}") from None
+    for seed in study.seeds:
+        for variant in study.variants:
+            study.fingerprint(variant, seed)
+    return study
+
+
+def _first_fault(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    faults = error.errors()
+    unknown = [str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden"]
+    if unknown:
+        return f"unknown key {unknown[0]}; the keys are {', '.join(Study.model_fields)}"
+    fault = faults[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else fault["msg"].removeprefix("Value error, ")

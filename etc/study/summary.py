@@ -1,0 +1,201 @@
+"""The figures of a study: one row per variant, means over seeds, differences to the baseline with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from etc.display import tables
+from etc.errors import UserError
+from etc.evaluate.results import read_clip_scores, write_json
+from etc.metrics.bootstrap import nested_interval
+from etc.study.plan import Study
+from etc.study.runs import FinishedRun
+
+SUMMARY_FILE = "summary.json"
+
+Interval = tuple[float, float, float]  # mean, low, high
+ClipCounts = tuple[np.ndarray, np.ndarray]  # of strict TC and of mIoU, int64 [clips, 3, K] each
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant; shares in [0, 1], means over its seeds.
+
+    Attributes:
+        study: name of the study.
+        variant: name of the variant.
+        seeds: the seeds that are done.
+        clips: number of clips that each was scored on.
+        miou: over the labelled frames of the clips.
+        pixel_consistency: share of the counted pixels that keep their class.
+        tc_strict, boundary, flicker, vc8_correct: as :data:`etc.evaluate.metric_list.METRICS`.
+        spread_miou: standard deviation of ``miou`` over the seeds; NaN for one seed.
+        spread_pixel_consistency: that of ``pixel_consistency``.
+        delta_miou: mIoU minus that of the baseline, with the bounds of its 95% interval over seeds and clips.
+        delta_changed_pixels_relative: changed pixels over those of the baseline, minus 1, with its bounds.
+    """
+
+    study: str
+    variant: str
+    seeds: list[int]
+    clips: int
+    miou: float
+    pixel_consistency: float
+    tc_strict: float
+    boundary: float
+    flicker: float
+    vc8_correct: float
+    spread_miou: float
+    spread_pixel_consistency: float
+    delta_miou: Interval
+    delta_changed_pixels_relative: Interval
+
+
+def changed_pixels(totals: np.ndarray) -> float:
+    """Share of counted pixels that change their class; ``[3, K]`` of :func:`etc.metrics.iou_counts` of strict TC."""
+    hits, rows, _ = totals
+    return float(1 - hits.sum() / rows.sum()) if rows.any() else math.nan
+
+
+def labelled_miou(totals: np.ndarray) -> float:
+    """mIoU over the classes that the labels hold, of :func:`etc.metrics.iou_counts` ``[3, K]`` of predictions."""
+    hits, labelled, predicted = totals
+    occur = labelled > 0
+    union = labelled + predicted - hits
+    return float((hits[occur] / union[occur]).mean()) if occur.any() else math.nan
+
+
+def rows_of(study: Study, runs: list[FinishedRun]) -> list[Row]:
+    """One row per variant that has a finished run, in the order of the plan.
+
+    Differences are over the seeds that both the variant and the baseline have.
+
+    Raises:
+        UserError: no run of the baseline is done, or the runs were scored on different clips.
+    """
+    counts = {(run.variant, run.seed): _clip_counts(study, run) for run in runs}
+    if not any(variant == study.baseline for variant, _ in counts):
+        raise UserError(f"{study.folder}: no run of the baseline {study.baseline} is done yet")
+    if len({strict.shape for strict, _ in counts.values()}) > 1:
+        raise UserError(f"{study.folder}: the runs were scored on different clips or classes: delete it and run again")
+    rows = []
+    for variant in study.variants:
+        own = [run for run in sorted(runs, key=lambda run: run.seed) if run.variant == variant]
+        if own:
+            rows.append(_row(study, own, counts))
+    return rows
+
+
+def _clip_counts(study: Study, run: FinishedRun) -> ClipCounts:
+    """Kept counts of the clips of a run, ``[clips, 3, K]``: of strict TC and of mIoU."""
+    scores = read_clip_scores(study.run_folder(run.variant, run.seed) / "result")
+    return scores.clip_counts["strict"], scores.clip_counts["segmentation"]
+
+
+def _row(study: Study, own: list[FinishedRun], counts: dict[tuple[str, int], ClipCounts]) -> Row:
+    variant = own[0].variant
+    mine = [counts[variant, run.seed] for run in own]
+    miou = [labelled_miou(segmentation.sum(0)) for _, segmentation in mine]
+    consistency = [1 - changed_pixels(strict.sum(0)) for strict, _ in mine]
+    both = [run.seed for run in own if (study.baseline, run.seed) in counts]
+    pairs = [(counts[study.baseline, seed], counts[variant, seed]) for seed in both]
+    nothing = (math.nan,) * 3
+    return Row(
+        study=study.name,
+        variant=variant,
+        seeds=[run.seed for run in own],
+        clips=len(mine[0][0]),
+        miou=float(np.mean(miou)),
+        pixel_consistency=float(np.mean(consistency)),
+        spread_miou=float(np.std(miou, ddof=1)) if len(own) > 1 else math.nan,
+        spread_pixel_consistency=float(np.std(consistency, ddof=1)) if len(own) > 1 else math.nan,
+        delta_miou=_difference(pairs, 1, _more_miou) if variant != study.baseline else nothing,
+        delta_changed_pixels_relative=_difference(pairs, 0, _fewer_changes) if variant != study.baseline else nothing,
+        **{name: float(np.mean([run.figures[key] for run in own])) for name, key in _FIGURES.items()},
+    )
+
+
+# Field of Row -> metric; the others are counted here, over the classes that the labels hold.
+_FIGURES = {"tc_strict": "strict", "boundary": "boundary", "flicker": "flicker", "vc8_correct": "vc8_correct"}
+
+
+def _more_miou(before: np.ndarray, after: np.ndarray) -> float:
+    return labelled_miou(after) - labelled_miou(before)
+
+
+def _fewer_changes(before: np.ndarray, after: np.ndarray) -> float:
+    changed = changed_pixels(before)
+    return changed_pixels(after) / changed - 1 if changed else math.nan
+
+
+def _difference(
+    pairs: list[tuple[ClipCounts, ClipCounts]],
+    which: int,
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+) -> Interval:
+    """Mean over seeds of a comparison of baseline and variant, and its interval; NaN without a common seed."""
+    if not pairs:
+        return math.nan, math.nan, math.nan
+    before, after = ([run[which] for run in runs] for runs in zip(*pairs, strict=True))
+    mean = float(np.mean([statistic(a.sum(0), b.sum(0)) for a, b in zip(before, after, strict=True)]))
+    return (mean, *nested_interval(before, after, statistic))
+
+
+def write_summary(rows: list[Row], study: str, folder: Path) -> Path:
+    """Write ``summary.json``; the rows of other studies that are there already stay.
+
+    Raises:
+        UserError: there is a ``summary.json`` that no study wrote.
+    """
+    path = folder / SUMMARY_FILE
+    others: list[dict] = []
+    if path.is_file():
+        try:
+            others = [row for row in json.loads(path.read_text(encoding="utf-8")) if row["study"] != study]
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path} is no summary of studies: choose another --results") from None
+    content = sorted([*others, *map(asdict, rows)], key=lambda row: row["study"])
+    write_json(path, content)
+    return path
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a table for the terminal; all figures in percent."""
+    return tables.table([list(HEAD), *map(cells, rows)])
+
+
+HEAD = ("variant", "seeds", "mIoU", "against baseline", "changed pixels", "relative", "TC strict", "flicker", "VC8")
+
+
+def cells(row: Row) -> list[str]:
+    """The cells of :data:`HEAD` for a row, in percent."""
+    changed = 100 * (1 - row.pixel_consistency)
+    return [
+        row.variant,
+        str(len(row.seeds)),
+        _with_spread(100 * row.miou, 100 * row.spread_miou, 2),
+        _with_bounds(row.delta_miou, 2),
+        _with_spread(changed, 100 * row.spread_pixel_consistency, 3),
+        _with_bounds(row.delta_changed_pixels_relative, 1),
+        tables.percent(row.tc_strict),
+        tables.percent(row.flicker, 3),
+        tables.percent(row.vc8_correct),
+    ]
+
+
+def _with_spread(value: float, spread: float, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if math.isnan(spread) else f" ±{spread:.{digits}f}")
+
+
+def _with_bounds(interval: Interval, digits: int) -> str:
+    mean, low, high = (100 * bound for bound in interval)
+    if math.isnan(mean):
+        return "-"
+    bounds = "" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{mean:+.{digits}f}{bounds}"

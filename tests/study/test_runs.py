@@ -1,0 +1,85 @@
+"""The runs of a study: in order, each once, going on where they stopped."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from etc.config import TOOLKIT
+from etc.errors import UserError
+from etc.study import runs
+from etc.study.plan import Study
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch) -> Study:
+    monkeypatch.chdir(tmp_path)
+    return Study(
+        name="s",
+        config=str(TOOLKIT / "configs/quickstart.yaml"),
+        seeds=[0, 1],
+        start={"TRAIN.epochs": 1},
+        baseline="a",
+        variants={"a": {"TRAIN.st_weight": 0}, "b": {}},
+    )
+
+
+@pytest.fixture
+def called(monkeypatch) -> list[tuple[str, str]]:
+    """The scripts that are called, each with its folder; nothing is computed."""
+    calls: list[tuple[str, str]] = []
+    monkeypatch.setattr(runs, "_script", lambda tool, study, words, folder, threads: calls.append((tool, str(folder))))
+    first = SimpleNamespace(figure=lambda metric: 0.5)
+    monkeypatch.setattr(runs, "read_clip_scores", lambda folder: SimpleNamespace(first=first))
+    return calls
+
+
+def test_starts_come_first_and_every_run_is_trained_predicted_and_scored(study, called):
+    runs.run_all(study, "s.yaml", jobs=1)
+    assert called[:2] == [("train_with_flow", f"exp/study/s/start/seed{seed}") for seed in (0, 1)]
+    steps = ("train_with_flow", "gen_video", "eval_tc")
+    assert called[2:] == [(t, f"exp/study/s/{v}/seed{seed}") for seed in (0, 1) for v in ("a", "b") for t in steps]
+    assert [(run.variant, run.seed) for run in runs.read_runs(study)] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+def test_a_study_that_failed_goes_on_with_what_is_not_done(study, called, monkeypatch):
+    record = runs._script
+
+    def fail_late(tool, study, words, folder, threads):
+        record(tool, study, words, folder, threads)
+        if (tool, str(folder)) == ("eval_tc", "exp/study/s/b/seed0"):
+            raise UserError("disk full")
+
+    monkeypatch.setattr(runs, "_script", fail_late)
+    with pytest.raises(UserError, match="disk full"):
+        runs.run_all(study, "s.yaml", jobs=1)
+    assert [(run.variant, run.seed) for run in runs.read_runs(study)] == [("a", 0)]
+    called.clear()
+    monkeypatch.setattr(runs, "_script", record)
+    runs.run_all(study, "s.yaml", jobs=2)
+    assert {folder for _, folder in called if "start" not in folder} == {
+        f"exp/study/s/{run}" for run in ("b/seed0", "a/seed1", "b/seed1")
+    }
+    assert len(runs.read_runs(study)) == 4
+
+
+def test_a_run_of_other_settings_is_not_taken_for_that_of_the_plan(study, called):
+    runs.run_all(study, "s.yaml", jobs=1)
+    changed = study.model_copy(update={"variants": {"a": {"TRAIN.st_weight": 0}, "b": {"TRAIN.st_weight": 3}}})
+    with pytest.raises(UserError, match="variant b with seed 0 was run with other settings"):
+        runs.read_runs(changed)
+
+
+def test_a_damaged_line_is_named(study, called):
+    runs.run_all(study, "s.yaml", jobs=1)
+    path = study.folder / runs.RUNS_FILE
+    path.write_text(path.read_text() + json.dumps({"variant": "a"}) + "\n")
+    with pytest.raises(UserError, match=r"runs.jsonl, line 5, is no run"):
+        runs.read_runs(study)
+
+
+def test_a_script_that_fails_is_named_with_its_last_line_and_its_log(study, tmp_path):
+    with pytest.raises(UserError) as error:
+        runs._script("eval_tc", study, ["TEST.nothing=1"], tmp_path / "run", 1)
+    assert "tool/eval_tc.py failed with exit code 2: " in str(error.value) and "TEST.nothing" in str(error.value)
+    assert "$ python tool/eval_tc.py --config" in (tmp_path / "run/log.txt").read_text()

@@ -1,0 +1,54 @@
+"""Train, predict and score the variants of a study with several seeds, and write down what is true.
+
+    python tool/study.py --config configs/study/street.yaml
+    python tool/study.py --config configs/study/street.yaml --jobs 2     # two runs at a time
+    python tool/study.py --config configs/study/street.yaml --only-pages # from the runs that are done
+
+The file names the settings of all runs, the variants with what each changes, and the seeds. All
+variants of a seed start from the same weights and see the same data in the same order. Stopped at
+any moment, the script goes on where it stopped. Everything lies in exp/study/<name>, one JSON line
+per finished run in runs.jsonl. The figures go to --results: summary.json (the rows of this study
+replace its earlier ones) and the page <name>.md with its pictures.
+"""
+
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
+import argparse
+from pathlib import Path
+
+from etc.distributed import exclusive_output
+from etc.errors import UserError
+from etc.study.page import write_page
+from etc.study.plan import read_study
+from etc.study.runs import read_runs, run_all
+from etc.study.summary import rows_of, table, write_summary
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the study")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--results", default="docs/results/study", metavar="FOLDER", help="for the pages (default: docs/results/study)"
+    )
+    parser.add_argument("--only-pages", action="store_true", help="run nothing")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: expected 1 or more")
+    study = read_study(args.config)
+    with exclusive_output(study.folder):
+        if not args.only_pages:
+            run_all(study, args.config, jobs=args.jobs)
+        runs = read_runs(study)
+        if not runs:
+            raise UserError(f"{study.folder} holds no finished run: leave --only-pages out")
+        rows = rows_of(study, runs)
+        write_summary(rows, study.name, Path(args.results))
+        page = write_page(study, args.config, runs, rows, Path(args.results))
+    print(f"{table(rows)}\n\nwritten to {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
