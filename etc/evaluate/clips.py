@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.labels import IGNORE, class_names, label_table, read_train_ids
 from etc.data.lists import Clip, Frame, prediction_names
 from etc.data.sources import clips_to_score
@@ -50,9 +51,11 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
             not fit; clips shorter than a stride.
     """
-    clips = clips_to_score(settings)
-    predictions = predictions_from(settings, clips)
+    whole = clips_to_score(settings)
+    predictions = predictions_from(settings, whole)
     names = class_names(settings)  # read first: a wrong file of names must not waste the scoring
+    breaks = breaks_in(whole, settings)
+    clips, files = breaks.split(whole), breaks.split(predictions.files)
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
@@ -62,22 +65,25 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
     own = range(distributed.rank(), len(clips), distributed.world_size())
     for index in tqdm(own, desc="score", unit="clip", disable=distributed.rank() > 0):
         scorer = _scorer(settings, flows)
-        for frame, file in zip(clips[index], predictions.files[index], strict=True):
+        for frame, file in zip(clips[index], files[index], strict=True):
             scorer.add(None if file is None else _scored_frame(settings, frame, file, predictions.read(file)))
         counts[index] = scorer.counts(longest)
     pooled = _pooled(counts)
     by_flow = [
         _flow_scores(flow, own, pooled.frames, clips, len(names)) for flow, own in zip(flows, pooled.pairs, strict=True)
     ]
+    clip_names = prediction_names([clip[0] for clip in clips])
     tables = pooled.frames | pooled.pairs[0].metrics
     return ClipScores(
         classes=names,
-        clips=prediction_names([clip[0] for clip in clips]),
+        clips=clip_names,
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
         predictions=predictions.facts(),
         clip_counts={m.key: m.kept(tables[m.key]).numpy() for m in METRICS if m.statistic},
         settings=settings,
+        gaps=[clip_names[part] for part in breaks.parts_after(breaks.gaps)],
+        cuts=[clip_names[part] for part in breaks.parts_after(breaks.cuts)],
     )
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.images import read_image
 from etc.data.sources import clips_to_score, labelled_frames
 from etc.evaluate.frames import confusion_of
@@ -32,7 +33,8 @@ def validate(
     counts = confusion_of(predictor, labelled_frames(settings), settings, desc="validate mIoU")
     flow, root = flow_source(settings, device), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
-    own = clips_to_score(settings)[:clips][distributed.rank() :: distributed.world_size()]
+    scored = clips_to_score(settings)[:clips]
+    own = breaks_in(scored, settings).split(scored)[distributed.rank() :: distributed.world_size()]
     for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):
         last: tuple[Path, np.ndarray] | None = None
         for frame in clip:

@@ -16,6 +16,7 @@ import torch
 
 from etc.config import with_changes
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.images import read_image, write_png
 from etc.data.labels import IGNORE, label_table, read_colors, read_train_ids
 from etc.data.lists import Clip
@@ -124,8 +125,11 @@ class ClipViewer:
 
     def __init__(self, runs: list[Run], settings: Settings) -> None:
         self.runs, self.settings = runs, settings
-        self.clips = clips_to_score(settings)
         first = runs[0].scores
+        whole = clips_to_score(settings)
+        scored = first.settings.DATA
+        breaks = breaks_in(whole, with_changes(settings, DATA={"gaps": scored.gaps, "cuts": scored.cuts}))
+        self.clips = breaks.split(whole)
         if len(first.clips) != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {len(first.clips)} clips, DATA.clip_list has {len(self.clips)}")
         # Only the first flow: the others may need networks that take long to load.
@@ -137,7 +141,8 @@ class ClipViewer:
         ):
             if own != scored:
                 raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
-        self._predictions = {run.name: _predictions_of(run, settings, self.clips) for run in runs}
+        self._predictions = {run.name: _predictions_of(run, settings, whole) for run in runs}
+        self._files = {name: breaks.split(own.files) for name, own in self._predictions.items()}
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
 
     def view(self, index: int, frames: int) -> ClipView:
@@ -169,11 +174,10 @@ class ClipViewer:
 
     def prediction(self, run: Run, index: int, t: int) -> np.ndarray:
         """A run's prediction of frame t of a clip, uint8 ``[H, W]``; where there is none, no pixel has a class."""
-        predictions = self._predictions[run.name]
-        file = predictions.files[index][t]
+        file = self._files[run.name][index][t]
         if file is None:
             return np.full(self.image(index, t).shape[:2], IGNORE, np.uint8)
-        return predictions.read(file)
+        return self._predictions[run.name].read(file)
 
     def changes(self, run: Run, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
         """As :func:`label_changes`, for the pair of a clip that begins with frame t."""
