@@ -37,8 +37,8 @@ NETWORK = "DATA.classes TRAIN.arch TRAIN.layers TEST.ckpt_path TEST.device"
 PREDICTOR = "TEST.mode TEST.test_h TEST.test_w TEST.overlap TEST.scales TEST.flip TEST.base_size"
 ESTIMATOR = "FLOW.name FLOW.weights FLOW.preset FLOW.input FLOW.scale"
 SCORING = (
-    "DATA.classes DATA.label_map DATA.names_path DATA.colors_path FLOW.cache FLOW.evaluate_with FLOW.occlusion "
-    "TRAIN.ignore_label TEST.prediction_ids TEST.allow_gaps TEST.strides TEST.device"
+    "DATA.classes DATA.label_map DATA.names_path DATA.colors_path DATA.gaps DATA.cuts FLOW.cache FLOW.evaluate_with "
+    "FLOW.occlusion TRAIN.ignore_label TEST.prediction_ids TEST.allow_gaps TEST.strides TEST.device"
 )
 ALL = " ".join(SECTIONS)
 

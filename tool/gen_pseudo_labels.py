@@ -31,6 +31,7 @@ from etc.pseudo_labels.selection import Choice
 
 KEYS = (
     f"{cli.WORLD} {cli.NETWORK} {cli.PREDICTOR} {cli.ESTIMATOR} DATA.layout DATA.train_list DATA.frame_step "
+    "DATA.gaps DATA.cuts "
     "DATA.label_map DATA.names_path DATA.colors_path FLOW.cache FLOW.occlusion TRAIN.ignore_label"
 )
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,6 +127,39 @@ def follows(path: str, previous: str, *, layout: Layout, frame_step: int = 1) ->
     if later is None or earlier is None:
         return False
     return (later.head, later.tail) == (earlier.head, earlier.tail) and (later.number - earlier.number == frame_step)
+
+
+def starts_after_gaps(images: Sequence[str]) -> list[int]:
+    """Index of every frame of a clip that begins after a gap in the numbers of the frames before.
+
+    The usual step is the most frequent difference of consecutive numbers, so that every fifth frame has no gap; twice
+    the step or more is a gap. Where no difference makes up half of all (time stamps, frames picked by hand), the
+    numbers tell nothing of gaps. Neither do frames of two folders, or whose names differ in more than one number.
+
+    Args:
+        images: paths of the frames, in order.
+    """
+    steps = [_step(before, after) for before, after in pairwise(images)]
+    counts = Counter(step for step in steps if step is not None and step > 0)
+    if not counts:
+        return []
+    usual = min(counts, key=lambda step: (-counts[step], step))
+    if 2 * counts[usual] < counts.total():
+        return []
+    return [index for index, step in enumerate(steps, 1) if step is not None and step >= 2 * usual]
+
+
+def _step(before: str, after: str) -> int | None:
+    """The difference of the only number in which two names differ; ``None`` if anything else differs."""
+    if os.path.dirname(before) != os.path.dirname(after):
+        return None
+    words, others = (re.split(r"([0-9]+)", Path(path).stem) for path in (before, after))
+    if len(words) != len(others):
+        return None
+    different = [(a, b) for a, b in zip(words, others, strict=True) if a != b]
+    if len(different) != 1 or not all(word.isdecimal() for word in different[0]):
+        return None
+    return int(different[0][1]) - int(different[0][0])
 
 
 def images_in(folder: Path) -> list[Path]:

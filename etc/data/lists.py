@@ -174,12 +174,24 @@ def check_files(frames: Iterable[Frame], data_root: str | Path, *, source: str) 
 
 
 def existing_neighbours(
-    frames: list[Frame], data_root: str | Path, offsets: list[int], *, layout: Layout, frame_step: int = 1
+    frames: list[Frame],
+    data_root: str | Path,
+    offsets: list[int],
+    *,
+    layout: Layout,
+    frame_step: int = 1,
+    runs: dict[Path, int] | None = None,
 ) -> list[list[int]]:
-    """For every frame, those of ``offsets`` at which a neighbour lies on disk."""
+    """For every frame, those of ``offsets`` at which a neighbour lies on disk.
+
+    With ``runs``, as :func:`etc.data.breaks.runs_in_folders` gives them, a neighbour is of the same run as its frame.
+    """
     root, found = Path(data_root), []
     for frame in frames:
         paths = [neighbour(root / frame.image, o, layout=layout, frame_step=frame_step) for o in offsets]
+        if runs is not None:
+            own = runs.get(root / frame.image)
+            paths = [path if path is not None and runs.get(path) == own else None for path in paths]
         pairs = zip(offsets, paths, strict=True)
         found.append([offset for offset, path in pairs if path is not None and path.is_file()])
     return found

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from etc.config.schema import Settings, Train
+from etc.data.breaks import runs_in_folders
 from etc.data.frame_names import neighbour
 from etc.data.layouts import layout_named
 from etc.data.lists import Frame, check_files, existing_neighbours, read_frames
@@ -54,7 +55,11 @@ def _existing(settings: Settings, frames: list[Frame], wanted: list[int]) -> lis
     """Those of the wanted neighbours that are on disk; all must be, unless ``DATA.allow_missing_neighbours`` is set."""
     data = settings.DATA
     layout = layout_named(data.layout)
-    found = existing_neighbours(frames, data.data_root, wanted, layout=layout, frame_step=data.frame_step)
+    runs = None
+    if layout.frame_name is None and settings.frames_per_clip > 1:
+        # Names with frame numbers skip what is missing by themselves.
+        runs = runs_in_folders({(Path(data.data_root) / frame.image).parent for frame in frames}, settings)
+    found = existing_neighbours(frames, data.data_root, wanted, layout=layout, frame_step=data.frame_step, runs=runs)
     lacking = [frame.image for frame, offsets in zip(frames, found, strict=True) if len(offsets) < len(wanted)]
     if lacking and settings.frames_per_clip > 1 and not data.allow_missing_neighbours:
         raise UserError(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.frame_values import check_values
 from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
 from etc.data.lists import Clip, Frame, clip_names
@@ -61,15 +62,17 @@ def score_clips(
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
             not fit; clips shorter than a stride.
     """
-    clips = clips_to_score(settings)
+    whole = clips_to_score(settings)
     # All settings and labels are checked first: whatever is wrong with them must not waste the scoring.
     names = class_names(settings)
+    check_values(settings, [frame for clip in whole for frame in clip], source_of_clips(settings))
+    predictions = predictions_from(settings, whole)
+    breaks = breaks_in(whole, settings)
+    clips, files = breaks.split(whole), breaks.split(predictions.files)
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
-    check_values(settings, [frame for clip in clips for frame in clip], source_of_clips(settings))
     distributed.warn_of_idle_processes(len(clips), "clips to score")
-    predictions = predictions_from(settings, clips)
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     # Clips of other processes keep the zeros of a scorer that saw no frame.
     counts = [_scorer(settings, flows).counts(longest) for _ in clips]
@@ -78,7 +81,7 @@ def score_clips(
     own = range(distributed.rank(), len(clips), distributed.world_size())
     for index in tqdm(own, desc="score", unit="clip", disable=distributed.rank() > 0):
         scorer = _scorer(settings, flows)
-        for t, (frame, file) in enumerate(zip(clips[index], predictions.files[index], strict=True)):
+        for t, (frame, file) in enumerate(zip(clips[index], files[index], strict=True)):
             scored = None if file is None else _scored_frame(settings, frame, file, predictions.read(file))
             scorer.add(_without(scored, set_aside and set_aside(index, t)))
             if t + 1 in ends:
@@ -89,16 +92,19 @@ def score_clips(
         _flow_scores(flow, own, pooled.frames, parts, clips, len(names))
         for flow, own, parts in zip(flows, pooled.pairs, segments, strict=True)
     ]
+    called = clip_names(clips)
     tables = pooled.frames | pooled.pairs[0].metrics
     parts = tables | segments[0]
     return ClipScores(
         classes=names,
-        clips=clip_names(clips),
+        clips=called,
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
         predictions=predictions.facts(),
         clip_counts={m.key: m.kept(parts[m.key]).numpy() for m in METRICS if m.statistic and not m.counts_of},
         settings=settings,
+        gaps=[called[part] for part in breaks.parts_after(breaks.gaps)],
+        cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
     )
 
 

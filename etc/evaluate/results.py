@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +134,8 @@ class ClipScores:
             ``[parts, ...]``, for intervals and for a comparison of runs. The parts are the clips or, where there is a
             single clip, its segments.
         settings: the effective settings.
+        gaps: the clips that begin after a gap in the frame numbers (``DATA.gaps``).
+        cuts: the clips that begin after a cut (``DATA.cuts``).
     """
 
     classes: list[str]
@@ -143,6 +145,8 @@ class ClipScores:
     predictions: dict[str, Any]
     clip_counts: dict[str, np.ndarray]
     settings: Settings
+    gaps: list[str] = field(default_factory=list)
+    cuts: list[str] = field(default_factory=list)
 
     @property
     def first(self) -> FlowScores:
@@ -166,6 +170,8 @@ class ClipScores:
         content = {"classes": self.classes, **self.first.record()}
         content["constant"] = {"class": self.constant.class_id, "mIoU": self.constant.mean_iou}
         content["predictions"] = self.predictions
+        for what, names in (("gaps", self.gaps), ("cuts", self.cuts)):
+            content[what] = {"count": len(names), "frames": names}
         if len(self.by_flow) > 1:
             content["flow_settings"] = [own.record() | {"clips": self._clip_records(own)} for own in self.by_flow]
         content["clips"] = self._clip_records(self.first)
@@ -226,6 +232,8 @@ def read_clip_scores(folder: Path) -> ClipScores:
             predictions=dict(tc["predictions"]),
             clip_counts={key: np.asarray(tc["clip_counts"][key], np.int64) for key in kept},
             settings=settings,
+            gaps=list(tc.get("gaps", {}).get("frames", [])),
+            cuts=list(tc.get("cuts", {}).get("frames", [])),
         )
     except (KeyError, TypeError, ValueError) as error:
         lacking = f" (no {error})" if isinstance(error, KeyError) else ""

@@ -11,6 +11,7 @@ from etc.evaluate.results import ClipScores, FlowScores, FrameScores
 
 SHOWN_CLIPS = 5  # of the least consistent ones; the files hold all
 FEW_PIXELS = 0.001  # share of the counted pixels below which a class is marked
+BREAKS_WIDTH = 58  # columns of the frames at which clips break
 SHORTEST_NAME = 16  # columns that the name of a clip is left, however many metrics stand beside it
 
 
@@ -31,6 +32,9 @@ def clip_table(result: ClipScores) -> str:
         ["coverage", percent(scores.coverage), "share of pixels that strict counts"],
         ["pairs", str(scores.scored), skipped],
     ]
+    for what, names in (("gaps", result.gaps), ("cuts", result.cuts)):
+        if names:  # as many of the frames as fit beside it
+            rows.append([what, str(len(names)), _cut_end(f"new clips at {', '.join(names)}", BREAKS_WIDTH)])
     width = max(len(row[2]) for row in rows)
     parts = [table([[label, value, note.ljust(width)] for label, value, note in rows]), _class_table(result)]
     if len(result.clips) > 1:
@@ -99,6 +103,11 @@ def _flow_table(by_flow: list[FlowScores], parts: tuple[int, str]) -> str:
 def _cut(name: str, width: int) -> str:
     """The end of a long name, which tells more than its beginning."""
     return name if len(name) <= width else f"...{name[3 - width :]}"
+
+
+def _cut_end(text: str, width: int) -> str:
+    """The beginning of a long list."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _bounds(interval: tuple[float, float]) -> str:

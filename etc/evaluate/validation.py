@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.frame_values import check_values
 from etc.data.images import image_size, read_image
 from etc.data.lists import Clip
@@ -48,7 +49,7 @@ def validate(
         return scores
     flow, root = flow_source(settings, device), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
-    own = every[distributed.rank() :: distributed.world_size()]
+    own = breaks_in(every, settings).split(every)[distributed.rank() :: distributed.world_size()]
     for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):
         last: tuple[Path, np.ndarray] | None = None
         for frame in clip:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.breaks import runs_in_folders
 from etc.data.cityscapes import label_path
 from etc.data.earlier_files import names_in_use
 from etc.data.frame_names import frames_in, neighbour
@@ -198,9 +199,11 @@ def _plan(settings: Settings, frames: list[Frame], out: Path, *, temporal: bool)
     if temporal:
         layout = layout_named(data.layout)
         index = {image: i for i, image in enumerate(images)}
+        # Names with frame numbers skip what is missing by themselves.
+        runs = runs_in_folders({image.parent for image in images}, settings) if layout.frame_name is None else {}
         for image, own in zip(images, near, strict=True):
             paths = [neighbour(image, o, layout=layout, frame_step=data.frame_step) for o in (-1, 1)]
-            own += [index[path] for path in paths if path in index]
+            own += [index[path] for path in paths if path in index and runs.get(path) == runs.get(image)]
         if not any(near):
             raise UserError("--temporal: no two of the frames follow each other (DATA.layout, DATA.frame_step)")
     raw = [out / "teacher/raw" / f"{name}.png" for name in kept]

@@ -17,6 +17,7 @@ import torch
 
 from etc.config import with_changes
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.images import read_image, write_png
 from etc.data.labels import IGNORE, label_table_of, read_colors, read_train_ids
 from etc.data.lists import Clip
@@ -125,8 +126,11 @@ class ClipViewer:
 
     def __init__(self, runs: list[Run], settings: Settings) -> None:
         self.runs, self.settings = runs, settings
-        self.clips = clips_to_score(settings)
         first = runs[0].scores
+        whole = clips_to_score(settings)
+        data = first.settings.DATA
+        breaks = breaks_in(whole, with_changes(settings, DATA={"gaps": data.gaps, "cuts": data.cuts}))
+        self.clips = breaks.split(whole)
         if len(first.clips) != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {len(first.clips)} clips, DATA.clip_list has {len(self.clips)}")
         # Only the first flow: the others may need networks that take long to load.
@@ -138,7 +142,8 @@ class ClipViewer:
         ):
             if own != scored:
                 raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
-        self._predictions = {run.name: _predictions_of(run, settings, self.clips) for run in runs}
+        self._predictions = {run.name: _predictions_of(run, settings, whole) for run in runs}
+        self._files = {name: breaks.split(own.files) for name, own in self._predictions.items()}
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
         self.set_aside: SetAside | None = None
 
@@ -176,9 +181,8 @@ class ClipViewer:
 
     def prediction_if_any(self, run: Run, index: int, t: int) -> np.ndarray | None:
         """A run's prediction of frame t of a clip, uint8 ``[H, W]``; ``None`` where there is none."""
-        predictions = self._predictions[run.name]
-        file = predictions.files[index][t]
-        return None if file is None else predictions.read(file)
+        file = self._files[run.name][index][t]
+        return None if file is None else self._predictions[run.name].read(file)
 
     def with_runs(self, runs: list[Run], set_aside: SetAside) -> ClipViewer:
         """The same view of the same runs with other scores, whose changes leave out the pixels that are set aside."""
