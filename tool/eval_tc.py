@@ -3,6 +3,7 @@
     python tool/eval_tc.py                                           # the quickstart world
     python tool/eval_tc.py TEST.save_folder exp/base/result          # other predictions of gen_video.py
     python tool/eval_tc.py --frames my_video.mp4 --predictions my_masks    # without list files
+    python tool/eval_tc.py --frames my/videos --predictions my_masks       # several videos, or a list of them
     python tool/eval_tc.py --frames frames --predictions masks DATA.classes 5 DATA.names_path names.txt
     python tool/eval_tc.py --cityscapes sampled --predictions masks DATA.data_root /data/cityscapes
     python tool/eval_tc.py --config FILE "FLOW.evaluate_with=[dis, raft_small]" "TEST.strides=[1, 2]"
@@ -25,6 +26,7 @@ from pathlib import Path
 from etc import distributed
 from etc.config import TOOLKIT
 from etc.data.cityscapes import PUBLISHED_CLIPS
+from etc.data.sources import check_one_source
 from etc.distributed import device_of
 from etc.evaluate.clips import score_clips
 from etc.evaluate.tables import clip_table
@@ -34,7 +36,9 @@ KEYS = f"{cli.CLIPS} {cli.ESTIMATOR} {cli.SCORING} TEST.predictions TEST.save_fo
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.argument_parser(__doc__, KEYS)
-    parser.add_argument("--frames", metavar="PATH", help="folder of frames or video to score; sets TEST.frames")
+    parser.add_argument(
+        "--frames", metavar="PATH", help="frames, a video, or a folder or list of videos; sets TEST.frames"
+    )
     parser.add_argument("--predictions", metavar="FOLDER", help="predictions to score; sets TEST.predictions")
     parser.add_argument(
         "--cityscapes", choices=PUBLISHED_CLIPS, help="clips of the published protocol; sets TEST.cityscapes"
@@ -43,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = config_and_overrides(args)
     settings = cli.settings_from(args)
+    check_one_source(settings, args.overrides)
     with distributed.process_group(device_of(settings.TEST.device)) as device:
         with distributed.exclusive_output(settings.TEST.save_folder, "tc"):
             result = score_clips(settings, device)

@@ -3,6 +3,7 @@
     python tool/gen_video.py                                         # the quickstart world
     python tool/gen_video.py TEST.ckpt_path exp/base/best.pth TEST.save_folder exp/base/result
     python tool/gen_video.py --config configs/cityscapes/pspnet18_flow.yaml --overwrite
+    python tool/gen_video.py TEST.frames my/videos                   # a video, or a folder or list of videos
     torchrun --nproc_per_node 4 tool/gen_video.py --config configs/cityscapes/pspnet18_flow.yaml
 
 Writes gray/<frame>.png (train ids), color/<frame>.png and mp4/<first frame>.mp4 into
@@ -12,6 +13,7 @@ given. torchrun shares the clips between processes. tool/eval_tc.py scores the p
 """
 
 from etc import cli, distributed
+from etc.data.sources import check_one_source
 from etc.distributed import device_of
 from etc.predict.clips import generate
 
@@ -23,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="delete existing predictions first")
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
+    check_one_source(settings, args.overrides)
     with distributed.process_group(device_of(settings.TEST.device)):
         done = generate(settings, overwrite=args.overwrite)
         process = f" (process {distributed.rank() + 1})" if distributed.world_size() > 1 else ""

@@ -12,6 +12,7 @@ FLOW.scale 0.5 where whole frames do not fit into memory.
 """
 
 from etc import cli, distributed
+from etc.data.sources import check_one_source
 from etc.distributed import device_of
 from etc.flow.precompute import precompute
 
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
+    check_one_source(settings, args.overrides)
     if settings.FLOW.name == "dataset":
         print("FLOW.name dataset: flow is read from the data set's own files, there is nothing to compute")
         return 0

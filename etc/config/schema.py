@@ -344,7 +344,11 @@ class Test(_Section):
         description="pixel values: train ids, label ids, class colours, or a mapping as in label_map; auto: detect",
     )
     allow_gaps: bool = Field(False, description="frames may lack a prediction; pairs with both are scored")
-    frames: str | None = Field(None, title="path", description="folder or video to score; empty: DATA.clip_list")
+    frames: str | None = Field(
+        None,
+        title="path",
+        description="frames, a video, or a folder or list of videos; empty: DATA.clip_list",
+    )
     cityscapes: Literal["sampled", "full"] | None = Field(
         None,
         description="published clips, 108 or all 500; empty: DATA.clip_list",
@@ -371,7 +375,7 @@ class Test(_Section):
     demo_dir: str | int | None = Field(
         None,
         title="path | int",
-        description="list file, folder, image, video, camera number; empty: first clip",
+        description="list file, folder, image, video, several videos, camera number; empty: first clip",
     )
     demo_folder: str = Field("exp/demo", title="path", description="output folder of tool/demo.py")
     batch_size_gen: Positive = Field(1, description="frames per batch")

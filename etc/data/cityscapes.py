@@ -158,10 +158,29 @@ def _official_lists(root: Path) -> Lists:
         ids = _official_ids(which)
         found = [annotated[frame] for frame in ids if frame in annotated]
         if len(found) == len(ids):
-            lists[name] = format_clips(_snippet(frame) for frame in found)
-        elif found:
-            logger.warning("%s is left out: %d of its %d clips are here", name, len(found), len(ids))
+            clips = [_snippet(frame) for frame in found]
+            lists[name] = format_clips(clips)
+            _log_missing(name, clips, root)
+        else:
+            logger.warning(
+                "%s is left out: %d of its %d clips are here, by their annotated frames in %s/val or %s/val and their "
+                "labels in %s/val",
+                *(name, len(found), len(ids), SEQUENCES, FRAMES, LABELS),
+            )
     return lists
+
+
+def _log_missing(name: str, clips: list[Clip], root: Path) -> None:
+    """Say how many frames of a list of clips are not on disk: without the video, only the annotated ones are."""
+    images = [frame.image for clip in clips for frame in clip]
+    missing = [image for image in images if not (root / image).is_file()]
+    if missing:
+        logger.warning(
+            "%s names %d frames, of which %d are not here, the first is %s: the clips need %s/val "
+            "(leftImg8bit_sequence_trainvaltest.zip); without it, frames can be trained and tested, but not scored as "
+            "clips",
+            *(name, len(images), len(missing), missing[0], SEQUENCES),
+        )
 
 
 def _labelled_frames(root: Path, split: str) -> list[Frame]:

@@ -39,7 +39,9 @@ def earlier_files(folder: Path, frames: Sequence[Frame], images: Sequence[Path])
         file = next((file for file in files if _is_made_from(file, image, anywhere=True)), None)
         if file is None and plain is not None:
             other = folder / f"{plain}.png"
-            file = other if other.is_file() and read_origin(other) is None and other != image else None
+            file = (
+                other if other.is_file() and read_origin(other) is None and other.resolve() != image.resolve() else None
+            )
         found.append(file)
     return found
 

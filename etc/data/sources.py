@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
-from etc.data.frame_names import IMAGE_SUFFIXES, frame_folders
+from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in
 from etc.data.images import write_png
 from etc.data.layouts import layout_named
 from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
 from etc.data.masks import split_masks
 from etc.data.synthetic import prepare
-from etc.data.video import LIST_SUFFIXES, open_source
+from etc.data.video import LIST_SUFFIXES, listed_videos, open_source, videos_below
 from etc.errors import UserError
 from utils.files import new_folder, regular_file
 from utils.identity import identity_of
@@ -26,9 +27,12 @@ NO_LIST = "none"  # DATA.val_list, DATA.clip_list: a training is validated witho
 
 
 def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
-    """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, or a video file.
+    """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, a video, or several videos.
 
-    Paths are absolute. A video is unpacked once, into PNGs under ``<save_folder>/frames/<its name>-<hash>``.
+    Several videos are those of a folder that holds no frames, or of a list file with one video or folder per line,
+    relative to the list. Paths are absolute. A video is unpacked once, into PNGs under
+    ``<save_folder>/frames/<its name>-<hash>``. The name of a frame begins with that of its
+    video or folder, with a hash.
 
     Args:
         settings: section ``TEST``.
@@ -40,19 +44,78 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     where = Path(frames)
     if not where.exists():
         raise UserError(f"TEST.frames {where} does not exist: expected a folder of frames or a video file")
+    if where.is_dir() or where.suffix.lower() not in LIST_SUFFIXES:
+        clips = _clips_in(settings, where)
+    else:
+        listed = listed_videos(where)
+        if listed is None:
+            raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list (or list videos)")
+        clips = [clip for source in listed for clip in _clips_in(settings, source)]
+    # A clip that is there twice, as a copy of a video or by two lines, would count twice in every figure.
+    return list({clip[0].image: clip for clip in clips}.values())
+
+
+def check_one_source(settings: Settings, overrides: Sequence[str]) -> None:
+    """Refuse a ``DATA.clip_list`` on the command line that another setting there or in the file would make unused.
+
+    Args:
+        settings: the settings.
+        overrides: as :func:`etc.config.load_settings` takes them.
+
+    Raises:
+        UserError: which two settings say what the frames are.
+    """
+    if not any(word == "DATA.clip_list" or word.startswith("DATA.clip_list=") for word in overrides):
+        return
+    for key in ("frames", "cityscapes"):
+        value = getattr(settings.TEST, key)
+        if value is not None:
+            raise UserError(
+                f"TEST.{key} {value} and DATA.clip_list {settings.DATA.clip_list} both say which frames are read, and "
+                "the list would not be used: give one of them"
+            )
+
+
+def _clips_in(settings: Settings, where: Path) -> list[Clip]:
+    """The clips of one video, of a folder of frames, or of a folder of videos."""
     if not where.is_dir():
         regular_file(where)
         if where.suffix.lower() in IMAGE_SUFFIXES:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
-        if where.suffix.lower() in LIST_SUFFIXES:
-            raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list")
         where = _unpacked(where, Path(settings.TEST.save_folder) / "frames")
+        # The folder's name holds the hash of the video.
+        return _clips_of_folders({where.resolve(): frames_in(where.resolve())}, where.resolve().parent, prefix="")
     own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
-    # Predictions that lie below the frames are no frames.
-    folders = frame_folders(where.resolve(), leave_out=lambda f: f.name.startswith(".") or f.resolve() in own)
-    clips = [[Frame(str(path)) for path in images] for images in folders.values() if len(images) > 1]
+
+    def leave_out(folder: Path) -> bool:
+        # Predictions that lie below the frames are no frames.
+        return folder.name.startswith(".") or folder.resolve() in own
+
+    root = where.resolve()
+    folders = frame_folders(root, leave_out=leave_out)
+    videos = videos_below(root, leave_out=leave_out)
+    if not folders and videos:
+        return [clip for video in videos for clip in _clips_in(settings, video)]
+    if videos:
+        logger.warning("TEST.frames %s holds frames, so its %d videos are left out", where, len(videos))
+    return _clips_of_folders(folders, root, prefix=f"{folder_key(root / 'frame')}/")
+
+
+def _clips_of_folders(folders: dict[Path, list[Path]], root: Path, *, prefix: str) -> list[Clip]:
+    """A clip per folder of two frames or more.
+
+    Args:
+        folders: folder -> its frames.
+        root: names of frames are paths below it.
+        prefix: what tells ``root`` from others, before every name.
+    """
+    clips = [
+        [Frame(str(path), name=prefix + path.relative_to(root).with_suffix("").as_posix()) for path in images]
+        for images in folders.values()
+        if len(images) > 1
+    ]
     if not clips:
-        raise UserError(f"TEST.frames {where} holds no folder with two images or more")
+        raise UserError(f"TEST.frames {root} holds no folder with two images or more")
     return clips
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,8 @@ import av
 import cv2
 import numpy as np
 
-from etc.data.frame_names import IMAGE_SUFFIXES, frames_in
+from etc.data.folders import folders_below
+from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in, images_in
 from etc.data.images import read_image
 from etc.data.lists import Frame, check_files, prediction_names, read_frames
 from etc.errors import UserError
@@ -24,6 +25,10 @@ from utils.threads import ordered_map, prefetch
 logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".lst", ".txt")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"),
+    *(".ogv", ".y4m", ".h264", ".h265", ".hevc"),
+)
 DECODERS = min(4, os.cpu_count() or 1)
 AHEAD = 4  # frames decoded before they are asked for
 REORDERED = 16  # frames that may be stored in another order than they are shown in, at most (H.264, H.265)
@@ -44,11 +49,72 @@ class Source(NamedTuple):
         frames: the frames, decoded ahead in background threads; close it to end early.
         total: number of frames, where it is known.
         fps: frame rate, where there is one.
+        is_endless: whether somebody ends it, as a camera.
     """
 
     frames: Generator[NamedFrame, None, None]
     total: int | None
     fps: float | None
+    is_endless: bool = False
+
+
+def several_sources(where: str) -> dict[str, Path]:
+    """The videos and folders of frames that a list of videos or a folder stands for.
+
+    Args:
+        where: a list file with one video or folder per line, relative to the list; or a folder that holds no image
+            itself, but folders of frames or, where there are none, videos.
+
+    Returns:
+        Name -> video or folder: the path below ``where``, without the suffix of videos. Empty where ``where`` is
+        one source for :func:`open_source`, or nothing.
+
+    Raises:
+        UserError: a listed video is missing, or two have one name; or as :func:`etc.data.frame_names.frame_folders`.
+    """
+    path = Path(where)
+    if path.is_dir():
+        if images_in(path):
+            return {}
+        found, root = [*frame_folders(path)] or videos_below(path), path
+    elif path.suffix.lower() in LIST_SUFFIXES and path.exists():
+        found, root = listed_videos(path) or [], path.parent
+    else:
+        return {}
+    named: dict[str, Path] = {}
+    for source in found:
+        inside = source.is_relative_to(root) and ".." not in source.relative_to(root).parts
+        place = source.relative_to(root).parent.as_posix() if inside else folder_key(source)
+        name = (Path(place) / (source.name if source.is_dir() else source.stem)).as_posix()
+        if named.setdefault(name, source) != source:
+            raise UserError(f"{where}: {named[name]} and {source} would write to one folder: rename one of them")
+    return named
+
+
+def listed_videos(path: Path) -> list[Path] | None:
+    """The videos and folders that a list file names, one per line; ``None``: it is no list of videos.
+
+    Raises:
+        UserError: the list cannot be read, or some of the videos are missing.
+    """
+    try:
+        lines = [line.strip() for line in regular_file(path).read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the list {path}: {getattr(error, 'strerror', 'not a text file')}") from error
+    videos = [path.parent / line for line in lines if line and not line.startswith("#")]
+    if not any(video.is_dir() or video.suffix.lower() in VIDEO_SUFFIXES for video in videos):
+        return None
+    missing = [video for video in videos if not video.exists()]
+    if missing:
+        raise UserError(f"{path}: {len(missing)} of {len(videos)} videos are missing, the first is {missing[0]}")
+    return list(dict.fromkeys(videos))
+
+
+def videos_below(folder: Path, *, leave_out: Callable[[Path], bool] = lambda folder: False) -> list[Path]:
+    """The video files in a folder and below, sorted; hidden ones are left out."""
+    folders = folders_below(folder, leave_out=lambda path: path.name.startswith(".") or leave_out(path))
+    inside = (path for place in folders for path in place.iterdir())
+    return sorted(p for p in inside if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file() and p.name[0] != ".")
 
 
 def open_source(where: str, *, data_root: str | Path) -> Source:
@@ -66,7 +132,8 @@ def open_source(where: str, *, data_root: str | Path) -> Source:
     """
     path = Path(where)
     if path.is_dir():
-        return image_source(_images_of(path))
+        images = _images_of(path)
+        return image_source(images, [image.stem for image in images])
     if not path.exists():
         if where.isdecimal():
             return _camera_source(int(where))
@@ -74,19 +141,23 @@ def open_source(where: str, *, data_root: str | Path) -> Source:
     if path.suffix.lower() in LIST_SUFFIXES:
         frames = [Frame(frame.image) for frame in read_frames(path)]
         check_files(frames, data_root, source=where)
-        return image_source([Path(data_root) / frame.image for frame in frames])
+        return listed_source(frames, data_root)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return image_source([path])
+        return image_source([path], [path.stem])
     return _video_source(path)
 
 
-def image_source(paths: list[Path]) -> Source:
-    """Frames from image files.
+def listed_source(frames: list[Frame], data_root: str | Path) -> Source:
+    """The frames of a list.
 
     Raises:
-        UserError: two files would have the same name (see :func:`etc.data.lists.prediction_names`).
+        UserError: two would have the same name (see :func:`etc.data.lists.prediction_names`).
     """
-    names = prediction_names([Frame(str(path)) for path in paths])
+    return image_source([Path(data_root) / frame.image for frame in frames], prediction_names(frames, data_root))
+
+
+def image_source(paths: list[Path], names: list[str]) -> Source:
+    """Frames from image files, each with what to call it."""
     images = ordered_map(read_image, paths, workers=DECODERS, ahead=AHEAD)
     return Source(_named(names, images), len(paths), None)
 
@@ -208,7 +279,7 @@ def _camera_source(index: int) -> Source:
     if not camera.isOpened():
         raise UserError(f"there is no camera {index}, or it is in use")
     fps = camera.get(cv2.CAP_PROP_FPS)
-    return Source(prefetch(_camera_frames(camera, index), ahead=1), None, fps if fps > 0 else None)
+    return Source(prefetch(_camera_frames(camera, index), ahead=1), None, fps if fps > 0 else None, is_endless=True)
 
 
 def _camera_frames(camera: cv2.VideoCapture, index: int) -> Iterator[NamedFrame]:

@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -15,76 +16,102 @@ from etc.config.schema import Settings
 from etc.data.images import write_png
 from etc.data.labels import read_colors
 from etc.data.sources import clips_to_score
-from etc.data.video import NamedFrame, Source, image_source, open_source
+from etc.data.video import NamedFrame, Source, listed_source, open_source, several_sources
 from etc.display.drawing import colorize, overlay
 from etc.display.mp4 import Mp4Writer, encode_overlay
 from etc.distributed import exclusive_output
 from etc.predict.clips import WRITERS, PredictionStats
-from etc.predict.predictor import predictor_from
+from etc.predict.predictor import Predictor, predictor_from
 from utils.files import write_text
 from utils.threads import TaskQueue
 
 
-def demonstrate(settings: Settings, *, max_frames: int | None = None) -> PredictionStats:
+def demonstrate(settings: Settings, *, max_frames: int | None = None, ids: bool = False) -> PredictionStats:
     """Predict the frames of ``TEST.demo_dir`` (empty: the first clip of ``DATA.clip_list``).
 
     Writes ``<name>_color.png`` and ``<name>_overlay.png`` into ``TEST.demo_folder``, ``settings.yaml``, and
     ``overlay.mp4`` when there is more than one frame and all have the same size; that of an earlier run is removed.
-    Ctrl-C ends a camera.
+    Each of several videos has a folder of its own there. Ctrl-C ends a camera.
 
     Args:
         settings: the settings.
-        max_frames: stop after this many frames; ``None``: no limit.
+        max_frames: stop after this many frames of each video; ``None``: no limit.
+        ids: write ``<name>_ids.png`` too, the class of each pixel.
 
     Raises:
         UserError: nothing at ``TEST.demo_dir``, or something that cannot be read; a checkpoint or palette that does
             not fit; another run that is writing into the folder.
     """
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
-    source = _source(settings)
-    with closing(source.frames), exclusive_output(settings.TEST.demo_folder):
-        return _demonstrate(settings, source, palette, max_frames)
+    where, folder = settings.TEST.demo_dir, Path(settings.TEST.demo_folder)
+    several = {} if where is None else several_sources(str(where))
+    # Of several videos, each is opened when its turn comes; a single one now, before the network is loaded.
+    first = None if several else _source(settings)
+    with ExitStack() as stack:
+        if first is not None:
+            stack.enter_context(closing(first.frames))
+        stack.enter_context(exclusive_output(folder))
+        predictor = predictor_from(settings)
+        write_text(folder / "settings.yaml", dump_settings(settings))
+        writer = _Writer(predictor, palette, settings.TEST.fps, max_frames, ids)
+        start = time.perf_counter()
+        if first is not None:
+            count = writer.run(first, folder)
+        else:
+            count = 0
+            for name, path in several.items():
+                source = open_source(str(path), data_root=settings.DATA.data_root)
+                with closing(source.frames):
+                    count += writer.run(source, folder / name)
+    return PredictionStats(count, 0, predictor.network_seconds, time.perf_counter() - start)
 
 
 def _source(settings: Settings) -> Source:
     where = settings.TEST.demo_dir
     if where is None:
-        clip = clips_to_score(settings)[0]
-        return image_source([Path(settings.DATA.data_root) / frame.image for frame in clip])
+        return listed_source(clips_to_score(settings)[0], settings.DATA.data_root)
     return open_source(str(where), data_root=settings.DATA.data_root)
 
 
-def _demonstrate(settings: Settings, source: Source, palette: np.ndarray, max_frames: int | None) -> PredictionStats:
-    predictor = predictor_from(settings)
-    folder = Path(settings.TEST.demo_folder)
-    # This run may write no video, or may be killed: that of an earlier one must not lie beside the new pictures.
-    (folder / "overlay.mp4").unlink(missing_ok=True)
-    write_text(folder / "settings.yaml", dump_settings(settings))
-    count, shapes = 0, set()
-    start = time.perf_counter()
-    with ExitStack() as stack:
-        video = Mp4Writer(folder / "overlay.mp4", source.fps or settings.TEST.fps)
-        stack.callback(video.discard)  # nothing once it is closed
-        pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
-        encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
-        total = min((n for n in (source.total, max_frames) if n is not None), default=None)
-        frames = stack.enter_context(tqdm(islice(source.frames, max_frames), total=total, desc="demo", unit="frame"))
-        try:
-            for frame in frames:
-                ids = predictor([frame.rgb])[0]
-                pictures.put(_write_pictures, folder, frame, ids, palette)
-                shapes.add(ids.shape)
-                if len(shapes) == 1:
-                    encoder.put(encode_overlay, video, frame.rgb, ids, palette)
-                count += 1
-        except KeyboardInterrupt:
-            if source.total is not None:
-                raise
-        if count > 1 and len(shapes) == 1:
-            encoder.put(video.close)
-    return PredictionStats(count, 0, predictor.network_seconds, time.perf_counter() - start)
+class _Writer(NamedTuple):
+    """Predicts the frames of a source and writes what they give; the fields are as in :func:`demonstrate`."""
 
+    predictor: Predictor
+    palette: np.ndarray
+    fps: float
+    max_frames: int | None
+    with_ids: bool
 
-def _write_pictures(folder: Path, frame: NamedFrame, ids: np.ndarray, palette: np.ndarray) -> None:
-    write_png(folder / f"{frame.name}_color.png", colorize(ids, palette))
-    write_png(folder / f"{frame.name}_overlay.png", overlay(frame.rgb, ids, palette))
+    def run(self, source: Source, folder: Path) -> int:
+        """Predict one source into a folder; returns the number of frames."""
+        # This run may write no video, or may be killed: that of an earlier one must not lie beside the new pictures.
+        (folder / "overlay.mp4").unlink(missing_ok=True)
+        count, shapes = 0, set()
+        with ExitStack() as stack:
+            video = Mp4Writer(folder / "overlay.mp4", source.fps or self.fps)
+            stack.callback(video.discard)  # nothing once it is closed
+            pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
+            encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
+            total = min((n for n in (source.total, self.max_frames) if n is not None), default=None)
+            limited = islice(source.frames, self.max_frames)
+            frames = stack.enter_context(tqdm(limited, total=total, desc="demo", unit="frame"))
+            try:
+                for frame in frames:
+                    ids = self.predictor([frame.rgb])[0]
+                    pictures.put(self._write_pictures, folder, frame, ids)
+                    shapes.add(ids.shape)
+                    if len(shapes) == 1:
+                        encoder.put(encode_overlay, video, frame.rgb, ids, self.palette)
+                    count += 1
+            except KeyboardInterrupt:
+                if not source.is_endless:
+                    raise
+            if count > 1 and len(shapes) == 1:
+                encoder.put(video.close)
+        return count
+
+    def _write_pictures(self, folder: Path, frame: NamedFrame, ids: np.ndarray) -> None:
+        write_png(folder / f"{frame.name}_color.png", colorize(ids, self.palette))
+        write_png(folder / f"{frame.name}_overlay.png", overlay(frame.rgb, ids, self.palette))
+        if self.with_ids:
+            write_png(folder / f"{frame.name}_ids.png", ids)

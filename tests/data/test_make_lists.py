@@ -117,6 +117,21 @@ def test_clips_of_an_incomplete_folder_are_left_out_with_a_warning(tmp_path, cap
     assert "val_clips.lst is left out: 3 of its 500 clips are here" in caplog.text
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_folder_without_any_official_clip_is_said(tmp_path, caplog, split):
+    frame = "x_000000_000019"
+    plant(tmp_path, f"leftImg8bit/{split}/x/{frame}_leftImg8bit.png", f"gtFine/{split}/x/{frame}_gtFine_labelIds.png")
+    assert set(cityscapes_lists(tmp_path)) == {f"{split}.lst"}
+    assert "val_clips.lst is left out: 0 of its 500 clips are here" in caplog.text
+    assert "val_clips_sampled.lst is left out: 0 of its 108 clips are here" in caplog.text
+
+
+def test_clips_whose_video_is_not_there_are_said(official, caplog):
+    cityscapes_lists(official)
+    assert "val_clips.lst names 15000 frames, of which 14500 are not here, the first is leftImg8bit/val/" in caplog.text
+    assert "leftImg8bit_sequence/val" in caplog.text
+
+
 def test_sequences_and_labelled_frames_of_a_folder_in_the_same_layout(tmp_path):
     for number in (*range(4), *range(10, 13)):
         frame = f"x_000000_{number:06d}"

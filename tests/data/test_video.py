@@ -105,7 +105,7 @@ def test_an_image_is_one_frame(folder):
 def test_a_list_is_relative_to_the_data_root_and_needs_no_labels(folder, tmp_path):
     (tmp_path / "some.lst").write_text("images/frame2.png labels/none.png\n\nimages/frame0.png\n")
     source, frames = frames_of(tmp_path / "some.lst", tmp_path)
-    assert source.total == 2 and [frame.name for frame in frames] == ["frame2", "frame0"]
+    assert source.total == 2 and [frame.name for frame in frames] == ["images/frame2", "images/frame0"]
 
 
 def test_a_video_gives_numbered_frames_and_its_rate(tmp_path):

@@ -166,3 +166,72 @@ def test_a_number_of_frames_below_one_is_refused(demo, capsys):
     with pytest.raises(SystemExit):
         demo("--max-frames", "0")
     assert "'0' is not a number of frames: expected an integer of 1 or more" in capsys.readouterr().err
+
+
+@pytest.fixture
+def videos(tmp_path) -> Path:
+    """Two videos, one of them in a folder."""
+    for index, name in enumerate(("ride.mp4", "deep/WALK.MKV")):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Mp4Writer(path.with_suffix(".mp4"), 8) as writer:
+            for number in range(2):
+                writer.write(frame(10 * index + number))
+        path.with_suffix(".mp4").rename(path)
+    return tmp_path / "videos"
+
+
+@pytest.mark.parametrize("given", ["folder", "list"])
+def test_each_of_several_videos_has_a_folder_of_its_own(demo, videos, tmp_path, capsys, given):
+    (videos / "all of them.txt").write_text("# mine\nride.mp4\n\ndeep/WALK.MKV\n")
+    where = videos if given == "folder" else videos / "all of them.txt"
+    assert demo(f"TEST.demo_dir={where}", "--ids") == 0
+    assert "4 frames predicted" in capsys.readouterr().out
+    for name in ("ride", "deep/WALK"):
+        inside = {path.name for path in (tmp_path / "out" / name).iterdir()}
+        stem = Path(name).name
+        pictures = {f"{stem}_{n:06d}_{kind}.png" for n in range(2) for kind in ("color", "overlay", "ids")}
+        assert inside == {*pictures, "overlay.mp4"}
+
+
+def test_folders_of_frames_in_a_folder_are_several_videos_and_masks_none(demo, folder, tmp_path):
+    (tmp_path / "all/a").mkdir(parents=True)
+    folder.rename(tmp_path / "all/a/frames")
+    (tmp_path / "all/a/mask").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"all/a/mask/f_{index}.png"), np.eye(48, dtype=np.uint8))
+        cv2.imwrite(str(tmp_path / f"all/a/frames/f_{index}_mask.png"), np.eye(48, dtype=np.uint8))
+    assert demo(f"TEST.demo_dir={tmp_path}/all") == 0
+    assert len(written(tmp_path)) == 8
+    assert len(list((tmp_path / "out/a/frames").glob("f_?_color.png"))) == 3
+
+
+def test_ids_are_the_classes_whose_colours_are_written(demo, folder, tmp_path):
+    assert demo(f"TEST.demo_dir={folder}", "--ids", "--max-frames", 1) == 0
+    palette = np.loadtxt(REPOSITORY / "data" / "palettes" / "cityscapes_colors.txt", dtype=np.uint8)
+    ids = cv2.imread(str(tmp_path / "out/f_0_ids.png"), cv2.IMREAD_UNCHANGED)
+    color = cv2.imread(str(tmp_path / "out/f_0_color.png"))[..., ::-1]
+    assert ids.shape == color.shape[:2] and ids.dtype == np.uint8
+    np.testing.assert_array_equal(palette[ids], color)
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".tif", ".TIFF", ".bmp", ".webp", ".JPEG"])
+def test_frames_of_any_format_in_any_case(demo, tmp_path, suffix):
+    (tmp_path / "images").mkdir()
+    for index in range(2):
+        assert cv2.imwrite(str(tmp_path / f"images/f_{index}{suffix}"), frame(index))
+    assert demo(f"TEST.demo_dir={tmp_path}/images") == 0
+    assert demo(f"TEST.demo_dir={tmp_path}/images/f_1{suffix}") == 0
+    assert [name for name in written(tmp_path) if "color" in name] == ["f_0_color.png", "f_1_color.png"]
+
+
+def test_missing_videos_and_a_list_that_would_not_be_used_are_refused(demo, videos, tmp_path, capsys):
+    (videos / "some.txt").write_text("ride.mp4\nrun.mp4\n")
+    (videos / "ride.avi").touch()
+    for words, message in (
+        ((f"TEST.demo_dir={videos}/some.txt",), "some.txt: 1 of 2 videos are missing, the first is"),
+        ((f"TEST.demo_dir={videos}",), "would write to one folder: rename one of them"),
+    ):
+        assert demo(*words) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

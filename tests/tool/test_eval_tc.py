@@ -257,3 +257,48 @@ def test_long_names_of_frames_are_scored_and_their_flow_is_kept(tmp_path, length
     words += [f"FLOW.cache={tmp_path}/flow", f"TEST.save_folder={tmp_path}/out", "TEST.device=cpu"]
     assert run("eval_tc", *words) == 0
     assert len(list((tmp_path / "flow").rglob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("given", ["videos", "videos/some.txt"])
+def test_several_videos_are_a_clip_each(clip, tmp_path, given):
+    (tmp_path / "videos").mkdir()
+    for name, numbers in (("long", range(4)), ("short", range(4, 7))):
+        with Mp4Writer(tmp_path / f"videos/{name}.mp4", fps=10) as video:
+            for index, t in enumerate(numbers):
+                video.write(read_image(tmp_path / f"frames/f_{t}.png"))
+                (tmp_path / f"pred/f_{t}.png").rename(tmp_path / f"pred/{name}_{index:06d}.png")
+    (tmp_path / "videos/some.txt").write_text("long.mp4\nshort.mp4\nlong.mp4\n")
+    assert clip("--frames", given) == 0
+    rows = [(row["clip"], len(row["pairs"])) for row in result(tmp_path)["clips"]]
+    assert rows == [("long_000000", 3), ("short_000000", 2)]
+
+
+@pytest.mark.parametrize("name", ["f_{}_mask.png", "mask_f_{}.png"])
+def test_frames_and_masks_in_one_folder_are_scored_as_in_two(clip, tmp_path, name):
+    assert clip("--frames", "frames") == 0
+    expected = result(tmp_path)
+    (result_folder(tmp_path) / "tc.json").unlink()
+    for t in range(FRAMES):
+        (tmp_path / f"pred/f_{t}.png").rename(tmp_path / "frames" / name.format(t))
+    words = ("--predictions", "frames", "FLOW.preset=ultrafast", "TEST.save_folder=out")
+    assert run("eval_tc", "--frames", "frames", *words) == 0
+    scored = json.loads((tmp_path / "out/tc.json").read_text())
+    assert figures(scored) == figures(expected)
+
+
+@pytest.mark.parametrize("words", [["DATA.clip_list=x.lst"], ["DATA.clip_list", "x.lst"]])
+def test_a_list_that_would_not_be_used_is_refused(clip, tmp_path, capsys, words):
+    assert clip("--frames", "frames", *words) == 2
+    assert "TEST.frames frames and DATA.clip_list x.lst both say which frames are read" in capsys.readouterr().err
+    assert clip("--cityscapes", "sampled", *words) == 2
+    assert "TEST.cityscapes sampled and DATA.clip_list x.lst" in capsys.readouterr().err
+
+
+def test_a_list_with_masks_among_the_frames_is_refused(clip, tmp_path, capsys):
+    for t in range(FRAMES):
+        (tmp_path / f"pred/f_{t}.png").rename(tmp_path / f"frames/f_{t}_mask.png")
+    names = sorted(path.name for path in (tmp_path / "frames").glob("*.png"))
+    (tmp_path / "x.lst").write_text("\n".join(names))
+    words = ["DATA.clip_list=x.lst", "DATA.data_root=frames", "DATA.layout=folder", "DATA.synthetic=false"]
+    assert clip(*words) == 2
+    assert "7 of the 14 frames of the clip of f_0.png seem to be masks of the others" in capsys.readouterr().err
