@@ -261,7 +261,8 @@ class ClipViewer:
 def settings_of_predictions(run: Run, settings: Settings) -> Settings:
     """The settings with those that a run's predictions were read with."""
     own = run.scores.settings.TEST
-    kind = run.scores.predictions["ids"]
+    mapping = isinstance(own.prediction_ids, dict)
+    kind = own.prediction_ids if mapping else run.scores.predictions["ids"]
     change = {"predictions": own.predictions, "prediction_ids": kind, "allow_gaps": own.allow_gaps}
     return with_changes(settings, TEST=change | {"save_folder": str(run.folder)})
 

@@ -207,6 +207,16 @@ def test_the_script_compares_over_the_common_classes(scored, world, tmp_path, ca
     assert low == high  # the share of the pixels that change
 
 
+def test_predictions_with_values_of_their_own_are_read_as_they_were_scored(scored, world, tmp_path):
+    def tens(label: np.ndarray, number: int) -> np.ndarray:
+        return noisy(label, number) * np.uint8(10)
+
+    plain = scored("plain", noisy)
+    run = scored("tens", tens, "clips.lst", "TEST.prediction_ids={0: 0, 10: 1, 20: 2, 40: 4}")
+    viewer = ClipViewer([plain, run], settings_of(world, tmp_path / "plain"))
+    np.testing.assert_array_equal(viewer.prediction(run, 1, 2), viewer.prediction(plain, 1, 2))
+
+
 def test_scores_of_predictions_that_were_made_anew_are_refused(scored, world, tmp_path, capsys):
     runs = [scored("a", noisy), scored("b", painted(ROAD))]
     file = sorted((tmp_path / "b/video/gray").iterdir())[3]
