@@ -77,19 +77,19 @@ class Data(_Section):
     val_list: str = Field(
         "data/lists/cityscapes/val.lst",
         title="path",
-        description="labelled frames, one 'image label' per line; none: validate without labels, by TC alone",
+        description="labelled frames; none: by TC alone",
     )
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
         title="path",
-        description="clips to score: one frame per line, a blank line between clips; none: validate by mIoU alone",
+        description="clips to score: a frame per line, blank lines between clips; none: validate by mIoU",
     )
-    classes: int = Field(19, description="number of classes", ge=1, le=254)
+    classes: int = Field(19, description="number of classes", ge=2, le=254)
     label_map: LabelMap = Field(
         "cityscapes",
-        title="name | {value: train id} | path",
-        description="what label files hold: cityscapes (label ids), none (train ids), void_zero (0 is void, 1..K the "
-        "classes), color (colours of colors_path), or a mapping, as {0: 255, 1: 0}, 255: ignore; path: of a .yaml",
+        title="name | mapping | path",
+        description="values of label files: cityscapes ids, none (train ids), void_zero (1..K), color, or a mapping "
+        "{0: 255, 1: 0}, also as a .yaml file; 255: ignore",
     )
     frame_step: Positive = Field(1, description="difference between the numbers of consecutive frames")
     allow_missing_neighbours: bool = Field(False, description="train on frames without neighbour too")
@@ -104,9 +104,9 @@ class Data(_Section):
     synthetic_val: Positive = Field(4, description="30-frame snippets in the synthetic world")
     synthetic_seed: int = Field(0, description="random seed of the synthetic world", ge=0, le=LARGEST_SEED)
 
-    @field_validator("classes")
+    @field_validator("classes", mode="before")
     @classmethod
-    def _two_classes(cls, value: int) -> int:
+    def _two_classes(cls, value: Any) -> Any:
         if value == 1:
             raise ValueError(
                 "one class has loss 0 and mIoU 100 whatever is predicted: an object and its background are 2 classes"
@@ -177,7 +177,7 @@ class Train(_Section):
     ignore_label: LabelValue | list[LabelValue] = Field(
         255,
         title="int 0..255 | list",
-        description="label values excluded from losses and scores, beside 255; with label_map none",
+        description="values to ignore, with label_map none",
     )
     loss: Literal["dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy"] = Field(
         "dsn",
@@ -214,9 +214,7 @@ class Train(_Section):
         0, description="random seed of weights, order, crops and neighbours", ge=0, le=LARGEST_SEED
     )
     print_freq: Positive = Field(10, description="steps between log entries")
-    val_freq: int = Field(
-        10, description="epochs between validations, the last included; 0: no validation, no best.pth", ge=0, le=LARGEST
-    )
+    val_freq: int = Field(10, description="epochs between validations, and after the last; 0: none", ge=0, le=LARGEST)
     val_clips: Positive | None = Field(None, description="clips whose TC a validation measures; empty: all")
     save_path: str = Field("exp/cityscapes/pspnet18_flow", title="path", description="folder for checkpoints and logs")
     resume: str | None = Field(
