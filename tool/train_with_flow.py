@@ -5,8 +5,8 @@
     python tool/train_with_flow.py --config configs/camvid/pspnet18_flow.yaml TRAIN.resume auto
     torchrun --nproc_per_node 4 tool/train_with_flow.py --config configs/cityscapes/pspnet18_flow.yaml
 
-Writes last.pth (after every epoch), best.pth (highest mIoU, or TC without labels), settings.yaml and TensorBoard logs
-into TRAIN.save_path.
+Writes last.pth (after every epoch), best.pth (highest mIoU; without labels, TC), settings.yaml and
+TensorBoard logs into TRAIN.save_path.
 """
 
 from etc import cli, distributed

@@ -77,7 +77,7 @@ class Data(_Section):
     val_list: str = Field(
         "data/lists/cityscapes/val.lst",
         title="path",
-        description="labelled frames; none: validate by TC alone",
+        description="labelled frames; none: by TC alone",
     )
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
