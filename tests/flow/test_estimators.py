@@ -139,7 +139,8 @@ def test_the_flow_of_a_network_can_be_trained_with(raft_weights):
     logits = torch.zeros(1, 3, 32, 48, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         flow = estimator.estimate(image_t, image_k)
-    MotionLoss(weight=1.0)(image_t, image_k, logits, logits + 1, flow).backward()
+    frames = [(image - 128) / 60 for image in (image_t, image_k)]
+    MotionLoss(weight=1.0)(*frames, logits, logits + 1, flow).backward()
     assert logits.grad is not None and not flow.requires_grad
     # mixed precision of the training does not reach the flow
     assert torch.equal(flow, estimator.estimate(image_t, image_k))
