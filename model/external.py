@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torchvision.models import (
 
 from model.base import SegmentationNetwork, normalisation_error
 from model.pspnet import check_size
+from model.repository import Repository, find
 from model.weights import fetch
 
 DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
@@ -40,10 +41,20 @@ class ExternalNetwork(SegmentationNetwork):
         classes: number of channels that its logits must have.
         aux: name under which it returns the logits of an auxiliary head.
         new_layers: names of its submodules that learn faster.
+        home: the repository that its code comes from, whose modules it may import late; ``None``: none.
     """
 
-    def __init__(self, network: nn.Module, *, classes: int, aux: str = "dsn", new_layers: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: int,
+        aux: str = "dsn",
+        new_layers: tuple[str, ...] = (),
+        home: Repository | None = None,
+    ) -> None:
         super().__init__()
+        self.home = home
         self.network = network
         self.classes = classes
         self.aux = aux
@@ -53,7 +64,8 @@ class ExternalNetwork(SegmentationNetwork):
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         try:
-            returned = self.network(image)
+            with self.home.active() if self.home else nullcontext():
+                returned = self.network(image)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise normalisation_error(image) from error
@@ -120,31 +132,27 @@ def load_backbone(backbone: nn.Module, weights: WeightsEnum) -> None:
 def imported(arch: str, *, classes: int) -> SegmentationNetwork:
     """Anybody's network: ``"package.module:factory"``, where ``factory(classes=...)`` makes it.
 
-    The submodules named in its attribute ``new_layers``, if it has one, get ten times the learning rate.
+    With a folder before it, ``"path/to/repository:package.module:factory"``, its modules are imported apart from all
+    others (:mod:`model.repository`). The submodules named in its attribute ``new_layers``, if it has one, get ten times
+    the learning rate.
 
     Raises:
         ValueError: nothing to import there, not callable with ``classes``, or what it returns is no ``nn.Module``.
     """
-    module_name, _, name = arch.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
-        raise ValueError(f"arch {arch!r} is no name of a function, expected package.module:factory")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"cannot import arch {arch!r}: {error}") from error
-    if not hasattr(module, name):
-        # naming its file shows when another module of that name was found first
-        raise ValueError(f"arch {arch!r}: there is no {name} in {getattr(module, '__file__', None) or module_name}")
-    factory = getattr(module, name)
+        home, factory = find(arch)
+    except ValueError as error:
+        raise ValueError(f"arch {arch!r}: {error}") from error.__cause__ or error
     if not callable(factory):
         raise ValueError(f"arch {arch!r} is a {type(factory).__name__}, expected a function of classes")
     try:
         inspect.signature(factory).bind(classes=classes)
     except TypeError as error:
         raise ValueError(f"arch {arch!r} cannot be called with classes={classes}: {error}") from error
-    network = factory(classes=classes)
+    with home.active() if home else nullcontext():
+        network = factory(classes=classes)
     if not isinstance(network, nn.Module):
         raise ValueError(f"arch {arch!r} made a {type(network).__name__}, expected a torch.nn.Module")
     if isinstance(network, SegmentationNetwork):
         return network
-    return ExternalNetwork(network, classes=classes, new_layers=tuple(getattr(network, "new_layers", ())))
+    return ExternalNetwork(network, classes=classes, new_layers=tuple(getattr(network, "new_layers", ())), home=home)

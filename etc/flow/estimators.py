@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ from etc.errors import UserError
 from etc.weights import how_to_get
 from flownet import VARIANTS, load_flownet2
 from model.checkpoint import check_finite, read_checked, read_weights
+from model.repository import Repository, find
 from model.weights import check_cached
 
 _PRESETS = {
@@ -343,18 +344,38 @@ def _download(name: str, source) -> dict[str, Tensor]:
 
 
 def _imported(name: str) -> FlowEstimator:
-    module, _, factory = name.partition(":")
     try:
-        estimator = getattr(importlib.import_module(module), factory)()
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"FLOW.name {name}: {error}") from error
+        home, factory = find(name)
+    except ValueError as error:
+        raise UserError(f"FLOW.name {name}: {error}") from error.__cause__ or error
+    with home.active() if home else nullcontext():
+        estimator = factory()
     if not callable(getattr(estimator, "estimate", None)):
         raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
     if not hasattr(estimator, "name"):
-        estimator.name = name.replace(":", ".")
+        estimator.name = name.rpartition("/")[2].replace(":", ".")
     if not hasattr(estimator, "key"):
-        estimator.key = f"{estimator.name}-{_source_hash(module)}"
-    return estimator
+        source = home.source_hash() if home else _source_hash(name.partition(":")[0])
+        estimator.key = f"{estimator.name}-{source}"
+    return _AtHome(estimator, home, name) if home else estimator
+
+
+class _AtHome:
+    """An estimator of a repository whose modules it may import late."""
+
+    def __init__(self, estimator: FlowEstimator, home: Repository, imported_as: str) -> None:
+        self.estimator, self.home = estimator, home
+        self.name, self.key = estimator.name, estimator.key
+        self.imported_as = imported_as
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Its class has no name that another process could look up: a loading worker imports it anew.
+        return _imported, (self.imported_as,)
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`FlowEstimator`."""
+        with self.home.active():
+            return self.estimator.estimate(rgb_t, rgb_k)
 
 
 def _source_hash(module: str) -> str:
