@@ -16,8 +16,9 @@ from etc.distributed import device_of
 from etc.flow.precompute import precompute
 
 KEYS = (
-    f"{cli.CLIPS} {cli.ESTIMATOR} DATA.train_list DATA.allow_missing_neighbours FLOW.source "
-    "DATA.gaps DATA.cuts FLOW.cache TRAIN.frame_gap TRAIN.random_frame TRAIN.st_weight DISTILL.pf_weight DISTILL.mf_weight TEST.device"
+    f"{cli.CLIPS} {cli.ESTIMATOR} DATA.train_list DATA.allow_missing_neighbours DATA.gaps "
+    "DATA.cuts FLOW.source FLOW.cache TRAIN.frame_gap TRAIN.random_frame TRAIN.st_weight DISTILL.pf_weight "
+    "DISTILL.mf_weight TEST.device"
 )
 
 

@@ -73,7 +73,7 @@ class Data(_Section):
     val_list: str = Field(
         "data/lists/cityscapes/val.lst",
         title="path",
-        description="labelled frames, one 'image label' per line",
+        description="labelled frames, 'image label' per line",
     )
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
@@ -87,10 +87,8 @@ class Data(_Section):
         description="layout whose label ids label files hold; none: train ids",
     )
     frame_step: Positive = Field(1, description="difference between the numbers of consecutive frames")
-    gaps: Literal["split", "keep"] = Field(
-        "split", description="missing frame numbers end a clip, or the frames beside them are neighbours"
-    )
-    cuts: Literal["split", "keep"] = Field("split", description="cuts of a video end a clip, or are scored like motion")
+    gaps: Literal["split", "keep"] = Field("split", description="split clips at missing frame numbers, at cuts")
+    cuts: Literal["split", "keep"] = Field("split", description="split clips at missing frame numbers, at cuts")
     allow_missing_neighbours: bool = Field(False, description="train on frames without neighbour too")
     names_path: str = Field("data/palettes/cityscapes_names.txt", title="path", description="class names, one per line")
     colors_path: str = Field(
