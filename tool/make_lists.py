@@ -48,7 +48,7 @@ def gaps_in(text: str) -> str:
     """How many gaps the frame numbers of the clips of a list have, in words; nothing if there are none."""
     clips = [[line.split()[0] for line in clip.splitlines()] for clip in text.split("\n\n")]
     count = sum(len(starts_after_gaps(clip)) for clip in clips)
-    return f"; {count} gaps in the frame numbers, a new clip begins there unless DATA.gaps is keep" if count else ""
+    return f"; gaps in the frame numbers: {count}, a new clip begins at each unless DATA.gaps is keep" if count else ""
 
 
 def wrapped(description: str) -> str:
