@@ -3,6 +3,9 @@
 python tool/make_lists.py cityscapes data/cityscapes         # into data/lists/cityscapes
 python tool/make_lists.py camvid data/camvid
 python tool/make_lists.py folder my/videos --out my/lists    # one clip per folder of frames
+
+Lists are made from names alone. Gaps in the frame numbers are counted here, cuts of a video are found
+when its clips are scored; a new clip begins there then (DATA.gaps, DATA.cuts).
 """
 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
@@ -12,6 +15,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
+from etc.data.frame_names import starts_after_gaps
 from etc.data.layouts import LAYOUTS
 from etc.data.make_lists import write_lists
 from etc.distributed import exclusive_output
@@ -35,9 +39,16 @@ def main(argv: list[str] | None = None) -> int:
         write_lists(lists, out)
     for name, text in lists.items():
         lines = text.splitlines()
-        clips = f" in {lines.count('') + 1} clips" if "clips" in name else ""
+        clips = f" in {lines.count('') + 1} clips{gaps_in(text)}" if "clips" in name else ""
         print(f"{out / name}: {len(lines) - lines.count('')} frames{clips}")
     return 0
+
+
+def gaps_in(text: str) -> str:
+    """How many gaps the frame numbers of the clips of a list have, in words; nothing if there are none."""
+    clips = [[line.split()[0] for line in clip.splitlines()] for clip in text.split("\n\n")]
+    count = sum(len(starts_after_gaps(clip)) for clip in clips)
+    return f"; gaps in the frame numbers: {count}, a new clip begins at each unless DATA.gaps is keep" if count else ""
 
 
 def wrapped(description: str) -> str:

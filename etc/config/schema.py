@@ -92,10 +92,8 @@ class Data(_Section):
         "{0: 255, 1: 0}, also as a .yaml file; 255: ignore",
     )
     frame_step: Positive = Field(1, description="difference between the numbers of consecutive frames")
-    gaps: Literal["split", "keep"] = Field(
-        "split", description="missing frame numbers end a clip, or the frames beside them are neighbours"
-    )
-    cuts: Literal["split", "keep"] = Field("split", description="cuts of a video end a clip, or are scored like motion")
+    gaps: Literal["split", "keep"] = Field("split", description="split clips at missing frame numbers, at cuts")
+    cuts: Literal["split", "keep"] = Field("split", description="split clips at missing frame numbers, at cuts")
     allow_missing_neighbours: bool = Field(False, description="train on frames without neighbour too")
     names_path: str = Field("data/palettes/cityscapes_names.txt", title="path", description="class names, one per line")
     colors_path: str = Field(

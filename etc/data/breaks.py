@@ -79,7 +79,7 @@ def breaks_in(clips: list[Clip], settings: Settings) -> Breaks:
         first = next((names[i][own[0]] for i, own in enumerate(starts) if own), None)
         if first is not None and distributed.rank() == 0:
             count = sum(map(len, starts))
-            logger.warning("%d %s: each begins a new clip; the first is before %s", count, what, first)
+            logger.warning("%s: %d, each begins a new clip; the first is before %s", what, count, first)
     return breaks
 
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
-from etc.data.breaks import breaks_in
 from etc.data.frame_values import check_frames
 from etc.data.images import read_image
 from etc.data.origin import Origin
@@ -49,9 +48,7 @@ def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
     if purpose == "train":
         return list(dict.fromkeys(training_pairs(settings)))
     root = Path(settings.DATA.data_root)
-    clips = clips_to_score(settings)
-    clips = breaks_in(clips, settings).split(clips)
-    forward = [(root / a.image, root / b.image) for clip in clips for a, b in pairwise(clip)]
+    forward = [(root / a.image, root / b.image) for clip in clips_to_score(settings) for a, b in pairwise(clip)]
     both = (pair for t, k in forward for pair in ((t, k), (k, t)))
     return list(dict.fromkeys(both))
 

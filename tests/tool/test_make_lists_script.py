@@ -46,3 +46,10 @@ def test_an_unknown_layout_ends_with_code_2(main, tmp_path, capsys):
         main(["kitti", str(tmp_path)])
     assert caught.value.code == 2
     assert "cityscapes" in capsys.readouterr().err
+
+
+def test_gaps_in_the_frame_numbers_are_counted(main, frames, tmp_path, capsys):
+    for number in (3, 7, 8):
+        (frames / "a" / f"{number}.png").touch()
+    assert main(["folder", str(frames), "--out", str(tmp_path / "lists")]) == 0
+    assert "8 frames in 2 clips; gaps in the frame numbers: 1, a new clip begins" in capsys.readouterr().out
