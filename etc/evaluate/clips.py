@@ -20,11 +20,12 @@ from etc.config.schema import Settings
 from etc.data.labels import IGNORE, class_names, label_table, read_train_ids
 from etc.data.lists import Clip, Frame, clip_names
 from etc.data.sources import clips_to_score
+from etc.data.synthetic import is_to_be_rendered
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipCounts, ClipScorer, Counts, PairCounts, PairScorer, ScoredFrame
 from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
-from etc.evaluate.predictions import predictions_from
+from etc.evaluate.predictions import check_predictions_folder, predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
 from etc.flow.build import FlowSource, flow_source
 from etc.metrics import bootstrap_interval, iou_scores
@@ -50,10 +51,13 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
             not fit; clips shorter than a stride.
     """
+    # Everything that can be looked at comes before the clips, which may have to be rendered.
+    if is_to_be_rendered(settings):
+        check_predictions_folder(settings)
+    names = class_names(settings)
+    flows = flow_settings(settings, device or device_of(settings.TEST.device))
     clips = clips_to_score(settings)
     predictions = predictions_from(settings, clips)
-    names = class_names(settings)  # read first: a wrong file of names must not waste the scoring
-    flows = flow_settings(settings, device or device_of(settings.TEST.device))
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")

@@ -12,7 +12,7 @@ from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES
 from etc.data.lists import Clip
 from etc.data.origin import digest
-from etc.evaluate.prediction_files import check_origins, check_sizes, check_surplus, prediction_files
+from etc.evaluate.prediction_files import check_is_folder, check_origins, check_sizes, check_surplus, prediction_files
 from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
 from utils.files import regular_file, sha256_of
 
@@ -35,7 +35,7 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
     label_map = CITYSCAPES.name if kind == "label" and data.label_map == "none" else data.label_map
     predictions = Predictions(
         clips,
-        Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray",
+        _folder(settings),
         data_root=Path(data.data_root),
         values=ClassValues(data.classes, settings.TRAIN.ignore_label, label_map, data.colors_path),
         kind=kind,
@@ -44,6 +44,16 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
     if test.frames:
         check_surplus(predictions.files, test.frames)
     return predictions
+
+
+def check_predictions_folder(settings: Settings) -> None:
+    """Raise UserError where the folder that section ``TEST`` describes is not there; its files need the clips."""
+    check_is_folder(_folder(settings))
+
+
+def _folder(settings: Settings) -> Path:
+    test = settings.TEST
+    return Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray"
 
 
 class Predictions:
