@@ -123,7 +123,10 @@ def check_surplus(files: PredictionPaths, frames: str) -> None:
         used = {file for file in row if file is not None}
         kinds = {_numbered(file) for file in used} - {None}
         named_alike = {
-            file for folder in {f.parent for f in used} for file in folder.glob("*.png") if _numbered(file) in kinds
+            file
+            for folder in {f.parent for f in used}
+            for file in images_in(folder)
+            if file.suffix.lower() == ".png" and _numbered(file) in kinds
         }
         surplus = sorted(named_alike.difference(*files))
         if not surplus:

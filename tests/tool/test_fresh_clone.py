@@ -15,7 +15,7 @@ from tests.scripts import run
         ("test", ["TEST.ckpt_path=junk.pth"], "junk.pth"),
         ("test", ["TEST.test_list=none.lst"], "TEST.test_list none.lst does not exist"),
         ("eval_tc", [], "holds no predictions"),
-        ("eval_tc", ["--predictions", "none"], "none holds no predictions"),
+        ("eval_tc", ["--predictions", "missing"], "missing holds no predictions"),
         ("eval_tc", ["--predictions", ".", "DATA.names_path=none.txt"], "cannot read none.txt"),
         ("eval_tc", ["--predictions", ".", "FLOW.evaluate_with=[dis@slow]"], "dis has no preset 'slow'"),
         ("train_with_flow", ["DATA.val_list=none.lst"], "DATA.val_list none.lst does not exist"),
