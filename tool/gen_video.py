@@ -17,7 +17,10 @@ from etc.data.sources import check_one_source
 from etc.distributed import device_of
 from etc.predict.clips import generate
 
-KEYS = f"{cli.CLIPS} {cli.NETWORK} {cli.PREDICTOR} DATA.colors_path TEST.save_folder TEST.batch_size_gen TEST.fps"
+KEYS = (
+    f"{cli.CLIPS} {cli.NETWORK} {cli.PREDICTOR} DATA.colors_path TEST.save_folder TEST.predictions "
+    "TEST.batch_size_gen TEST.fps"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
