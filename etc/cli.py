@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from etc.config import DEFAULT_CONFIG, TOOLKIT, load_settings
+from etc.config import DEFAULT_CONFIG, TOOLKIT, find_file, load_settings
 from etc.config.schema import SECTIONS, Settings
 from etc.config.words import type_of
 from etc.data.layouts import check_layout
@@ -90,8 +90,8 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         keys: the settings that the script reads, as ``"SECTION.key"``.
 
     Raises:
-        UserError: a checkpoint that does not exist, class names that do not fit, or a device that this machine does
-            not have.
+        UserError: a checkpoint, a list outside of the rendered data, or TEST.frames that does not exist; class names
+            that do not fit; a device that this machine does not have.
     """
     for key in ("TEST.ckpt_path", "TRAIN.weight", "DISTILL.teacher_weight"):
         section, _, name = key.partition(".")
@@ -104,11 +104,33 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         from etc.data.labels import class_names
 
         class_names(settings)
+    for key, path in _lists_read(settings, keys):
+        # The list files of the rendered data come with it.
+        if not Path(path).is_relative_to(settings.DATA.data_root) and not find_file(path).is_file():
+            raise UserError(f"{key} {path} does not exist")
     if "TEST.device" in keys:
         # A script that computes on a device imports torch anyway; others start without it.
         from etc.distributed import device_of
 
         device_of(settings.TEST.device)
+
+
+def _lists_read(settings: Settings, keys: Iterable[str]) -> list[tuple[str, str]]:
+    """The settings of list files that a script reads, with their values, where the data may have to be rendered."""
+    read = set(keys)
+
+    def value(key: str) -> Any:
+        section, _, name = key.partition(".")
+        return getattr(getattr(settings, section), name) if key in read else None
+
+    if not value("DATA.synthetic"):
+        return []
+    lists = ["DATA.train_list", "TEST.test_list"]
+    if not value("TEST.test_list"):
+        lists.append("DATA.val_list")
+    if not value("TEST.frames") and not value("TEST.cityscapes") and value("TEST.demo_dir") is None:
+        lists.append("DATA.clip_list")
+    return [(key, value(key)) for key in lists if value(key)]
 
 
 def matching_keys(patterns: str) -> list[str]:

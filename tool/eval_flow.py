@@ -48,12 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     settings = cli.settings_from(args)
     if args.max_pairs is not None and args.max_pairs < 1:
         raise UserError(f"--max-pairs {args.max_pairs}: expected 1 or more")
+    own_flow = settings.FLOW.name == "dataset"
+    estimator = build_flow("dis") if own_flow else flow_estimator(settings, device_of(settings.TEST.device))
     if args.pairs is None:
         prepare(settings)
     folder = Path(args.pairs or Path(settings.DATA.data_root) / "flow/val")
     pairs = find_pairs(folder)[: args.max_pairs]
-    own_flow = settings.FLOW.name == "dataset"
-    estimator = build_flow("dis") if own_flow else flow_estimator(settings, device_of(settings.TEST.device))
     result = score_flow(estimator, pairs, pictures=args.pictures)
     path = Path(args.out) / f"{folder.resolve().name}_{estimator.key}.json"
     save_accuracy(result, path)

@@ -3,7 +3,7 @@
     python tool/eval_tc.py                                           # the quickstart world
     python tool/eval_tc.py TEST.save_folder exp/base/result          # other predictions of gen_video.py
     python tool/eval_tc.py --frames my_video.mp4 --predictions my_masks    # without list files
-    python tool/eval_tc.py --frames my/videos --predictions my_masks       # several videos, or a list of them
+    python tool/eval_tc.py --frames my/videos --predictions my_masks     # several videos
     python tool/eval_tc.py --frames frames --predictions masks DATA.classes 5 DATA.names_path names.txt
     python tool/eval_tc.py --cityscapes sampled --predictions masks DATA.data_root /data/cityscapes
     python tool/eval_tc.py --config FILE "FLOW.evaluate_with=[dis, raft_small]" "TEST.strides=[1, 2]"

@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = cli.settings_from(args)
     threshold = 0.9 if args.threshold is None and args.keep_share is None else args.threshold
     choice, out = Choice(threshold, args.keep_share, args.temporal), Path(args.out)
+    choice.check()
     with distributed.process_group(device_of(settings.TEST.device)):
         frames = video_frames(settings, args.frames)
         with distributed.exclusive_output(out):

@@ -3,7 +3,7 @@
     python tool/gen_video.py                                         # the quickstart world
     python tool/gen_video.py TEST.ckpt_path exp/base/best.pth TEST.save_folder exp/base/result
     python tool/gen_video.py --config configs/cityscapes/pspnet18_flow.yaml --overwrite
-    python tool/gen_video.py TEST.frames my/videos                   # a video, or a folder or list of videos
+    python tool/gen_video.py TEST.frames my/videos                # a video, or several
     torchrun --nproc_per_node 4 tool/gen_video.py --config configs/cityscapes/pspnet18_flow.yaml
 
 Writes gray/<frame>.png (train ids), color/<frame>.png and mp4/<first frame>.mp4 into
@@ -17,7 +17,10 @@ from etc.data.sources import check_one_source
 from etc.distributed import device_of
 from etc.predict.clips import generate
 
-KEYS = f"{cli.CLIPS} {cli.NETWORK} {cli.PREDICTOR} DATA.colors_path TEST.save_folder TEST.batch_size_gen TEST.fps"
+KEYS = (
+    f"{cli.CLIPS} {cli.NETWORK} {cli.PREDICTOR} DATA.colors_path TEST.save_folder TEST.predictions "
+    "TEST.batch_size_gen TEST.fps"
+)
 
 
 def main(argv: list[str] | None = None) -> int:

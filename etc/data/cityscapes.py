@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from etc.data.folders import check_name, subfolders
-from etc.data.frame_names import IMAGE_SUFFIXES, Layout, frame_number, frames_in, neighbour
+from etc.data.frame_names import SUFFIXES_ON_DISK, Layout, frame_number, frames_in, neighbour
 from etc.data.lists import Clip, Frame, Lists, format_clips, format_frames, group_clips
 from etc.errors import UserError
 
@@ -201,7 +201,7 @@ def _labelled_frames(root: Path, split: str) -> list[Frame]:
 
 def _image_of(root: Path, split: str, city: str, frame: str) -> Path | None:
     """The file of a frame; the one in the video folder if there is one, because its neighbours lie there."""
-    names = [f"{frame}{FRAME_TAIL}{suffix}" for suffix in IMAGE_SUFFIXES]
+    names = [f"{frame}{FRAME_TAIL}{suffix}" for suffix in SUFFIXES_ON_DISK]
     files = (root / folder / split / city / name for folder in _FOLDERS for name in names)
     return next((file for file in files if file.is_file()), None)
 

@@ -20,6 +20,7 @@ from etc.errors import UserError
 _LONGEST = 240  # bytes of a name; file systems allow 255, with hash and suffix
 _CUT = 48  # characters, of up to 4 bytes, that are kept of a longer one
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".bmp", ".webp", ".tif", ".tiff")  # in any case
+SUFFIXES_ON_DISK = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))  # to look for a file by its stem
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ _MASK_WORD = re.compile(
     r"gt|groundtruth|ids|(label|train|instance)ids?|[a-z]*masks?|[a-z]*labels?|anno?s?|[a-z]*annot(ation)?s?|segs?"
     r"|segmentations?|semantics?|panoptic|pred(iction)?s?|depths?|disparit(y|ies)|trimaps?|mattes?|parsing"
 )
+_SEGMENT = re.compile(r"(?i)segs?[_-]?\d+")  # seg_0001 is rather a part of a video
 _ADDED_WORDS = re.compile(r"[A-Za-z]+([_\-. ][A-Za-z]+)*")
 _LOSSY = (".jpg", ".jpeg", ".webp")
 _LABEL_VALUES = 64  # distinct values in a label map, at most; photographs have more
@@ -53,7 +54,7 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
         root: only the names of folders below it count.
     """
     numbers = {folder: {_numbers(image) for image in images} for folder, images in folders.items()}
-    named = {folder for folder in folders if any(map(is_named_as_mask, folder.relative_to(root).parts))}
+    named = {folder for folder in folders if any(map(_names_mask_folder, folder.relative_to(root).parts))}
     at_place = defaultdict(list)  # folders of other names, which may hold frames
     for folder in folders.keys() - named:
         for _, place in _places(folder, root):
@@ -63,7 +64,7 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
         """Folders that have pictures of the same numbers, and a path that differs in one part (a mask word)."""
         beside = set()
         for part, place in _places(folder, root):
-            if is_named_as_mask(part) or not words:
+            if _names_mask_folder(part) or not words:
                 beside |= {*at_place[place], root.joinpath(*place[0], *place[1])}  # masks may lie in the frames' folder
         own = numbers[folder]
         return sorted(f for f in beside - named - {folder} if f in folders and 2 * len(own & numbers[f]) >= len(own))
@@ -84,6 +85,10 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
 def is_named_as_mask(name: str) -> bool:
     """Whether a word in a name says that it holds masks: ``mask_000``, ``gtFine``, ``trainannot``."""
     return any(_MASK_WORD.fullmatch(word.lower()) for word in _WORDS.findall(name))
+
+
+def _names_mask_folder(part: str) -> bool:
+    return is_named_as_mask(part) and _SEGMENT.fullmatch(part) is None
 
 
 def are_label_maps(images: Sequence[Path]) -> bool:

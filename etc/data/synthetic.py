@@ -47,6 +47,11 @@ def prepare(settings: Settings) -> None:
     _check_world(root, wanted)
 
 
+def is_to_be_rendered(settings: Settings) -> bool:
+    """Whether :func:`prepare` will take its time: what can be looked at without the data should be looked at first."""
+    return settings.DATA.synthetic and not Path(settings.DATA.data_root).exists()
+
+
 def _render(root: Path, settings: Settings, wanted: dict[str, int]) -> None:
     data = settings.DATA
     logger.info("rendering the synthetic world into %s (once)", root)

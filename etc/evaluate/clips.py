@@ -23,11 +23,12 @@ from etc.data.frame_values import check_values
 from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
 from etc.data.lists import Clip, Frame, clip_names
 from etc.data.sources import clips_to_score, source_of_clips
+from etc.data.synthetic import is_to_be_rendered
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipCounts, ClipScorer, Counts, PairCounts, PairScorer, ScoredFrame
 from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION, classes_averaged
-from etc.evaluate.predictions import predictions_from
+from etc.evaluate.predictions import check_predictions_folder, predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
 from etc.flow.build import FlowSource, flow_source
 from etc.metrics import bootstrap_interval, iou_scores
@@ -62,9 +63,13 @@ def score_clips(
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
             not fit; clips shorter than a stride.
     """
-    whole = clips_to_score(settings)
-    # All settings and labels are checked first: whatever is wrong with them must not waste the scoring.
+    # All settings and labels are checked first: whatever is wrong with them must not waste the scoring. Everything that
+    # can be looked at comes before the clips, which may have to be rendered.
+    if is_to_be_rendered(settings):
+        check_predictions_folder(settings)
     names = class_names(settings)
+    flows = flow_settings(settings, device or device_of(settings.TEST.device))
+    whole = clips_to_score(settings)
     check_values(settings, [frame for clip in whole for frame in clip], source_of_clips(settings))
     predictions = predictions_from(settings, whole)
     breaks = breaks_in(whole, settings)
@@ -73,7 +78,6 @@ def score_clips(
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
     distributed.warn_of_idle_processes(len(clips), "clips to score")
-    flows = flow_settings(settings, device or device_of(settings.TEST.device))
     # Clips of other processes keep the zeros of a scorer that saw no frame.
     counts = [_scorer(settings, flows).counts(longest) for _ in clips]
     ends = segment_ends(len(clips[0])) if len(clips) == 1 else []

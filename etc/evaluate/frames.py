@@ -45,13 +45,14 @@ def score_frames(settings: Settings, export: str | Path | None = None) -> FrameS
         UserError: missing files, a checkpoint that does not fit, or an export that cannot be made; without
             ``export`` also frames without a label.
     """
+    predictor = predictor_from(settings)
+    # After it, because the data may have to be rendered first.
     if export is None:
         frames, writer = labelled_frames(settings, settings.TEST.test_list), None
     else:
         frames = _listed_frames(settings)
         writer = LabelExport(export, frames, settings)
     check_values(settings, frames, settings.TEST.test_list or settings.DATA.val_list)
-    predictor = predictor_from(settings)
     if writer is not None:
         writer.start()
     counts = confusion_of(predictor, frames, settings, desc="test", export=writer)

@@ -47,8 +47,7 @@ def prediction_files(
     expected = [folder / f"{name}.png" for name in prediction_names(frames, data_root)]
     found: list[Path | None] = [file if file.is_file() else None for file in expected]
     if not all(found):
-        if not folder.is_dir():
-            raise UserError(f"{folder} holds no predictions: write them with tool/gen_video.py, or give their folder")
+        check_is_folder(folder)
         earlier = earlier_files(folder, frames, images)
         found = [file or old for file, old in zip(found, earlier, strict=True)]
     if not all(found):
@@ -65,6 +64,12 @@ def prediction_files(
             _raise_missing(missing, len(frames), folder, allow_gaps=allow_gaps)
     rest = iter(found)
     return [[next(rest) for _ in clip] for clip in clips]
+
+
+def check_is_folder(folder: Path) -> None:
+    """Raise UserError where there is no folder of predictions."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} holds no predictions: write them with tool/gen_video.py, or give their folder")
 
 
 def check_sizes(clips: list[Clip], files: PredictionPaths, data_root: Path) -> None:
@@ -118,7 +123,10 @@ def check_surplus(files: PredictionPaths, frames: str) -> None:
         used = {file for file in row if file is not None}
         kinds = {_numbered(file) for file in used} - {None}
         named_alike = {
-            file for folder in {f.parent for f in used} for file in folder.glob("*.png") if _numbered(file) in kinds
+            file
+            for folder in {f.parent for f in used}
+            for file in images_in(folder)
+            if file.suffix.lower() == ".png" and _numbered(file) in kinds
         }
         surplus = sorted(named_alike.difference(*files))
         if not surplus:

@@ -13,7 +13,7 @@ from etc.data.cityscapes import CITYSCAPES
 from etc.data.layouts import COLOR
 from etc.data.lists import Clip
 from etc.data.origin import digest
-from etc.evaluate.prediction_files import check_origins, check_sizes, check_surplus, prediction_files
+from etc.evaluate.prediction_files import check_is_folder, check_origins, check_sizes, check_surplus, prediction_files
 from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
 from utils.files import regular_file, sha256_of
 
@@ -42,7 +42,7 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
         label_map = CITYSCAPES.name if kind == "label" else "none"
     predictions = Predictions(
         clips,
-        Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray",
+        _folder(settings),
         data_root=Path(data.data_root),
         values=ClassValues(data.classes, settings.TRAIN.ignore_label, label_map, data.colors_path),
         kind=kind,
@@ -51,6 +51,16 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
     if test.frames:
         check_surplus(predictions.files, test.frames)
     return predictions
+
+
+def check_predictions_folder(settings: Settings) -> None:
+    """Raise UserError where the folder that section ``TEST`` describes is not there; its files need the clips."""
+    check_is_folder(_folder(settings))
+
+
+def _folder(settings: Settings) -> Path:
+    test = settings.TEST
+    return Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray"
 
 
 class Predictions:

@@ -14,7 +14,7 @@ from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
 from etc.data.folders import check_name, files_below
-from etc.data.frame_names import IMAGE_SUFFIXES
+from etc.data.frame_names import SUFFIXES_ON_DISK
 from etc.data.images import read_image, write_png
 from etc.display.drawing import side_by_side
 from etc.display.tables import percent, table
@@ -230,6 +230,6 @@ def _frames_of(path: Path) -> tuple[bool, tuple[Path, Path] | None]:
 
 def _existing(folder: Path, stem_t: str, stem_k: str) -> tuple[Path, Path] | None:
     found: Iterator[tuple[Path, Path]] = (
-        (folder / f"{stem_t}{suffix}", folder / f"{stem_k}{suffix}") for suffix in IMAGE_SUFFIXES
+        (folder / f"{stem_t}{suffix}", folder / f"{stem_k}{suffix}") for suffix in SUFFIXES_ON_DISK
     )
     return next((pair for pair in found if all(path.is_file() for path in pair)), None)

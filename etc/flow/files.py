@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from etc.data.cityscapes import FRAME_TAIL, flow_folder, frame_folder, frame_id
-from etc.data.frame_names import IMAGE_SUFFIXES
+from etc.data.frame_names import SUFFIXES_ON_DISK
 from etc.data.images import read_png16, write_png
 from etc.errors import UserError
 from utils.files import regular_file, write_bytes
@@ -26,11 +26,11 @@ def read_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         UserError: the file is missing, truncated or of another kind.
     """
     path = Path(path)
-    if path.suffix == ".flo":
+    if path.suffix.lower() == ".flo":
         flow = _read_flo(path)
         # Middlebury marks unknown flow by values above 1e9.
         return flow, (np.abs(flow) < 1e9).all(axis=0)
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         encoded = read_png16(path)
         flow = (encoded[:, :, :2].astype(np.float32) - 2**15) / 64
         return np.ascontiguousarray(flow.transpose(2, 0, 1)), encoded[:, :, 2] > 0
@@ -86,7 +86,7 @@ def frames_of_flow(path: Path) -> tuple[Path, Path] | None:
         return None
     if not folder.is_dir():
         folder, tail = path.parent.parent, ""
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in SUFFIXES_ON_DISK:
         frames = folder / f"{stem_t}{tail}{suffix}", folder / f"{stem_k}{tail}{suffix}"
         if all(frame.is_file() for frame in frames):
             return frames

@@ -109,13 +109,14 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
             were made with something else, unless ``overwrite``; another run that is writing into the folder. What was
             written by then is complete.
     """
-    clips = clips_to_score(settings)
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+    predictor = predictor_from(settings)
+    # Last, because the data may have to be rendered first.
+    clips = clips_to_score(settings)
     distributed.warn_of_idle_processes(len(clips), "clips to predict")
     check_frames([Path(settings.DATA.data_root) / frame.image for clip in clips for frame in clip])
     folder = Path(settings.TEST.save_folder) / "video"
     plan = _plan(clips, Path(settings.DATA.data_root), folder, keep_earlier=not overwrite)
-    predictor = predictor_from(settings)
     with distributed.exclusive_output(folder):
         note = provenance_of(settings, predictor.weights_sha256)
         claim_output_folder(folder, note, settings, parts=PARTS, overwrite=overwrite)

@@ -45,13 +45,15 @@ def demonstrate(settings: Settings, *, max_frames: int | None = None, ids: bool 
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
     where, folder = settings.TEST.demo_dir, Path(settings.TEST.demo_folder)
     several = {} if where is None else several_sources(str(where))
+    # The clip list comes last, because its data may have to be rendered.
+    loaded = predictor_from(settings) if where is None else None
     # Of several videos, each is opened when its turn comes; a single one now, before the network is loaded.
     first = None if several else _source(settings)
     with ExitStack() as stack:
         if first is not None:
             stack.enter_context(closing(first.frames))
         stack.enter_context(exclusive_output(folder))
-        predictor = predictor_from(settings)
+        predictor = loaded or predictor_from(settings)
         write_text(folder / "settings.yaml", dump_settings(settings))
         writer = _Writer(predictor, palette, settings.TEST.fps, max_frames, ids)
         start = time.perf_counter()

@@ -139,6 +139,8 @@ def video_frames(settings: Settings, source: str | None = None) -> list[Frame]:
     Raises:
         UserError: a missing list, folder or file.
     """
+    if source is not None and not Path(source).is_dir():
+        read_frames(source)  # looked at before data is rendered
     prepare(settings)
     root = Path(settings.DATA.data_root)
     if source is None:

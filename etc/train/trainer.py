@@ -19,6 +19,7 @@ from etc import distributed
 from etc.config import dump_settings
 from etc.config.schema import Settings
 from etc.data.labels import read_colors
+from etc.data.synthetic import is_to_be_rendered
 from etc.errors import UserError
 from etc.evaluate.validation import check_validation, validate
 from etc.train.batch import ClipBatch
@@ -66,6 +67,8 @@ class Trainer:
         # Before anything that costs time: may this run write here, and which checkpoint does it continue?
         resumed = checkpoint_to_resume(settings)
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
+        if is_to_be_rendered(settings):
+            new_student(settings, device)  # an unknown network or wrong weights
         torch.manual_seed(train.manual_seed)
         teacher_logits = cached_teacher_logits(settings)
         self.data = training_set(settings, teacher_logits)

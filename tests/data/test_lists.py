@@ -275,6 +275,15 @@ def test_complete_files_pass_and_a_missing_root_is_named(tmp_path):
         check_files([Frame("1.png")], tmp_path / "nowhere", source="x")
 
 
+def test_masks_beside_the_frames_of_a_list_are_no_neighbours(tmp_path):
+    for number in range(3):
+        for name in (f"{number}.png", f"{number}_gt.png", f"{number}.jpg"):
+            (tmp_path / name).touch()
+    frames = [Frame(f"{number}.jpg", f"{number}_gt.png") for number in range(3)]
+    found = existing_neighbours(frames, tmp_path, [-2, -1, 1, 2], layout=LAYOUTS["folder"])
+    assert found == [[1, 2], [-1, 1], [-2, -1]]
+
+
 def test_neighbours_on_disk_are_found_frame_by_frame(tmp_path):
     (tmp_path / "val" / "a").mkdir(parents=True)
     for number in (0, 1, 2, 4):

@@ -94,6 +94,13 @@ def test_the_video_folder_serves_the_frames_where_it_is_there(tmp_path):
     assert cityscapes_lists(tmp_path) == {"train.lst": f"leftImg8bit_sequence/train/x/{frame} {label}\n"}
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".PNG", ".tif", ".bmp", ".webp", ".JPEG"])
+def test_frames_of_any_format_meet_their_labels(tmp_path, suffix):
+    frame, label = f"x_000000_000019_leftImg8bit{suffix}", "gtFine/train/x/x_000000_000019_gtFine_labelIds.png"
+    plant(tmp_path, f"leftImg8bit/train/x/{frame}", label)
+    assert cityscapes_lists(tmp_path) == {"train.lst": f"leftImg8bit/train/x/{frame} {label}\n"}
+
+
 def test_frames_for_the_test_server_are_listed_without_the_empty_labels_that_come_with_them(tmp_path):
     for city, stem in (("bonn", "bonn_000001_000019"), ("berlin", "berlin_000000_000019")):
         plant(

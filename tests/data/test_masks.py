@@ -112,7 +112,8 @@ def test_folders_of_frames_that_only_look_a_little_like_masks_stay(tmp_path):
         picture(tmp_path / f"gray/{number}.png", "gray")
         picture(tmp_path / f"street/{number}.png")
         picture(tmp_path / f"labels/{number + 7}.png")
-    assert [folder.name for folder in frame_folders(tmp_path)] == ["gray", "labels", "street"]
+        picture(tmp_path / f"seg_01/{number}.png")
+    assert [folder.name for folder in frame_folders(tmp_path)] == ["gray", "labels", "seg_01", "street"]
 
 
 def test_annotations_alone_are_refused_and_a_folder_of_them_given_itself_is_taken(tmp_path):

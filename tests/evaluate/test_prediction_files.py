@@ -17,6 +17,7 @@ IDS = np.zeros((12, 20), np.uint8)
     ("images", "names"),
     [
         (["a/x_1.jpg", "a/x_2.jpg"], ["x_1.png", "x_2.png"]),
+        (["a/x_1.tif", "a/x_2.tif"], ["x_1.PNG", "x_2.PNG"]),
         (["a/x_1.png", "a/x_2.png"], ["deep/er/x_1.png", "deep/er/x_2.png"]),
         (["s/f_000001_000002_leftImg8bit.png"], ["f_000001_000002_leftImg8bit_pred.png"]),
         (["s/f_000001_000002_leftImg8bit.png"], ["f_000001_000002_pred.png"]),

@@ -59,7 +59,7 @@ def last_error(capsys) -> str:
 
 
 def gray(tmp_path: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (tmp_path / "result/video/gray").iterdir()}
+    return {path.name: path.read_bytes() for path in (tmp_path / "result/video/gray").rglob("*.png")}
 
 
 def test_predictions_of_other_frames_of_the_same_names_are_refused_and_replaced_on_request(words, tmp_path, capsys):
@@ -170,7 +170,7 @@ def test_compare_refuses_scores_of_other_predictions_than_lie_there(words, tmp_p
     assert run("eval_tc", *words) == 0
     comparison = ["--no-speed", "--runs", f"one={tmp_path}/result", "--out", tmp_path / "comparison"]
     assert run("compare", *comparison, "TRAIN.arch=pixel_net:build") == 0
-    path = tmp_path / "result/video/gray/x_000001.png"
+    path = tmp_path / "result/video/gray/clip/x_000001.png"
     write_png(path, 18 - cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
     assert run("compare", *comparison, "TRAIN.arch=pixel_net:build") == 2
     assert f"again with tool/eval_tc.py TEST.save_folder {tmp_path}/result" in last_error(capsys)

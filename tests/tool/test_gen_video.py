@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import torch
 import etc.predict.clips
 from etc import distributed
 from etc.config import load_settings
+from etc.data.sources import clips_of_frames
 from etc.data.transform import normalise
+from etc.evaluate.prediction_files import prediction_files
 from model import build_model, load_student
 from tests.scripts import run
 
@@ -288,3 +291,21 @@ def test_a_folder_of_an_earlier_version_is_continued_under_its_names(generate, c
     assert generate(*words) == 0
     assert "3 frames predicted" in capsys.readouterr().out
     assert files_below(video / "gray").keys() == {*(f"{n:08d}.png" for n in range(3)), *(f"{i}.png" for i in vspw[3:])}
+
+
+def test_folders_of_frames_are_predicted_and_found_again_also_after_a_move(clips, vspw, checkpoint):
+    palette = REPOSITORY / "data" / "palettes" / "cityscapes_colors.txt"
+    shutil.rmtree(clips / "data" / "town")
+    fixed = [f"DATA.colors_path={palette}", f"TEST.ckpt_path={checkpoint}", "TEST.device=cpu", "DATA.synthetic=false"]
+    words = [*fixed, f"TEST.save_folder={clips / 'out'}"]
+    assert run("gen_video", f"TEST.frames={clips / 'data'}", *words) == 0
+    (folder,) = (clips / "out/video/gray").iterdir()
+    assert re.fullmatch("data-[0-9a-f]{8}", folder.name)
+    assert files_below(folder).keys() == {f"{image}.png" for image in vspw}
+    expected = [[folder / f"{image}.png" for image in vspw[start : start + 3]] for start in (0, 3)]
+    (clips / "data").rename(clips / "moved")
+    for place in (clips / "moved", clips / "data"):
+        if place.name == "data":
+            (clips / "moved").rename(place)
+        found = clips_of_frames(load_settings(None, words), str(place))
+        assert prediction_files(found, clips / "out/video/gray") == expected
