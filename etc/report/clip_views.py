@@ -127,8 +127,8 @@ class ClipViewer:
         self.runs, self.settings = runs, settings
         first = runs[0].scores
         whole = clips_to_score(settings)
-        scored = first.settings.DATA  # the clips break where they broke in that scoring
-        breaks = breaks_in(whole, with_changes(settings, DATA={"gaps": scored.gaps, "cuts": scored.cuts}))
+        data = first.settings.DATA  # the clips break where they broke in that scoring
+        breaks = breaks_in(whole, with_changes(settings, DATA={"gaps": data.gaps, "cuts": data.cuts}))
         self.clips = breaks.split(whole)
         if len(first.clips) != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {len(first.clips)} clips, DATA.clip_list has {len(self.clips)}")
