@@ -128,7 +128,7 @@ class ClipViewer:
         self.runs, self.settings = runs, settings
         first = runs[0].scores
         whole = clips_to_score(settings)
-        data = first.settings.DATA
+        data = first.settings.DATA  # the clips break where they broke in that scoring
         breaks = breaks_in(whole, with_changes(settings, DATA={"gaps": data.gaps, "cuts": data.cuts}))
         self.clips = breaks.split(whole)
         if len(first.clips) != len(self.clips):

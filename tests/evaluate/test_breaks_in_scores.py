@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from etc.config import load_settings
-from etc.data.images import write_png
+from etc.config import load_settings, with_changes
+from etc.data.images import read_label, write_png
 from etc.evaluate.clips import score_clips
 from etc.evaluate.results import read_clip_scores
 from etc.evaluate.tables import clip_table
+from etc.report.clip_views import ClipViewer
+from etc.report.runs import Run
 from tests.data.test_cuts import scene, view
 
 LENGTH = 3
@@ -33,6 +35,8 @@ def score(folder, *words):
     given += [f"FLOW.cache={folder}/cache", "FLOW.name=dis", "FLOW.preset=ultrafast", "DATA.synthetic=false"]
     given += ["DATA.classes=3", "DATA.names_path=" + str(folder / "names.txt"), "TEST.prediction_ids=train"]
     given += ["FLOW.occlusion=false"]  # the check of forward and backward flow would drop most pixels of a cut
+    given += [f"DATA.colors_path={folder}/colors.txt"]
+    (folder / "colors.txt").write_text("255 0 0\n0 255 0\n0 0 255\n")
     (folder / "names.txt").write_text("low\nmiddle\nhigh\n")
     settings = load_settings(None, [*given, *words])
     result = score_clips(settings)
@@ -98,3 +102,15 @@ def test_every_fifth_frame_has_no_gap(tmp_path):
     write_scene(tmp_path, 42, [0, 5, 10, 15])
     result = score(tmp_path)
     assert result.first.scored == 3 and result.gaps == [] and result.clips == ["000"]
+
+
+def test_pictures_of_a_scoring_show_the_parts_that_were_scored(scenes):
+    folder, _ = scenes
+    result = score(folder)
+    run = Run("one", folder / "result", result, None, None)
+    # What the comparison itself is told does not matter: the clips are those of the scoring.
+    viewer = ClipViewer([run], with_changes(result.settings, DATA={"cuts": "keep"}))
+    assert [len(clip) for clip in viewer.clips] == [LENGTH] * 4
+    for index, t in ((0, 0), (2, 1), (3, 2)):
+        expected = read_label(folder / "masks" / f"{LENGTH * index + t:03d}.png")
+        np.testing.assert_array_equal(viewer.prediction(run, index, t), expected)
