@@ -27,7 +27,7 @@ from etc.report.confusion_matrix import write_confusion
 
 KEYS = (
     f"{cli.WORLD} {cli.NETWORK} {cli.PREDICTOR} DATA.val_list DATA.label_map DATA.names_path "
-    "TRAIN.ignore_label TEST.test_list TEST.save_folder"
+    "DATA.colors_path TRAIN.ignore_label TEST.test_list TEST.save_folder"
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from etc.data.labels import (
     INVALID,
     ColorTable,
     LabelTable,
-    class_names,
     color_codes,
     label_table_of,
     read_colors,
@@ -287,11 +285,7 @@ def _log_classes(found: _Found, table: LabelTable, settings: Settings) -> None:
     lacking = [number for number in range(data.classes) if number not in ids]
     if not lacking:
         return
-    names = {}
-    with contextlib.suppress(UserError):  # here, names only make the message easier to read
-        names = {number: f" ({name})" for number, name in enumerate(class_names(settings))}
-    shown = ", ".join(f"{number}{names.get(number, '')}" for number in lacking[:5])
-    shown += ", ..." if len(lacking) > 5 else ""
+    shown = ", ".join(map(str, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
     hint = ""
     if data.label_map == "none" and lacking[0] == 0:
         hint = "; if the classes are 1..K and 0 is void, set DATA.label_map void_zero"
