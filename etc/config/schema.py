@@ -61,7 +61,7 @@ class Data(_Section):
     data_root: str = Field(
         "data/cityscapes",
         title="path",
-        description="folder of the data set; list files hold paths below it",
+        description="folder of the data set; lists are relative to it",
     )
     # The names of layouts and label maps are checked by etc/data/layouts.py: config must not import data.
     layout: str = Field(
@@ -72,7 +72,7 @@ class Data(_Section):
     train_list: str = Field(
         "data/lists/cityscapes/train.lst",
         title="path",
-        description="training frames, one 'image [label]' per line",
+        description="training: 'image [label]' per line",
     )
     val_list: str = Field(
         "data/lists/cityscapes/val.lst",
@@ -82,14 +82,13 @@ class Data(_Section):
     clip_list: str = Field(
         "data/lists/cityscapes/val_clips_sampled.lst",
         title="path",
-        description="clips to score: a frame per line, blank lines between clips; none: validate by mIoU",
+        description="clips, blank lines between",
     )
     classes: int = Field(19, description="number of classes", ge=2, le=254)
     label_map: LabelMap = Field(
         "cityscapes",
         title="name | mapping | path",
-        description="values of label files: cityscapes ids, none (train ids), void_zero (1..K), color, or a mapping "
-        "{0: 255, 1: 0}, also as a .yaml file; 255: ignore",
+        description="what label files hold; none: train ids",
     )
     frame_step: Positive = Field(1, description="difference between the numbers of consecutive frames")
     gaps: Literal["split", "keep"] = Field("split", description="split clips at missing frame numbers, at cuts")
@@ -99,7 +98,7 @@ class Data(_Section):
     colors_path: str = Field(
         "data/palettes/cityscapes_colors.txt", title="path", description="one 'R G B' line per class"
     )
-    synthetic: bool = Field(False, description="render the synthetic world into data_root on first use")
+    synthetic: bool = Field(False, description="render a synthetic world into data_root on first use")
     synthetic_height: int = Field(256, description="frame size in the synthetic world, pixels", ge=64, le=LARGEST_SIDE)
     synthetic_width: int = Field(512, description="frame size in the synthetic world, pixels", ge=64, le=LARGEST_SIDE)
     synthetic_train: Positive = Field(12, description="30-frame snippets in the synthetic world")
@@ -125,20 +124,20 @@ class Flow(_Section):
     name: str = Field(
         "dis",
         title="name",
-        description="flow estimator, see tool/eval_flow.py --help; dataset: the flow files of the data set",
+        description="estimator; dataset: the data set's own flow files",
     )
     source: Literal["cached", "online"] = Field(
         "cached",
-        description="training flow; cached: once per pair of frames; online: in every step, from the crops",
+        description="cached: once per pair; online: in every step",
     )
     weights: str | None = Field(None, title="path", description="weight file of the estimator; flownet2 needs one")
     preset: Literal["ultrafast", "fast", "medium"] = Field("medium", description="speed preset of dis")
     cache: str = Field("data/flow_cache", title="path", description="folder that keeps computed flow")
     input: Literal["rgb255", "normalized"] = Field(
         "rgb255",
-        description="pixel values given to the estimator; normalized: as published, with its mistakes",
+        description="estimator's input; normalized: as published",
     )
-    scale: float = Field(1.0, description="resize images first; below 1: less memory, coarser flow", gt=0, le=1)
+    scale: float = Field(1.0, description="resize images first; below 1: less memory, coarser", gt=0, le=1)
     evaluate_with: list[str] = Field(
         [],
         title="list of estimators",
@@ -159,7 +158,7 @@ class Train(_Section):
     arch: str = Field(
         "psp",
         title="psp | mobile | lraspp | deeplabv3_* | timm:NAME | module:factory",
-        description="network architecture",
+        description="network",
     )
     layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the ResNet of arch psp")
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
@@ -184,18 +183,18 @@ class Train(_Section):
     )
     loss: Literal["dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy"] = Field(
         "dsn",
-        description="dsn: both heads; ohem: over hard pixels; single, cross_entropy: main head alone",
+        description="ohem: hard pixels",
     )
     class_weight: str | list[NotNegative] = Field(
         "none",
         title="none | cityscapes | path | list of float >= 0",
-        description="class weights of the segmentation loss; cityscapes: the published ones; path: one per line",
+        description="class weights",
     )
     aux_weight: float = Field(0.4, description="weight of the auxiliary head's loss", ge=0)
     st_weight: float = Field(0.1, description="weight of the motion loss; 0: baseline without it", ge=0)
     self_training: Fraction | None = Field(
         None,
-        description="pseudo-label unlabelled frames above this confidence; empty: do not",
+        description="least confidence of pseudo-labels; empty: make none",
     )
     frame_gap: int = Field(
         3, description="largest distance between a frame and its neighbour, in frames", ge=1, le=1000
@@ -203,32 +202,22 @@ class Train(_Section):
     random_frame: bool = Field(True, description="any neighbour within frame_gap; false: always +frame_gap")
     visibility: Literal["published", "l1", "forward_backward"] = Field(
         "l1",
-        description="motion loss mask; published: opposite errors cancel; forward_backward: where both flows agree",
+        description="mask of the motion loss",
     )
     motion_distance: Literal["mse", "kl", "js"] = Field(
-        "mse", description="motion loss: squared error of logits (published), or divergence of probabilities"
+        "mse", description="error of logits, divergence of probabilities"
     )
-    motion_mask: Literal["squared", "once"] = Field(
-        "squared", description="mask of the squared error: inside the square (published), or outside"
-    )
+    motion_mask: Literal["squared", "once"] = Field("squared", description="mask inside or outside of the square")
     motion_gradient: Literal["both", "frame"] = Field(
-        "both", description="motion loss trains both predictions (published), or frame t towards its neighbour"
+        "both", description="motion loss teaches both frames, or frame t alone"
     )
-    motion_confidence: Fraction = Field(
-        0.0, description="motion loss only where the neighbour is this sure of its class, or both agree"
-    )
-    motion_ramp: Fraction = Field(0.0, description="share of the training over which st_weight grows from 0")
-    motion_flow: Literal["estimated", "zero", "shuffled"] = Field(
-        "estimated", description="controls of a study: the motion loss without, or with another clip's, flow"
-    )
-    jitter: Fraction = Field(0.0, description="probability of random brightness, contrast, colour, gray and blur")
-    jitter_frames: Literal["clip", "frame"] = Field(
-        "clip", description="jitter all frames of a clip alike, or frame t alone (strong view)"
-    )
-    noise: float = Field(0.0, description="standard deviation of Gaussian noise, in 0..255", ge=0, le=255)
-    mask_padding: bool = Field(
-        True, description="leave padding and motion from outside the frame out of the motion loss"
-    )
+    motion_confidence: Fraction = Field(0.0, description="motion counts where k is this sure, or agrees")
+    motion_ramp: Fraction = Field(0.0, description="share of the training in which st_weight grows")
+    motion_flow: Literal["estimated", "zero", "shuffled"] = Field("estimated", description="controls of a study")
+    jitter: Fraction = Field(0.0, description="probability of random colours, gray and blur")
+    jitter_frames: Literal["clip", "frame"] = Field("clip", description="jitter a clip alike, or frame t alone")
+    noise: float = Field(0.0, description="standard deviation of Gaussian noise", ge=0, le=255)
+    mask_padding: bool = Field(True, description="leave out padding and motion from outside the frame")
     batch_size: Positive = Field(8, description="clips per step, over all processes")
     workers: int = Field(4, description="DataLoader workers per training process", ge=0, le=PROCESSES)
     base_lr: float = Field(0.01, description="learning rate of the backbone; new layers: 10x", gt=0)
@@ -289,19 +278,17 @@ class Distill(_Section):
     kd_weight: float = Field(0.0, description="weight of kd, the loss on class probabilities per pixel", ge=0)
     pf_weight: float = Field(0.0, description="weight of pf, the loss on similarities between two frames", ge=0)
     mf_weight: float = Field(0.0, description="weight of mf, the loss on similarities over three frames", ge=0)
-    consistent_teacher: bool = Field(
-        False, description="average the teacher's logits of a frame with its neighbour's, warped along the flow"
-    )
-    kd_on: Literal["logits", "fea"] = Field("logits", description="what the loss compares: logits or features")
-    pf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
-    mf_on: Literal["logits", "fea"] = Field("fea", description="what the loss compares: logits or features")
+    consistent_teacher: bool = Field(False, description="average teacher along the flow")
+    kd_on: Literal["logits", "fea"] = Field("logits", description="compare logits or features")
+    pf_on: Literal["logits", "fea"] = Field("fea", description="compare logits or features")
+    mf_on: Literal["logits", "fea"] = Field("fea", description="compare logits or features")
     temperature: float = Field(1.0, description="softmax temperature of kd", gt=0)
     kd_reduction: Literal["pixel", "mean"] = Field(
-        "pixel", description="mean over pixels (times temperature^2), or all elements"
+        "pixel", description="mean over pixels (times temperature^2) or elements"
     )
     source: Literal["online", "cached"] = Field(
         "online",
-        description="run the teacher in every step, or keep its logits",
+        description="run the teacher each step, or keep its logits",
     )
     cache: str = Field("data/teacher_cache", title="path", description="folder that keeps the teacher's logits")
     mf_pool: Positive = Field(16, description="size of the average pooling before the similarities of mf")

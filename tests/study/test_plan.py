@@ -68,3 +68,11 @@ def test_a_plan_that_cannot_be_run_is_refused_in_one_line(plan, old, new, messag
     with pytest.raises(ConfigError) as error:
         plan(old, new)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((TOOLKIT / "configs/study").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_studies_of_the_repository_can_be_run(path, monkeypatch):
+    monkeypatch.chdir(TOOLKIT)
+    if "\nvariants:" in path.read_text():
+        study = read_study(path)
+        assert study.baseline in study.variants and len(study.seeds) >= 2
