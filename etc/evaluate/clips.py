@@ -51,13 +51,13 @@ def score_clips(settings: Settings, device: torch.device | None = None) -> ClipS
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
             not fit; clips shorter than a stride.
     """
-    # Everything that can be looked at comes before the clips, which may have to be rendered.
     if is_to_be_rendered(settings):
         check_predictions_folder(settings)
-    names = class_names(settings)
+        class_names(settings)
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     clips = clips_to_score(settings)
     predictions = predictions_from(settings, clips)
+    names = class_names(settings)  # read first: a wrong file of names must not waste the scoring
     longest = max(map(len, clips)) - 1
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
