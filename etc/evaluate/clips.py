@@ -67,11 +67,12 @@ def score_clips(
     # can be looked at comes before the clips, which may have to be rendered.
     if is_to_be_rendered(settings):
         check_predictions_folder(settings)
-    names = class_names(settings)
+        class_names(settings)
     flows = flow_settings(settings, device or device_of(settings.TEST.device))
     whole = clips_to_score(settings)
     check_values(settings, [frame for clip in whole for frame in clip], source_of_clips(settings))
     predictions = predictions_from(settings, whole)
+    names = class_names(settings)  # before what takes long
     breaks = breaks_in(whole, settings)
     clips, files = breaks.split(whole), breaks.split(predictions.files)
     longest = max(map(len, clips)) - 1
