@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from etc import cli
-from etc.config import schema
+from etc.config import fields, schema, training
 from etc.data.layouts import check_layout
 
 TOOLS = Path(__file__).resolve().parents[1] / "tool"
@@ -55,13 +55,13 @@ def recorded_keys() -> Iterator[set[str]]:
         section = section_of.get(type(self))
         if section and name in type(self).model_fields:
             reader = sys._getframe(1).f_code
-            check = reader.co_filename == schema.__file__ and reader.co_name.startswith("_")
+            check = reader.co_filename in (schema.__file__, training.__file__) and reader.co_name.startswith("_")
             if not check and reader is not check_layout.__code__:
                 read.add(f"{section}.{name}")
         return value
 
-    schema._Section.__getattribute__ = recording
+    fields.Section.__getattribute__ = recording
     try:
         yield read
     finally:
-        del schema._Section.__getattribute__
+        del fields.Section.__getattribute__

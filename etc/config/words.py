@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from etc.config.schema import LARGEST_SIDE, SECTIONS
+from etc.config.fields import LARGEST_SIDE
+from etc.config.schema import SECTIONS
 
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 

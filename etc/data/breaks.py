@@ -110,13 +110,9 @@ def _kept_cuts(paths: list[Path], folder: Path) -> list[int]:
     """The cuts of one clip: looked for once, as long as its frames stay the same."""
     name = hashlib.sha256("\n".join(os.path.realpath(path) for path in paths).encode()).hexdigest()[:16]
     file = folder / f"{name}.json"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        origin, cuts = Origin.of_text(json.dumps(record["origin"])), record["cuts"]
-        if origin is not None and origin.is_of(paths, METHOD) and all(0 < cut < len(paths) for cut in cuts):
-            return cuts
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: looked for again
+    known = _read_cuts(file, paths)
+    if known is not None:
+        return known
     try:
         origin = Origin.of(paths, METHOD)
     except OSError as error:
@@ -124,3 +120,14 @@ def _kept_cuts(paths: list[Path], folder: Path) -> list[int]:
     cuts = starts_after_cuts(paths)
     write_text(file, json.dumps({"cuts": cuts, "origin": json.loads(origin.text)}, indent=1) + "\n")
     return cuts
+
+
+def _read_cuts(file: Path, paths: list[Path]) -> list[int] | None:
+    """The cuts that a file keeps; ``None`` where it is missing, damaged or of other frames."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        origin, cuts = Origin.of_text(json.dumps(record["origin"])), record["cuts"]
+        fits = origin is not None and origin.is_of(paths, METHOD) and all(0 < cut < len(paths) for cut in cuts)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return cuts if fits else None

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from etc.config.schema import LabelMap, Settings
+from etc.config.fields import LabelMap
+from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES, LABEL_IDS
 from etc.data.images import image_size, read_label_file
 from etc.data.labels import (

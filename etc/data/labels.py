@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 
 from etc.config import find_file
-from etc.config.schema import LabelMap, Settings
+from etc.config.fields import LabelMap
+from etc.config.schema import Settings
 from etc.config.yaml_reader import YamlError, parse
 from etc.data.images import read_label_file
 from etc.data.layouts import COLOR, VOID_ZERO, is_mapping_file, label_ids_of

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etc.config.schema import LabelMap, Settings
+from etc.config.fields import LabelMap
+from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES
 from etc.data.frame_names import Layout
 from etc.data.make_lists import CAMVID, FOLDER

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from etc.config.schema import LabelMap
+from etc.config.fields import LabelMap
 from etc.data.images import LabelFile, read_label_file
 from etc.data.label_values import spread
 from etc.data.labels import (

@@ -1,5 +1,6 @@
 """Tiny runs of the scripts that write folders, and what they write when nothing disturbs them."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from etc.data.origin import read_origin
+from etc.data.origin import Origin, read_origin
 from etc.display.mp4 import Mp4Writer
 from model import build_model
 from tests.conftest import tiny_overrides
@@ -132,13 +133,17 @@ def contents_of(out: Path) -> dict[str, object]:
 def content(path: Path) -> object:
     """All bytes of a file, but where these may differ for equal values.
 
-    Of a checkpoint, whose bytes depend on which strings are one object, the values; of a PNG with an origin, whose
-    frames may have been written anew, pixels and hashes; of a report all but the time of day.
+    Of a checkpoint, whose bytes depend on which strings are one object, the values; of a PNG or a list of cuts with an
+    origin, whose frames may have been written anew, what it holds and hashes; of a report all but the time of day.
     """
     if path.suffix == ".html":
         return re.sub(rb"\d{4}-\d\d-\d\d \d\d:\d\d UTC", b"", path.read_bytes())
     if path.suffix == ".pth":
         return plain(torch.load(path, weights_only=True))
+    if path.parent.name == "cuts":
+        record = json.loads(path.read_text())
+        origin = Origin.of_text(json.dumps(record["origin"]))
+        return record["cuts"], [file.sha256 for file in origin.files], origin.made_with
     origin = read_origin(path)
     if origin is None:
         return path.read_bytes()

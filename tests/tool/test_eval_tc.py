@@ -178,7 +178,8 @@ def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
         ),
         (["--frames", "frames", "FLOW.evaluate_with=[flownet2]"], "FLOW.name flownet2 needs its weights"),
         (["--frames", "frames", "--cityscapes", "full"], "exclude each other"),
-        (["--frames", "frames", "DATA.classes=5"], "neither ids of the 5 classes"),
+        (["--frames", "frames", "DATA.classes=5", "DATA.names_path=five.txt"], "neither ids of the 5 classes"),
+        (["--frames", "frames", "DATA.classes=5"], "cityscapes_names.txt has 19 names, DATA.classes is 5"),
         (
             ["--cityscapes", "sampled", "DATA.data_root=frames"],
             "TEST.cityscapes sampled: 3240 of 3240 files are missing",
@@ -189,6 +190,7 @@ def test_wrong_words_are_one_line_and_exit_code_2(clip, tmp_path, capsys, words,
     for name in ("note.txt", "note.mp4"):
         (tmp_path / name).write_text("no video")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "five.txt").write_text("a\nb\nc\nd\ne\n")
     assert clip(*words) == 2
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1] and lines[-1].startswith("error: ")

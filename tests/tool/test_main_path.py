@@ -55,7 +55,7 @@ def test_help_lists_keys_types_values_and_meanings(name, capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "[value in configs/quickstart.yaml]:\n  DATA.data_root " in text
-    assert " path [data/synthetic]  folder of the data set; list files hold paths below it\n" in text
+    assert " path [data/synthetic]  folder of the data set; lists are relative to it\n" in text
 
 
 def test_a_comparison_needs_scored_runs(tiny_training, tmp_path, capsys):
