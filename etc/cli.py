@@ -33,7 +33,7 @@ NAME_WIDTH = 22  # column of the names of settings in --help; longer names push 
 # The settings that several scripts read, for the KEYS that each script passes to argument_parser.
 WORLD = "DATA.data_root DATA.synthetic*"
 CLIPS = f"{WORLD} DATA.layout DATA.clip_list DATA.frame_step TEST.frames TEST.cityscapes"
-NETWORK = "DATA.classes TRAIN.arch TRAIN.layers TEST.ckpt_path TEST.device"
+NETWORK = "DATA.classes TRAIN.arch TRAIN.layers TEST.ckpt_path TEST.pad_to TEST.device"
 PREDICTOR = "TEST.mode TEST.test_h TEST.test_w TEST.overlap TEST.scales TEST.flip TEST.base_size"
 ESTIMATOR = "FLOW.name FLOW.weights FLOW.preset FLOW.input FLOW.scale"
 SCORING = (
@@ -42,7 +42,7 @@ SCORING = (
 )
 ALL = " ".join(SECTIONS)
 
-OVERRIDES = "settings to change; text is taken as it stands; none, null or '' empties a setting that may be empty"
+OVERRIDES = "settings to change; text is taken as it stands; none, null or '' empties a setting"
 
 # Keys of the published files that are accepted, but that nothing reads.
 _WITHOUT_EFFECT = {"TRAIN.zoom_factor"}

@@ -36,6 +36,7 @@ def new_network(settings: Settings) -> SegmentationNetwork:
             classes=settings.DATA.classes,
             pretrained=train.pretrained,
             weights=train.backbone_weights,
+            pad_to=settings.TEST.pad_to,
         )
 
 
@@ -77,7 +78,13 @@ def network_for_cost(settings: Settings) -> SegmentationNetwork:
 
 def _built(settings: Settings, *, aux: bool = True) -> SegmentationNetwork:
     with _named(f"TRAIN.arch {settings.TRAIN.network}"):
-        return build_model(settings.TRAIN.network, classes=settings.DATA.classes, pretrained=False, aux=aux)
+        return build_model(
+            settings.TRAIN.network,
+            classes=settings.DATA.classes,
+            pretrained=False,
+            aux=aux,
+            pad_to=settings.TEST.pad_to,
+        )
 
 
 @contextmanager

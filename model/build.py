@@ -27,6 +27,7 @@ def build_model(
     weights: str | PathLike[str] | None = None,
     dropout: float = 0.1,
     aux: bool = True,
+    pad_to: int | None = None,
 ) -> SegmentationNetwork:
     """A segmentation network by name.
 
@@ -46,6 +47,7 @@ def build_model(
             :mod:`model.efficientnet_lite`.
         dropout: probability with which PSPNet's heads drop a channel in training.
         aux: whether to add the auxiliary head, where the network knows one.
+        pad_to: the multiple that images are padded to for ``package.module:factory``; ``None``: found by trying.
 
     Raises:
         ValueError: unknown ``arch``; weights asked for that do not exist or do not fit.
@@ -74,7 +76,7 @@ def build_model(
     if ":" in arch:
         if pretrained:
             raise ValueError(f"pretrained is not for arch {arch!r}: its factory decides how it starts")
-        return imported(arch, classes=classes)
+        return imported(arch, classes=classes, pad_to=pad_to)
     raise ValueError(f"arch {arch!r} is unknown, expected one of {', '.join(ARCHITECTURES)}")
 
 

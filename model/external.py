@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import (
     MobileNet_V3_Large_Weights,
     ResNet50_Weights,
@@ -16,10 +19,14 @@ from torchvision.models import (
     segmentation,
 )
 
-from model.base import SegmentationNetwork, normalisation_error
+from model.base import SegmentationNetwork, normalisation_error, resize
 from model.pspnet import check_size
 from model.repository import Repository, find
 from model.weights import fetch
+
+logger = logging.getLogger(__name__)
+
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # that the sides of images are tried with
 
 DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
     "deeplabv3_resnet50": (segmentation.deeplabv3_resnet50, ResNet50_Weights.IMAGENET1K_V1),
@@ -32,7 +39,7 @@ DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
 
 
 class ExternalNetwork(SegmentationNetwork):
-    """A network that returns logits, or a dict with ``logits`` or ``out``.
+    """A network that returns logits, as such or among other things (:func:`named_outputs`).
 
     Of a dict, ``dsn`` and ``fea`` are passed on. State dicts hold the network's own keys, without a prefix.
 
@@ -42,6 +49,8 @@ class ExternalNetwork(SegmentationNetwork):
         aux: name under which it returns the logits of an auxiliary head.
         new_layers: names of its submodules that learn faster.
         home: the repository that its code comes from, whose modules it may import late; ``None``: none.
+        pad_to: images are padded to multiples of it, at the right and at the bottom, by repeating their border, and
+            what it returns is cut to their size.
     """
 
     def __init__(
@@ -52,9 +61,11 @@ class ExternalNetwork(SegmentationNetwork):
         aux: str = "dsn",
         new_layers: tuple[str, ...] = (),
         home: Repository | None = None,
+        pad_to: int = 1,
     ) -> None:
         super().__init__()
         self.home = home
+        self.pad_to = pad_to
         self.network = network
         self.classes = classes
         self.aux = aux
@@ -63,26 +74,90 @@ class ExternalNetwork(SegmentationNetwork):
         self.register_load_state_dict_pre_hook(add_prefix)
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        padded = pad_to_multiple(image, self.pad_to)
         try:
             with self.home.active() if self.home else nullcontext():
-                returned = self.network(image)
+                returned = self.network(padded)
         except ValueError as error:
             if "more than 1 value per channel" in str(error):
                 raise normalisation_error(image) from error
             raise
-        found = returned if isinstance(returned, Mapping) else {"logits": returned}
+        found = named_outputs(returned, self.classes)
         logits = found.get("logits", found.get("out"))
         if not isinstance(logits, Tensor) or logits.dim() != 4 or logits.shape[1] != self.classes:
             raise ValueError(
                 f"{type(self.network).__name__} returned {describe(returned)}, expected logits "
-                f"[N, {self.classes}, H, W] or a dict with them as 'logits' or 'out'"
+                f"[N, {self.classes}, H, W], or a dict or an object with them as 'logits' or 'out', or one such map in "
+                "a tuple or a list"
             )
         outputs = {"logits": logits}
         if "fea" in found:
             outputs["fea"] = found["fea"]
         if self.training and self.aux in found:
             outputs["dsn"] = found[self.aux]
+        if padded is not image:
+            outputs = {name: without_padding(x, padded, image) for name, x in outputs.items()}
         return outputs
+
+
+def named_outputs(returned: Any, classes: int) -> Mapping[str, Any]:
+    """What a network returned, by name.
+
+    Args:
+        returned: logits; a mapping; a dataclass or another object with the attribute ``logits`` or ``out``; a tuple or
+            a list with one map of ``classes`` channels.
+        classes: number of classes.
+    """
+    if isinstance(returned, Mapping):
+        return returned
+    if isinstance(returned, Tensor):
+        return {"logits": returned}
+    names = [name for name in ("logits", "out", "dsn", "aux", "fea") if hasattr(returned, name)]
+    if names:
+        return {name: getattr(returned, name) for name in names}
+    if isinstance(returned, tuple | list):
+        maps = [x for x in returned if isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] == classes]
+        if len(maps) == 1:
+            return {"logits": maps[0]}
+    return {}
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the right and the lower border until both sides are multiples; the image itself where they are."""
+    if multiple == 1:
+        return image
+    height, width = image.shape[-2:]
+    down, right = -height % multiple, -width % multiple
+    # A branch on the sizes would hold the exported network to sizes that take the same one.
+    if torch.compiler.is_compiling() or down or right:
+        return F.pad(image, (0, right, 0, down), mode="replicate")
+    return image
+
+
+def without_padding(x: Tensor, padded: Tensor, image: Tensor) -> Tensor:
+    """A map of a padded image at the size of the image: ``[N, C, h, w]`` -> ``[N, C, H, W]``."""
+    height, width = image.shape[-2:]
+    return resize(x, padded.shape[-2:])[..., :height, :width]
+
+
+def needed_multiple(network: nn.Module, home: Repository | None) -> int:
+    """The multiple that the sides of images must have for a network to run, found by trying; 1 where nothing helps."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), home.active() if home else nullcontext():
+            for multiple in MULTIPLES:
+                # Odd counts of it, of a hundred pixels or so: no larger power of two divides them.
+                size = [multiple * (2 * (pixels // (2 * multiple)) + 1) for pixels in (96, 130)]
+                try:
+                    network(torch.zeros(1, 3, *size))
+                except Exception as error:  # whatever its code raises for a size that it cannot take
+                    logger.debug("multiple %d: %s", multiple, error)
+                else:
+                    return multiple
+    finally:
+        network.train(training)
+    return 1
 
 
 def describe(returned: Any) -> str:
@@ -129,12 +204,17 @@ def load_backbone(backbone: nn.Module, weights: WeightsEnum) -> None:
     backbone.load_state_dict({key: value for key, value in state.items() if key in own})
 
 
-def imported(arch: str, *, classes: int) -> SegmentationNetwork:
+def imported(arch: str, *, classes: int, pad_to: int | None = None) -> SegmentationNetwork:
     """Anybody's network: ``"package.module:factory"``, where ``factory(classes=...)`` makes it.
 
     With a folder before it, ``"path/to/repository:package.module:factory"``, its modules are imported apart from all
     others (:mod:`model.repository`). The submodules named in its attribute ``new_layers``, if it has one, get ten times
     the learning rate.
+
+    Args:
+        arch: its name.
+        classes: number of classes.
+        pad_to: as of :class:`ExternalNetwork`; ``None``: found by trying.
 
     Raises:
         ValueError: nothing to import there, not callable with ``classes``, or what it returns is no ``nn.Module``.
@@ -155,4 +235,9 @@ def imported(arch: str, *, classes: int) -> SegmentationNetwork:
         raise ValueError(f"arch {arch!r} made a {type(network).__name__}, expected a torch.nn.Module")
     if isinstance(network, SegmentationNetwork):
         return network
-    return ExternalNetwork(network, classes=classes, new_layers=tuple(getattr(network, "new_layers", ())), home=home)
+    if pad_to is None:
+        pad_to = needed_multiple(network, home)
+        if pad_to > 1:
+            logger.info("%s takes images whose sides are multiples of %d: they are padded (TEST.pad_to)", arch, pad_to)
+    new_layers = tuple(getattr(network, "new_layers", ()))
+    return ExternalNetwork(network, classes=classes, new_layers=new_layers, home=home, pad_to=pad_to)

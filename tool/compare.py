@@ -32,7 +32,7 @@ QUICKSTART = ["baseline=exp/quickstart/baseline/result", "etc=exp/quickstart/etc
 
 KEYS = (
     f"{cli.CLIPS} {cli.ESTIMATOR} {cli.SCORING} {cli.PREDICTOR} DATA.val_list TRAIN.arch TRAIN.layers "
-    "TEST.test_list TEST.batch_size_gen TEST.fps"
+    "TEST.test_list TEST.pad_to TEST.batch_size_gen TEST.fps"
 )
 
 

@@ -16,9 +16,10 @@ from etc.train.trainer import Trainer
 KEYS = (
     f"{cli.CLIPS} {cli.PREDICTOR} {cli.ESTIMATOR} DATA.train_list DATA.val_list DATA.classes DATA.label_map "
     "DATA.allow_missing_neighbours DATA.gaps DATA.cuts DATA.colors_path FLOW.source FLOW.cache TRAIN DISTILL "
-    "TEST.device DISTRIBUTED"
+    "TEST.pad_to TEST.device DISTRIBUTED"
 )
-BRIEF = f"DATA.synthetic_* TEST.frames TEST.cityscapes {cli.PREDICTOR}"  # of the default data, and of the validation
+# Of the default data, and of the validation.
+BRIEF = f"DATA.synthetic_* TEST.frames TEST.cityscapes {cli.PREDICTOR} TEST.pad_to"
 
 
 def main(argv: list[str] | None = None) -> int:

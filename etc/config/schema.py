@@ -166,6 +166,7 @@ class Test(Section):
         description="distances of the two frames of a scored pair; the first gives the main result",
         min_length=1,
     )
+    pad_to: Positive | None = Field(None, description="pad frames to multiples of this; empty: as the network needs")
     base_size: int = Field(
         0, description="resize the long side of frames before prediction, pixels; 0: no", ge=0, le=LARGEST_SIDE
     )

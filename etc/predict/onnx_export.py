@@ -98,7 +98,9 @@ def _export(settings: Settings, path: Path, opset: int, labels: bool, sizes: Seq
     network = Exportable(trained, labels=labels).eval()
     samples = [_images(1 + index % 2, size) for index, size in enumerate(sizes)]
     expected = [_run_torch(network, image) for image in samples]
-    program = _exported(network, sizes[0], opset)
+    # Where the trace pads nothing, "nothing to cut off" would become part of the graph.
+    more = 1 if getattr(trained, "pad_to", 1) > 1 else 0
+    program = _exported(network, (sizes[0][0] + more, sizes[0][1] + more), opset)
     program.model.metadata_props.update(_metadata(settings, labels, trained.weights_sha256))
     with replacing(path) as temporary:
         program.save(temporary, external_data=False)

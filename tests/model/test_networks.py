@@ -14,6 +14,8 @@ from model import SegmentationNetwork, build_model, load_student, parameter_grou
 
 CLASSES = 5
 SOURCE = """
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -48,6 +50,38 @@ def greedy(classes, depth):
 class Pair(Tiny):
     def forward(self, image):
         return super().forward(image), None
+
+class Twins(Tiny):
+    def forward(self, image):
+        return super().forward(image), super().forward(image)
+
+class Listed(Tiny):
+    def forward(self, image):
+        return [super().forward(image)]
+
+@dataclasses.dataclass
+class Output:
+    logits: torch.Tensor
+    loss: torch.Tensor = None
+
+class Structured(Tiny):
+    def forward(self, image):
+        return Output(super().forward(image))
+
+class Skips(nn.Module):
+    '''An encoder and a decoder whose maps are added: the sides must be multiples of 8.'''
+    def __init__(self, classes):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 3, stride=2, padding=1) for i in range(3))
+        self.head = nn.Conv2d(4, classes, 1)
+    def forward(self, image):
+        maps = []
+        for layer in self.down:
+            image = layer(image)
+            maps.append(image)
+        for before in maps[-2::-1]:
+            image = nn.functional.interpolate(image, scale_factor=2) + before
+        return nn.functional.interpolate(self.head(image), scale_factor=2)
 
 answer = 42
 """
@@ -420,11 +454,31 @@ def test_a_module_that_cannot_be_imported_is_named():
 
 @pytest.mark.parametrize(
     ("name", "named"),
-    [("deaf", r"a tensor \(2, 6, 12, 16\), expected logits \[N, 5, H, W\]"), ("Pair", "a tuple")],
+    [("deaf", r"a tensor \(2, 6, 12, 16\), expected logits \[N, 5, H, W\]"), ("Twins", "a tuple")],
 )
 def test_returned_things_that_are_no_logits_are_named(name, named):
     with pytest.raises(ValueError, match=named):
         built(f"somebodys_network:{name}")(torch.randn(2, 3, 48, 64))
+
+
+@pytest.mark.parametrize("name", ["Pair", "Listed", "Structured"])
+def test_logits_in_a_tuple_a_list_or_a_dataclass_are_found(name):
+    network, image = built(f"somebodys_network:{name}").eval(), torch.randn(1, 3, 48, 64)
+    returned = network.network(image)
+    logits = returned.logits if name == "Structured" else returned[0]
+    torch.testing.assert_close(network.outputs(image)["logits"], logits)
+
+
+@torch.no_grad()
+def test_the_multiple_that_a_network_needs_is_found_and_its_images_are_padded():
+    network = built("somebodys_network:Skips").eval()
+    assert network.pad_to == 8
+    image = torch.randn(2, 3, 43, 61)
+    padded = F.pad(image, (0, 3, 0, 5), mode="replicate")
+    torch.testing.assert_close(network(image), network.network(padded)[..., :43, :61])
+    assert network(torch.randn(1, 3, 48, 64)).shape[-2:] == (48, 64)
+    assert built("somebodys_network:plain").pad_to == 1
+    assert build_model("somebodys_network:Skips", classes=5, pad_to=16).pad_to == 16
 
 
 def test_pretrained_is_the_business_of_the_factory():
