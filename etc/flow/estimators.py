@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -21,10 +18,10 @@ from torch import Tensor, nn
 from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.transform import MEAN, STD
 from etc.errors import UserError
+from etc.flow.own_estimator import imported_estimator
 from etc.weights import how_to_get
 from flownet import VARIANTS, load_flownet2
 from model.checkpoint import check_finite, read_checked, read_weights
-from model.repository import Repository, find
 from model.weights import check_cached
 
 _PRESETS = {
@@ -85,7 +82,7 @@ def build_flow(
     if name in CONSTRUCTORS:
         estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized))
     elif ":" in name:
-        estimator = _imported(name)
+        estimator = imported_estimator(name)
     else:
         known = ", ".join(FLOW_ESTIMATORS)
         raise UserError(f"flow estimator {name!r} is none of {known}, and no package.module:factory of your own")
@@ -341,53 +338,6 @@ def _download(name: str, source) -> dict[str, Tensor]:
             f"the weights of {name} could not be downloaded ({error}); fetch the file by hand and give it as "
             f"FLOW.weights. {how_to_get(name)}"
         ) from None
-
-
-def _imported(name: str) -> FlowEstimator:
-    try:
-        home, factory = find(name)
-    except ValueError as error:
-        raise UserError(f"FLOW.name {name}: {error}") from error.__cause__ or error
-    with home.active() if home else nullcontext():
-        estimator = factory()
-    if not callable(getattr(estimator, "estimate", None)):
-        raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
-    if not hasattr(estimator, "name"):
-        estimator.name = name.rpartition("/")[2].replace(":", ".")
-    if not hasattr(estimator, "key"):
-        source = home.source_hash() if home else _source_hash(name.partition(":")[0])
-        estimator.key = f"{estimator.name}-{source}"
-    return _AtHome(estimator, home, name) if home else estimator
-
-
-class _AtHome:
-    """An estimator of a repository whose modules it may import late."""
-
-    def __init__(self, estimator: FlowEstimator, home: Repository, imported_as: str) -> None:
-        self.estimator, self.home = estimator, home
-        self.name, self.key = estimator.name, estimator.key
-        self.imported_as = imported_as
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Its class has no name that another process could look up: a loading worker imports it anew.
-        return _imported, (self.imported_as,)
-
-    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
-        """See :class:`FlowEstimator`."""
-        with self.home.active():
-            return self.estimator.estimate(rgb_t, rgb_k)
-
-
-def _source_hash(module: str) -> str:
-    """12 hex digits that change with the source of a module; of a package, with any of its Python files."""
-    top = sys.modules[module.partition(".")[0]]
-    files = [file for folder in getattr(top, "__path__", ()) for file in sorted(Path(folder).rglob("*.py"))]
-    if not files and top.__file__:
-        files = [Path(top.__file__)]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 @torch.no_grad()

@@ -1,0 +1,142 @@
+"""Flow estimators of one's own, ``package.module:factory``: imported, named, and what they return made one tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etc.errors import UserError
+from model.repository import Repository, find
+
+_EXPECTED = "expected flow [N, 2, H, W]"
+
+
+class OwnEstimator:
+    """An object with ``estimate(rgb_t, rgb_k)``, as an estimator; see :class:`etc.flow.FlowEstimator`.
+
+    Args:
+        estimator: the object; one without ``name`` or ``key`` is named after ``imported_as`` and its source.
+        home: the repository that its code comes from, whose modules it may import late; ``None``: none.
+        imported_as: the value of ``FLOW.name``.
+    """
+
+    def __init__(self, estimator: Any, home: Repository | None, imported_as: str) -> None:
+        self.estimator, self.home, self.imported_as = estimator, home, imported_as
+        self.name: str = getattr(estimator, "name", imported_as.rpartition("/")[2].replace(":", "."))
+        if hasattr(estimator, "key"):
+            self.key: str = estimator.key
+        else:
+            source = home.source_hash() if home else _source_hash(imported_as.partition(":")[0])
+            self.key = f"{self.name}-{source}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a factory made may have no name that another process could look up: a loading worker imports it anew.
+        return imported_estimator, (self.imported_as,)
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        """See :class:`etc.flow.FlowEstimator`; what can be returned: :func:`one_flow`."""
+        with self.home.active() if self.home else nullcontext():
+            returned = self.estimator.estimate(rgb_t, rgb_k)
+        return one_flow(returned, rgb_t)
+
+
+def imported_estimator(name: str) -> OwnEstimator:
+    """The estimator that ``package.module:factory`` or ``path/to/repository:package.module:factory`` makes.
+
+    Raises:
+        UserError: nothing to import there, a factory that needs arguments, or what it makes has no ``estimate``.
+    """
+    try:
+        home, factory = find(name)
+    except ValueError as error:
+        raise UserError(f"FLOW.name {name}: {error}") from error.__cause__ or error
+    needed = needed_arguments(factory)
+    if needed:
+        raise UserError(
+            f"FLOW.name {name}: called without arguments, but it needs {', '.join(needed)}: name a function without "
+            "arguments that calls it"
+        )
+    with home.active() if home else nullcontext():
+        estimator = factory()
+    if not callable(getattr(estimator, "estimate", None)):
+        raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
+    return OwnEstimator(estimator, home, name)
+
+
+def needed_arguments(factory: Any) -> list[str]:
+    """The names of the arguments without which ``factory`` cannot be called."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # written in C, without a signature
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+
+
+def one_flow(returned: Any, image: Tensor) -> Tensor:
+    """What an estimator returned, as float32 ``[N, 2, H, W]`` on the device of ``image``.
+
+    Args:
+        returned: a tensor or a NumPy array, ``[N, 2, H, W]`` or ``[N, H, W, 2]``, without N for one image; a list of
+            ever better flows, of which the last counts; a tuple of things of which one has the size of the image; or a
+            mapping with one of these as ``flow`` or ``flows``, ptlflow's ``[N, 1, 2, H, W]`` too.
+        image: ``[N, 3, H, W]``, that the flow belongs to.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if isinstance(returned, Mapping):
+        found = [returned[name] for name in ("flow", "flows") if name in returned]
+        if len(found) != 1:
+            raise ValueError(f"returned a mapping with {', '.join(map(str, returned))}, expected flow or flows in it")
+        return one_flow(found[0], image)
+    if isinstance(returned, tuple | list):
+        flows = [flow for flow in (_as_flow(x, image) for x in returned) if flow is not None]
+        if not flows or (isinstance(returned, tuple) and len(flows) > 1):
+            raise ValueError(
+                f"returned a {type(returned).__name__} with {len(flows)} flows of the size of the image, {_EXPECTED}: "
+                "a list of ever better flows, or a tuple with one flow"
+            )
+        return flows[-1]
+    flow = _as_flow(returned, image)
+    if flow is None:
+        what = f" {tuple(returned.shape)}" if hasattr(returned, "shape") else ""
+        raise ValueError(f"returned {type(returned).__name__}{what} for images {tuple(image.shape)}, {_EXPECTED}")
+    return flow
+
+
+def _as_flow(x: Any, image: Tensor) -> Tensor | None:
+    """A tensor or an array as flow of ``image``; ``None`` where its shape or type says that it is none."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "fiu":
+        x = torch.from_numpy(np.ascontiguousarray(x))
+    if not isinstance(x, Tensor):
+        return None
+    count, _, height, width = image.shape
+    if tuple(x.shape) == (count, 1, 2, height, width):
+        x = x[:, 0]
+    if count == 1 and x.dim() == 3:
+        x = x[None]
+    if tuple(x.shape) == (count, height, width, 2):
+        x = x.permute(0, 3, 1, 2)
+    return x.to(image.device, torch.float32) if tuple(x.shape) == (count, 2, height, width) else None
+
+
+def _source_hash(module: str) -> str:
+    """12 hex digits that change with the source of a module; of a package, with any of its Python files."""
+    top = sys.modules[module.partition(".")[0]]
+    files = [file for folder in getattr(top, "__path__", ()) for file in sorted(Path(folder).rglob("*.py"))]
+    if not files and top.__file__:
+        files = [Path(top.__file__)]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
