@@ -31,6 +31,7 @@ from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION, classes_av
 from etc.evaluate.predictions import check_predictions_folder, predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
 from etc.flow.build import FlowSource, flow_source
+from etc.flow.plausible import warn_if_implausible
 from etc.metrics import bootstrap_interval, iou_scores
 from etc.weights import weight_files
 from flownet import VARIANTS
@@ -79,6 +80,8 @@ def score_clips(
     if longest < max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
     distributed.warn_of_idle_processes(len(clips), "clips to score")
+    if distributed.rank() == 0:
+        _warn_of_flow(settings, flows, clips)
     # Clips of other processes keep the zeros of a scorer that saw no frame.
     counts = [_scorer(settings, flows).counts(longest) for _ in clips]
     ends = segment_ends(len(clips[0])) if len(clips) == 1 else []
@@ -111,6 +114,15 @@ def score_clips(
         gaps=[called[part] for part in breaks.parts_after(breaks.gaps)],
         cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
     )
+
+
+def _warn_of_flow(settings: Settings, flows: list[FlowSetting], clips: list[list[Frame]]) -> None:
+    stride = flows[0].stride
+    root = Path(settings.DATA.data_root)
+    paths = [(root / t.image, root / k.image) for clip in clips for t, k in zip(clip, clip[stride:], strict=False)]
+    for flow in flows:
+        if flow.stride == stride:
+            warn_if_implausible(settings, flow.name, flow.source, paths)
 
 
 def segment_ends(frames: int) -> list[int]:

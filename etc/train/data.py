@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from etc import distributed
 from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset
 from etc.data.frame_values import check_values
@@ -17,6 +18,7 @@ from etc.data.transform import ClipTransform
 from etc.errors import UserError
 from etc.flow.build import flow_source
 from etc.flow.files import data_set_flow
+from etc.flow.plausible import warn_if_implausible
 from etc.flow.visible import VisibleFlow
 from etc.train.teacher_cache import TeacherLogits
 
@@ -51,6 +53,9 @@ def training_set(settings: Settings, teacher_logits: TeacherLogits | None = None
     if with_flow and flow.name == "dataset":
         _check_flow_files(settings, frames, offsets)
     source = flow_source(settings) if with_flow and flow.source == "cached" else None
+    if with_flow and distributed.rank() == 0:
+        pairs = listed_pairs(settings, frames, offsets)
+        warn_if_implausible(settings, flow.name, source or flow_source(settings), pairs)
     return ClipDataset(
         frames,
         # The baseline gets the same offsets, so that all its other random numbers are the same.
