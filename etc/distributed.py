@@ -121,8 +121,8 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"TEST.device {name!r} is no device: expected auto, cpu, cuda or cuda:N") from None
+    except RuntimeError as error:
+        raise UserError(f"TEST.device {name!r} is no device: expected auto, cpu, cuda or cuda:N") from error
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("TEST.device mps: this machine has no Apple GPU that torch can use")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

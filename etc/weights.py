@@ -127,7 +127,7 @@ def download(file: WeightFile, path: Path | None = None) -> Path:
     try:
         torch.hub.download_url_to_file(file.source, str(path), hash_prefix=file.sha256)
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash does not match
-        raise UserError(f"{file.source} could not be downloaded to {path}: {error}") from None
+        raise UserError(f"{file.source} could not be downloaded to {path}: {error}") from error
     return path
 
 

@@ -48,11 +48,11 @@ def exclusive(folder: str | Path, name: str = "", *, wait: bool = False) -> Iter
     lock = FileLock(path, thread_local=False)
     try:
         _acquire(lock, path, timeout=0)
-    except Timeout:
+    except Timeout as error:
         if not wait:
             raise FolderInUse(
                 f"{folder} is being written by {_described(owner)}: wait for it to end, or give another folder"
-            ) from None
+            ) from error
         logger.info("waiting for %s, which is writing %s", _described(owner), folder / name)
         _acquire(lock, path, timeout=-1)
     try:

@@ -90,11 +90,11 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         tree = parse(read_text(path))
     except OSError as error:
-        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from error
     except YamlError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or not all(isinstance(v, dict) or v is None for v in tree.values()):
         raise ConfigError(f"{path}: expected sections {', '.join(SECTIONS)} with keys below them")
     return {str(name): {str(k): v for k, v in (keys or {}).items()} for name, keys in tree.items()}
@@ -152,4 +152,4 @@ def _validate(tree: dict[str, dict[str, Any]]) -> Settings:
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(refusal(error, tree)) from None
+        raise ConfigError(refusal(error, tree)) from error

@@ -64,9 +64,9 @@ def check_name(path: Path) -> None:
     """
     try:
         str(path).encode("utf-8")
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
         shown = str(os.fsencode(path))[2:-1]
-        raise UserError(f"the name of {shown} is not UTF-8: rename it, as results could not name it") from None
+        raise UserError(f"the name of {shown} is not UTF-8: rename it, as results could not name it") from error
 
 
 def _folders_in(folder: Path) -> list[Path]:

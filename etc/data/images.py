@@ -121,7 +121,7 @@ def _read(path: str | Path) -> bytes:
     try:
         data = regular_file(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not data:
         raise UserError(f"{path} is empty: not an image that can be decoded")
     if _is_truncated(data):

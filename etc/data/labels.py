@@ -208,8 +208,8 @@ def read_colors(path: str | Path, classes: int) -> np.ndarray:
         raise UserError(f"{path}: expected {classes} lines 'R G B', found {len(rows)} lines")
     try:
         values = np.array(rows, dtype=np.int64)
-    except ValueError:
-        raise UserError(f"{path}: expected {classes} lines 'R G B' of whole numbers") from None
+    except ValueError as error:
+        raise UserError(f"{path}: expected {classes} lines 'R G B' of whole numbers") from error
     if values.min() < 0 or values.max() > 255:
         raise UserError(f"{path}: colours lie in 0..255, found {values.min()}..{values.max()}")
     palette[:classes] = values
@@ -237,7 +237,7 @@ def _lines(path: str | Path) -> list[str]:
     try:
         return [line for line in regular_file(find_file(path)).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', 'not a text file')}") from None
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', 'not a text file')}") from error
 
 
 def class_names(settings: Settings) -> list[str]:

@@ -326,7 +326,7 @@ def _blocks(path: str | Path) -> list[list[_Line]]:
         text = regular_file(find_file(path)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "not a text file")
-        raise UserError(f"cannot read the list file {path}: {reason}") from None
+        raise UserError(f"cannot read the list file {path}: {reason}") from error
     blocks: list[list[_Line]] = [[]]
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()

@@ -80,8 +80,8 @@ def _write_lists(building: Path, wanted: dict[str, int]) -> None:
 def _check_world(root: Path, wanted: dict[str, int]) -> None:
     try:
         found = _EARLIER | dict(json.loads(regular_file(root / WORLD_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"DATA.data_root {root} holds something else than a synthetic world: choose another") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"DATA.data_root {root} holds something else than a synthetic world: choose another") from error
     for key, value in wanted.items():
         if found.get(key) != value:
             raise UserError(

@@ -180,7 +180,7 @@ def _video_source(path: Path) -> Source:
         # Players of all times have written titles in other encodings; nothing reads them here.
         container = av.open(str(regular_file(path)), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        raise UserError(f"{path} is not a video that can be read: {error.strerror}") from None
+        raise UserError(f"{path} is not a video that can be read: {error.strerror}") from error
     if not container.streams.video:
         container.close()
         raise UserError(f"{path} has no video stream")
@@ -208,7 +208,7 @@ def _video_frames(container, path: Path) -> Iterator[NamedFrame]:
                 lacking = _lacking_time(container, stream, times)
         except av.FFmpegError as error:
             declared = f" of the {stream.frames} that it declares" if stream.frames else ""
-            raise UserError(f"{path} cannot be decoded after frame {count}{declared}: {error.strerror}") from None
+            raise UserError(f"{path} cannot be decoded after frame {count}{declared}: {error.strerror}") from error
     if lacking:
         raise UserError(f"{path} is cut off or damaged: {lacking}; copy or download it again")
     if not count:

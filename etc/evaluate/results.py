@@ -286,7 +286,7 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(regular_file(path).read_text(encoding="utf-8"), object_hook=_with_nan)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError):
         result = None
     if not isinstance(result, dict):

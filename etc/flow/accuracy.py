@@ -151,7 +151,7 @@ def score_flow(
             errors = flow_errors(flow, truth, valid)
             rows.append({"pair": pair.name, **errors.scores()})
         except ValueError as error:
-            raise UserError(f"FLOW.name {estimator.name}, {pair.truth}: {error}") from None
+            raise UserError(f"FLOW.name {estimator.name}, {pair.truth}: {error}") from error
         total = total.plus(errors)
         if pictures is not None:
             # Not a name that find_pairs takes for ground truth.

@@ -175,7 +175,7 @@ class RaftFlow:
             self.network.load_state_dict(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip()
-            raise UserError(f"FLOW.weights: {weights} does not fit {name}: {reason}") from None
+            raise UserError(f"FLOW.weights: {weights} does not fit {name}: {reason}") from error
         self.network.eval().requires_grad_(False).to(device)
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
@@ -212,10 +212,10 @@ class FlowNet2Flow:
             file = read_checked(weights)
             self.network = load_flownet2(weights, data=file.data, variant=name, resize_mode=resize_mode)
             check_finite(self.network.state_dict(), weights)
-        except FileNotFoundError:
-            raise UserError(f"FLOW.weights: {weights} does not exist. {how_to_get(name)}") from None
+        except FileNotFoundError as error:
+            raise UserError(f"FLOW.weights: {weights} does not exist. {how_to_get(name)}") from error
         except (OSError, ValueError) as error:
-            raise UserError(f"FLOW.weights: {error}") from None
+            raise UserError(f"FLOW.weights: {error}") from error
         self.name = name
         self.range = _InputRange(known=resize_mode == "published")  # its images are normalised
         self.key = f"{name}-{file.sha256[:12]}"
@@ -320,12 +320,12 @@ def _read_weights(name: str, path: str | Path) -> tuple[dict[str, Tensor], str]:
     try:
         weights = read_weights(path)
         check_finite(weights.tensors, path)
-    except FileNotFoundError:
-        raise UserError(f"FLOW.weights: {path} does not exist. {how_to_get(name)}") from None
+    except FileNotFoundError as error:
+        raise UserError(f"FLOW.weights: {path} does not exist. {how_to_get(name)}") from error
     except OSError as error:
-        raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror or error}") from None
+        raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"FLOW.weights: {error}") from None
+        raise UserError(f"FLOW.weights: {error}") from error
     return weights.tensors, weights.sha256
 
 
@@ -337,7 +337,7 @@ def _download(name: str, source) -> dict[str, Tensor]:
         raise UserError(
             f"the weights of {name} could not be downloaded ({error}); fetch the file by hand and give it as "
             f"FLOW.weights. {how_to_get(name)}"
-        ) from None
+        ) from error
 
 
 @torch.no_grad()

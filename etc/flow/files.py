@@ -97,7 +97,7 @@ def _read_flo(path: Path) -> np.ndarray:
     try:
         data = regular_file(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if len(data) < 12 or np.frombuffer(data[:4], "<f4")[0] != _FLO_MAGIC:
         raise UserError(f"{path} is not a .flo file")
     width, height = (int(n) for n in np.frombuffer(data[4:12], "<i4"))

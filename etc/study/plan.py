@@ -119,15 +119,15 @@ def read_study(path: str | Path) -> Study:
     try:
         tree = parse(read_text(Path(path)))
     except OSError as error:
-        raise ConfigError(f"cannot read the study {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read the study {path}: {error.strerror}") from error
     except (YamlError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected the keys {', '.join(Study.model_fields)}")
     try:
         study = Study(**tree)
     except (ValidationError, TypeError) as error:
-        raise ConfigError(f"{path}: {_first_fault(error)}") from None
+        raise ConfigError(f"{path}: {_first_fault(error)}") from error
     for seed in study.seeds:
         for variant in study.variants:
             study.fingerprint(variant, seed)

@@ -57,8 +57,8 @@ def read_runs(study: Study) -> list[FinishedRun]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             runs.append(FinishedRun(**json.loads(line)))
-        except (ValueError, TypeError):
-            raise UserError(f"{path}, line {number}, is no run: delete the line, and it is run again") from None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}, line {number}, is no run: delete the line, and it is run again") from error
     for run in runs:
         known = run.variant in study.variants and run.seed in study.seeds
         if known and run.fingerprint != study.fingerprint(run.variant, run.seed):

@@ -158,8 +158,8 @@ def write_summary(rows: list[Row], study: str, folder: Path) -> Path:
     if path.is_file():
         try:
             others = [row for row in json.loads(path.read_text(encoding="utf-8")) if row["study"] != study]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path} is no summary of studies: choose another --results") from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is no summary of studies: choose another --results") from error
     content = sorted([*others, *map(asdict, rows)], key=lambda row: row["study"])
     write_json(path, content)
     return path
