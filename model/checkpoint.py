@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.unpack import is_safetensors, unpack
+
 logger = logging.getLogger(__name__)
 
 ZIP_HEAD = b"PK\x03\x04"
@@ -21,9 +23,14 @@ LEGACY_HEAD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic num
 NO_CHECKSUMS = "no checksums"
 FOLDER_BIT = 0x10  # of a zip member's attributes, as MS-DOS defined them
 
-STRIPPED_PREFIXES = ("module.", "student.", "_orig_mod.")  # left by data parallelism, the training task, torch.compile
+# Left by data parallelism, the training task, torch.compile, and by what others wrap their networks in.
+STRIPPED_PREFIXES = ("module.", "student.", "_orig_mod.", "model.", "net.", "network.")
 SKIPPED_PREFIXES = ("flownet.", "teacher.", "criterion.")  # what published checkpoints carry beside the student
-STATE_DICT_KEYS = ("student", "state_dict", "model")
+# Where the weights are looked for, in this order: average weights only where there are no others.
+STATE_DICT_KEYS = (
+    *("student", "state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
+    *("state_dict_ema", "model_ema", "ema", "params_ema"),
+)
 
 
 class CheckedFile(NamedTuple):
@@ -66,9 +73,9 @@ def load_student(
 ) -> LoadReport:
     """Loads a checkpoint's network into ``model``, in place.
 
-    Reads this toolkit's checkpoints, the published ones, and plain state dicts: weights are looked for
-    under ``student``, ``state_dict`` and ``model``; the prefixes ``module.`` and ``student.`` are
-    stripped; the flow network, the teacher and the criterion are left out.
+    Reads this toolkit's checkpoints, the published ones, plain state dicts and safetensors: weights are looked for
+    under ``STATE_DICT_KEYS``; ``STRIPPED_PREFIXES`` are stripped; the flow network, the teacher and the criterion are
+    left out.
 
     Args:
         model: the network, of the architecture and the number of classes that the checkpoint was made for.
@@ -124,13 +131,8 @@ def read_weights(path: str | PathLike[str]) -> Weights:
         ValueError: the file is truncated or damaged, is no checkpoint, holds more than plain values, or no tensors.
     """
     file = read_checked(path)
-    content = unpack(file)
-    state = content
-    if isinstance(content, dict):
-        state = next((content[name] for name in STATE_DICT_KEYS if isinstance(content.get(name), dict)), content)
-    tensors = {}
-    if isinstance(state, dict):
-        tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    content = unpack(file.data, file.path)
+    tensors = tensors_in(content)
     if not tensors:
         kind = type(content).__name__
         held = f"{kind} of {first(list(map(str, content)))}" if isinstance(content, dict) else kind
@@ -138,12 +140,23 @@ def read_weights(path: str | PathLike[str]) -> Weights:
     return Weights(file.path, tensors, file.sha256)
 
 
+def tensors_in(content: Any, depth: int = 3) -> dict[str, Tensor]:
+    """The tensors of what a file holds: bare, or under ``STATE_DICT_KEYS``, ``depth`` of them; empty: none."""
+    if not isinstance(content, dict) or depth < 0:
+        return {}
+    for name in STATE_DICT_KEYS:
+        found = tensors_in(content.get(name), depth - 1)
+        if found:
+            return found
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
 def read_checked(path: str | PathLike[str]) -> CheckedFile:
     """The bytes of a file written by ``torch.save``, read once and checked for damage.
 
     The file holds a CRC-32 of each tensor, which ``torch.load`` does not check: a flipped bit would load as another
-    weight. Two kinds of file have no checksums and are accepted with a warning: those in the format before torch 1.6,
-    and those written under ``torch.serialization.set_crc32_options(False)``, where every checksum is 0.
+    weight. Three kinds of file have no checksums and are accepted with a warning: those in the format before torch 1.6,
+    those written under ``torch.serialization.set_crc32_options(False)``, where every checksum is 0, and safetensors.
 
     Raises:
         FileNotFoundError: no such file.
@@ -159,6 +172,8 @@ def read_checked(path: str | PathLike[str]) -> CheckedFile:
             logger.warning("%s was saved without checksums, so damage to it cannot be detected", path)
         elif damaged is not None:
             raise ValueError(f"{path} is truncated, damaged or no checkpoint ({damaged})")
+    elif is_safetensors(data):
+        logger.warning("%s is a safetensors file, which has no checksums, so damage to it cannot be detected", path)
     elif data.startswith(LEGACY_HEAD):
         logger.warning(
             "%s is in the format before torch 1.6, which has no checksums, so damage to it cannot be detected", path
@@ -183,22 +198,6 @@ def damaged_part(data: bytes) -> str | None:
     return None if member is None else f"the checksum of its part {member} is wrong"
 
 
-def unpack(file: CheckedFile) -> Any:
-    """What was saved in a file: plain values and tensors, on the CPU.
-
-    Raises:
-        ValueError: the file is no checkpoint, or holds more than plain values.
-    """
-    try:
-        return torch.load(BytesIO(file.data), weights_only=True, map_location="cpu")
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes raise anything, KeyError or UnicodeError
-        raise ValueError(
-            f"{file.path} is truncated, damaged or no checkpoint of plain values ({type(error).__name__})"
-        ) from error
-
-
 def check_finite(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> None:
     """Refuse weights with NaN or infinite values: the network would predict class 0 everywhere.
 
@@ -219,13 +218,19 @@ def check_finite(tensors: Mapping[str, Tensor], path: str | PathLike[str]) -> No
 
 
 def strip(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The student's part of ``state`` under the student's names; a key that the network itself uses stays."""
+    """The student's part of ``state`` under the student's names; a key that the network itself uses stays.
+
+    Raises:
+        ValueError: two keys stand for one name.
+    """
     stripped = {}
     for key, value in state.items():
         name = key
         while name not in own and name.startswith(STRIPPED_PREFIXES):
             name = name.partition(".")[2]
         if name in own or not name.startswith(SKIPPED_PREFIXES):
+            if name in stripped:
+                raise ValueError(f"the checkpoint has several tensors for {name}, among them {key}")
             stripped[name] = value
     return stripped
 

@@ -21,7 +21,7 @@ from etc.errors import UserError
 from etc.flow.own_estimator import imported_estimator
 from etc.weights import how_to_get
 from flownet import VARIANTS, load_flownet2
-from model.checkpoint import check_finite, read_checked, read_weights
+from model.checkpoint import check_finite, load_weights, read_checked, read_weights
 from model.weights import check_cached
 
 _PRESETS = {
@@ -166,16 +166,10 @@ class RaftFlow:
         self.network = getattr(optical_flow, name)()
         if weights is None:
             source = getattr(optical_flow, default).DEFAULT
-            state = _download(name, source)
+            self.network.load_state_dict(_download(name, source))
             self.key = f"{name}-{source.name.lower()}"
         else:
-            state, sha256 = _read_weights(name, weights)
-            self.key = f"{name}-{sha256[:12]}"
-        try:
-            self.network.load_state_dict(state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip()
-            raise UserError(f"FLOW.weights: {weights} does not fit {name}: {reason}") from error
+            self.key = f"{name}-{_load(self.network, name, weights)[:12]}"
         self.network.eval().requires_grad_(False).to(device)
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
@@ -315,18 +309,18 @@ def _check_images(rgb_t: Tensor, rgb_k: Tensor, *, smallest: int) -> None:
         raise ValueError(f"images of {tuple(rgb_t.shape[-2:])} are too small for flow: {smallest} pixels at least")
 
 
-def _read_weights(name: str, path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a weight file, checked to be undamaged and finite, and the file's SHA-256."""
+def _load(network: nn.Module, name: str, path: str | Path) -> str:
+    """Load a weight file, checked to be undamaged and finite; the file's SHA-256."""
     try:
         weights = read_weights(path)
-        check_finite(weights.tensors, path)
+        load_weights(network, weights)
     except FileNotFoundError as error:
         raise UserError(f"FLOW.weights: {path} does not exist. {how_to_get(name)}") from error
     except OSError as error:
         raise UserError(f"FLOW.weights: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"FLOW.weights: {error}") from error
-    return weights.tensors, weights.sha256
+        raise UserError(f"FLOW.weights: {error} (FLOW.name {name})") from error
+    return weights.sha256
 
 
 def _download(name: str, source) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from etc.config.published import translate
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import UserError
-from model.checkpoint import check_finite, read_checked, unpack
+from model.checkpoint import check_finite, read_checked
+from model.unpack import unpack
 from utils.files import write_bytes
 
 VERSION = 1
@@ -52,7 +53,8 @@ def read_checkpoint(path: Path, key: str) -> Any:
     if not path.is_file():
         raise UserError(f"{key} {path} does not exist")
     try:
-        return unpack(read_checked(path))
+        file = read_checked(path)
+        return unpack(file.data, file.path)
     except OSError as error:
         raise UserError(f"{key}: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

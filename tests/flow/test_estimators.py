@@ -162,7 +162,7 @@ def test_weights_that_are_missing_foreign_or_of_another_network_are_named(raft_w
         with pytest.raises(UserError, match=name) as caught:
             build_flow("raft_small", weights=path)
         assert "FLOW.weights" in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"raft_small\.pth does not fit raft_large"):
+    with pytest.raises(UserError, match=r"raft_small\.pth does not fit .*FLOW\.name raft_large"):
         build_flow("raft_large", weights=raft_weights)
 
 
@@ -238,6 +238,15 @@ def test_weights_that_are_not_finite_are_refused(raft_weights, tmp_path):
     torch.save(state, tmp_path / "net.pth")
     with pytest.raises(UserError, match=rf"^FLOW\.weights: .*net\.pth: .* values of {name} are NaN or infinite"):
         build_flow("raft_small", weights=tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("wrapped", ["module.", "model.", "net.module."])
+def test_weights_of_a_wrapped_raft_are_loaded(raft_weights, tmp_path, wrapped):
+    state = torch.load(raft_weights, weights_only=True)
+    torch.save({"epoch": 3, "model_state_dict": {wrapped + key: value for key, value in state.items()}}, tmp_path / "a")
+    pair = [tensor(scene(128, 136)), tensor(scene(128, 136, dx=3, dy=1))]
+    flows = [build_flow("raft_small", weights=path).estimate(*pair) for path in (raft_weights, tmp_path / "a")]
+    assert torch.equal(*flows)
 
 
 def test_the_key_names_the_weights(raft_weights, tmp_path):
