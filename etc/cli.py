@@ -280,7 +280,7 @@ def settings_help(
     if brief:
         # a no-break space keeps a value on the line of its name
         named = ", ".join(f"{key}\xa0[{_value(settings, key)}]" for key in brief)
-        text = f"described by tool/gen_video.py --help: {named}"
+        text = f"described by --help of tool/gen_video.py and tool/precompute_flow.py: {named}"
         lines += [line.replace("\xa0", " ") for line in _wrapped(text, indent=4)]
     return "\n".join(lines) + problem
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from model import SegmentationNetwork, build_model, load_weights, read_weights
 
+logger = logging.getLogger(__name__)
+
 
 def new_network(settings: Settings) -> SegmentationNetwork:
     """The network of the settings with its initial weights (ImageNet, ``TRAIN.weight``, or random).
@@ -24,7 +27,7 @@ def new_network(settings: Settings) -> SegmentationNetwork:
     train = settings.TRAIN
     if train.weight is not None:
         # A checkpoint to start from replaces the ImageNet weights: they need not be downloaded.
-        return _load(_built(settings), train.weight, "TRAIN.weight")
+        return _load(_built(settings), train.weight, "TRAIN.weight", strict=train.weight_strict)
     key = f"TRAIN.arch {train.network}"
     if train.backbone_weights is not None:
         key += f" with TRAIN.backbone_weights {train.backbone_weights}"
@@ -118,16 +121,21 @@ def compile_in_place(network: nn.Module, device: torch.device, key: str) -> None
     network.compile()
 
 
-def _load(network: SegmentationNetwork, path: str | Path, key: str) -> SegmentationNetwork:
+def _load(network: SegmentationNetwork, path: str | Path, key: str, *, strict: bool = True) -> SegmentationNetwork:
     """The network with the weights of a checkpoint; ``weights_sha256`` says of which bytes."""
     if not Path(path).is_file():
         raise UserError(f"{key} {path} does not exist")
     try:
         weights = read_weights(path)
-        load_weights(network, weights)
+        report = load_weights(network, weights, allow_missing=not strict, allow_unexpected=not strict)
     except OSError as error:
         raise UserError(f"{key}: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UserError(f"{key}: {error}") from error
+        cure = " (TRAIN.weight_strict false trains what does not fit anew)" if key == "TRAIN.weight" and strict else ""
+        raise UserError(f"{key}: {error}{cure}") from error
+    if report.missing:
+        logger.info("%s %s: %d tensors start anew: %s", key, path, len(report.missing), ", ".join(report.missing))
+    if report.unexpected:
+        logger.info("%s %s: left out: %s", key, path, ", ".join(report.unexpected))
     network.weights_sha256 = weights.sha256
     return network

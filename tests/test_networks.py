@@ -1,6 +1,7 @@
 """Networks from settings: the ImageNet start, somebody's module; what errors name."""
 
 import hashlib
+import logging
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torchvision.models import resnet18
 from etc.config import load_settings
 from etc.errors import UserError
 from etc.networks import new_network, trained_network
+from model import build_model
 from tests.scripts import run
 
 SOURCE = """
@@ -95,3 +97,25 @@ def test_a_checkpoint_that_is_not_finite_is_refused_under_its_setting(tmp_path, 
     assert run("test", "TRAIN.arch=mobile", f"TEST.ckpt_path={tmp_path}/net.pth") == 2
     assert f"error: TEST.ckpt_path: {tmp_path}/net.pth: " in (error := capsys.readouterr().err)
     assert f"values of {name} are NaN or infinite" in error and "Traceback" not in error
+
+
+def test_weights_of_another_number_of_classes_start_where_they_fit(tmp_path, caplog):
+    trained = build_model("psp18", classes=5)
+    torch.save({"model": trained.state_dict()}, tmp_path / "five.pth")
+    words = ["DATA.classes=7", "TRAIN.arch=psp", "TRAIN.pretrained=false", f"TRAIN.weight={tmp_path}/five.pth"]
+    with pytest.raises(UserError, match=r"^TRAIN\.weight: .*five\.pth .*of another shape .*TRAIN\.weight_strict false"):
+        new_network(load_settings(None, words))
+    caplog.set_level(logging.INFO)
+    network = new_network(load_settings(None, [*words, "TRAIN.weight_strict=false"]))
+    own, before = network.state_dict(), trained.state_dict()
+    anew = [name for name in own if own[name].shape != before[name].shape]
+    assert len(anew) == 4 and all(torch.equal(own[name], before[name]) for name in own if name not in anew)
+    assert f"4 tensors start anew: {', '.join(anew)}" in caplog.text
+
+
+def test_what_a_checkpoint_has_besides_is_named(tmp_path, caplog):
+    torch.save(build_model("psp18", classes=2).state_dict() | {"extra.bias": torch.zeros(3)}, tmp_path / "net.pth")
+    words = ["DATA.classes=2", "TRAIN.pretrained=false", f"TRAIN.weight={tmp_path}/net.pth"]
+    caplog.set_level(logging.INFO)
+    new_network(load_settings(None, [*words, "TRAIN.weight_strict=false"]))
+    assert "left out: extra.bias" in caplog.text and "start anew" not in caplog.text

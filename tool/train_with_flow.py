@@ -18,8 +18,11 @@ KEYS = (
     "DATA.allow_missing_neighbours DATA.gaps DATA.cuts DATA.colors_path FLOW.source FLOW.cache TRAIN DISTILL "
     "TEST.pad_to TEST.device DISTRIBUTED"
 )
-# Of the default data, and of the validation.
-BRIEF = f"DATA.synthetic_* TEST.frames TEST.cityscapes {cli.PREDICTOR} TEST.pad_to"
+# Of the default data, the flow estimators, and the validation.
+BRIEF = (
+    "DATA.synthetic_* FLOW.weights FLOW.preset FLOW.input FLOW.scale TEST.frames TEST.cityscapes TEST.pad_to "
+    f"{cli.PREDICTOR}"
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,6 +31,7 @@ class Train(Section):
     pretrained: bool = Field(True, description="start from ImageNet weights (downloaded on first use)")
     backbone_weights: str | None = Field(None, title="path", description="ImageNet weights for arch psp or timm:NAME")
     weight: str | None = Field(None, title="path", description="checkpoint to start from, instead of ImageNet weights")
+    weight_strict: bool = Field(True, description="false: what does not fit weight starts anew")
     train_h: Side = Field(769, description="height and width of the training crop, pixels")
     train_w: Side = Field(769, description="height and width of the training crop, pixels")
     scale_min: float = Field(0.5, description="range of the random scale", ge=0.01, le=100)

@@ -17,6 +17,9 @@ from utils.files import write_bytes
 
 VERSION = 1
 
+# The learning rate of a training falls to 0 at its end: more epochs are another training.
+HOW_TO_GO_ON = "to train on, start from its weights with TRAIN.weight {path} and another TRAIN.save_path"
+
 # Settings that may differ when a run is resumed, because its weights do not depend on them.
 _FREE = {
     "TRAIN": {"resume", "save_path", "workers", "print_freq", "val_freq", "val_clips"},
@@ -116,7 +119,7 @@ def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> N
             default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
             before = trained.get(section, {}).get(key, default)
             if key not in _FREE.get(section, ()) and before != value:
-                raise UserError(
-                    f"{path} was trained with {section}.{key} {before}, now it is {value}: "
-                    "choose another TRAIN.save_path, or restore the setting"
-                )
+                cure = "choose another TRAIN.save_path, or restore the setting"
+                if (section, key) == ("TRAIN", "epochs"):
+                    cure = f"{HOW_TO_GO_ON.format(path=path)}, or restore the setting"
+                raise UserError(f"{path} was trained with {section}.{key} {before}, now it is {value}: {cure}")

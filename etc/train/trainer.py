@@ -24,7 +24,7 @@ from etc.errors import UserError
 from etc.evaluate.validation import check_validation, validate
 from etc.train.batch import ClipBatch
 from etc.train.build import new_loader, new_optimizer, new_schedule, new_student, new_task, restore_schedule
-from etc.train.checkpoint import save_checkpoint
+from etc.train.checkpoint import HOW_TO_GO_ON, save_checkpoint
 from etc.train.data import cached_teacher_logits, training_set
 from etc.train.pictures import training_pictures
 from etc.train.resume import (
@@ -100,7 +100,8 @@ class Trainer:
         train = self.settings.TRAIN
         self.validated = self.validated or train.val_freq == 0
         if self.epoch >= train.epochs and self.validated:
-            logger.info("%s: all %d epochs are trained already", self.folder, train.epochs)
+            on = HOW_TO_GO_ON.format(path=self.folder / "last.pth")
+            logger.info("%s: all %d epochs are trained already; %s", self.folder, train.epochs, on)
             return self.metrics
         writer = None
         if distributed.rank() == 0:

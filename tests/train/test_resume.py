@@ -79,6 +79,19 @@ def test_the_checkpoint_of_the_same_training_is_continued_and_says_what_it_was_m
     assert made["frames"] == len(lines) and made["world_size"] == 1 and made["torch"] == torch.__version__
 
 
+def test_more_epochs_after_the_end_say_how(checkpoint, caplog):
+    folder, overrides = checkpoint
+    how = f"to train on, start from its weights with TRAIN.weight {folder}/run/last.pth and another TRAIN.save_path"
+    assert how in refused([*overrides, "TRAIN.epochs=4"])
+    caplog.set_level(logging.INFO)
+    resumed(overrides).run()
+    assert f"all 2 epochs are trained already; {how}" in caplog.text
+    on = [*overrides, "TRAIN.epochs=1", f"TRAIN.weight={folder}/run/last.pth", f"TRAIN.save_path={folder}/on"]
+    started = resumed(on).student.state_dict()
+    before = torch.load(folder / "run/last.pth", weights_only=True)["student"]
+    assert all(torch.equal(value, before[name]) for name, value in started.items())
+
+
 def test_another_training_list_is_refused_with_both_values(checkpoint, trained):
     folder, overrides = checkpoint
     lines = (folder / "train.lst").read_text().splitlines()
