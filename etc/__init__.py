@@ -27,4 +27,34 @@ Below the toolkit are three packages that know nothing of it or of each other: `
 The scripts in ``tool/`` use this toolkit and hold no logic. ``make lint`` checks the import rules (pyproject.toml).
 """
 
+import importlib.util
+import sys
+from pathlib import Path
+
 __version__ = "1.1.0"
+
+
+def hidden_package() -> str | None:
+    """One sentence if another module has the name of a package that this toolkit imports; ``None``: all are found."""
+    root = Path(__file__).resolve().parents[1]
+    for name in ("model", "flownet", "utils"):
+        loaded = sys.modules.get(name)
+        spec = loaded.__spec__ if loaded else importlib.util.find_spec(name)
+        places = [] if spec is None else [*(spec.submodule_search_locations or []), spec.origin or ""]
+        if root / name not in [Path(place).resolve() for place in places if place]:
+            found = next((place for place in places if place), "nowhere")
+            return (
+                f"the ETC toolkit imports its own package {name!r} from {root}, but Python finds {found}: rename that "
+                "one, or take its folder off PYTHONPATH and out of the folder of your script (TRAIN.arch and FLOW.name "
+                "take code of such a repository as path/to/repository:package.module:factory)"
+            )
+    return None
+
+
+_hidden = hidden_package()
+if _hidden is not None:
+    _main = getattr(sys.modules.get("__main__"), "__file__", None)
+    if _main and Path(_main).resolve().parent.name == "tool":  # one of the toolkit's scripts: no traceback of ours
+        print(f"error: {_hidden}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(_hidden)
