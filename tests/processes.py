@@ -2,11 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,14 +26,16 @@ _READY.set_forkserver_preload(
 
 @contextmanager
 def running(code: str, *args: object) -> Iterator[subprocess.Popen]:
-    """A Python process that runs ``code``, which prints a line when it is ready; killed at the end."""
+    """A Python process that runs ``code``, which prints a line when it is ready; killed at the end, with its workers."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, args)]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)
     try:
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 

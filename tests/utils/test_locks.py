@@ -21,12 +21,14 @@ with exclusive(sys.argv[1], *sys.argv[2:]):
 """
 
 FORKING = """
-import multiprocessing, sys, time
+import multiprocessing, os, sys, time
 from utils.locks import exclusive
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(3600)
 with exclusive(sys.argv[1]):
-    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+    worker = multiprocessing.get_context("fork").Process(target=work)
     worker.start()
-    print(worker.pid, flush=True)
     worker.join()
 """
 
