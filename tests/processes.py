@@ -26,7 +26,7 @@ _READY.set_forkserver_preload(
 
 @contextmanager
 def running(code: str, *args: object) -> Iterator[subprocess.Popen]:
-    """A Python process that runs ``code``, which prints a line when it is ready; killed at the end, with its workers."""
+    """A Python process that runs ``code`` and prints a line when it is ready; killed at the end, with its workers."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, args)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
