@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-slow lint clean
 
 $(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +18,10 @@ quickstart: $(VENV)/installed
 	$(PY) tool/quickstart.py
 
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m slow
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

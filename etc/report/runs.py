@@ -22,7 +22,7 @@ from etc.predict.predictor import predictor_from
 from etc.report.cost import Cost, costs
 from etc.train.checkpoint import read_checkpoint
 
-CHECKPOINTS = (".pth", ".pt", ".tar")
+CHECKPOINTS = (".pth", ".pt", ".tar", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,20 @@ def runs_of(
     return [read[name] for name, _ in named]
 
 
+def _how_to_score(name: str, folder: Path) -> str:
+    """What to do about a folder without scores, by what it holds."""
+    if not folder.is_dir():
+        return f"--runs {name}={folder}: there is no such folder, and it is no checkpoint ({', '.join(CHECKPOINTS)})"
+    if (folder / "video").is_dir():
+        return f"{folder} has no {TC_FILE}: write it with tool/eval_tc.py TEST.save_folder {folder}"
+    if next(folder.rglob("*.png"), None) is not None:
+        return (
+            f"{folder} holds predictions, not their scores: score them with tool/eval_tc.py --frames FRAMES "
+            f"--predictions {folder} TEST.save_folder RESULT, then compare --runs {name}=RESULT"
+        )
+    return f"{folder} is no result folder: it has no {TC_FILE}, which tool/eval_tc.py writes, and no predictions"
+
+
 def settings_of(where: str) -> Path | dict[str, Any] | None:
     """The settings that belong to a result folder or a checkpoint, for :func:`etc.config.load_settings`.
 
@@ -163,7 +177,7 @@ def read_run(name: str, folder: str | Path, allowed: frozenset[str] = frozenset(
     """
     folder = Path(folder)
     if not (folder / TC_FILE).is_file():
-        raise UserError(f"{folder} has no {TC_FILE}: write it with tool/eval_tc.py TEST.save_folder {folder}")
+        raise UserError(_how_to_score(name, folder))
     scores = read_clip_scores(folder)
     miou = read_result(folder / MIOU_FILE) if (folder / MIOU_FILE).is_file() else None
     if miou and "checkpoint_sha256" not in miou:

@@ -137,7 +137,7 @@ class Trainer:
             bar.update()
             if writer and (self.step % train.print_freq == 0 or self.step == self.total_steps):
                 terms = {name: value.item() for name, value in result.items() if value.ndim == 0}
-                bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+                bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()}, refresh=False)
                 for name, value in terms.items():
                     writer.add_scalar(f"loss/{name}", value, self.step)
                 writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], self.step)

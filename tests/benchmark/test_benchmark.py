@@ -53,6 +53,7 @@ def test_a_budget_is_a_bound_from_above_or_from_below(value, budget, at_least, v
     assert Figure("work", [value], "x", budget, at_least).verdict == verdict
 
 
+@pytest.mark.slow
 def test_memory_of_a_new_process_does_not_count_what_this_one_holds():
     ballast = np.ones(1 << 30, np.uint8)
     assert peak_memory() > ballast.nbytes
@@ -100,6 +101,7 @@ def test_the_script_writes_a_page_with_its_command_and_the_same_figures_as_json(
     assert size["unit"] == "%" and 0 < size["measured"] < 100 and error["measured"] <= 1 / 128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["forward", "gen_video", "memory", "step", "correlation"])
 def test_every_other_benchmark_runs_at_tiny_sizes(name, capsys):
     assert run("benchmark", "--quick", name) == 0

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -15,6 +17,7 @@ def shell_of(page: str) -> str:
     return "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
+@pytest.mark.slow
 def test_the_page_about_your_own_model_works_in_an_empty_folder(tmp_path):
     script = shell_of("your-own-model.md")
     # The page's own sizes take minutes; the commands and files are the same.

@@ -81,6 +81,7 @@ def test_a_prediction_without_a_class_where_the_label_has_one_is_refused_by_name
         score_clips(settings)
 
 
+@pytest.mark.slow
 def test_hand_labels_of_the_camvid_clip_score_0889_without_occlusion_masking(real_data, tmp_path):
     """0.883 with sources outside the frame clamped into it (tests/test_metrics_consistency.py); strict drops them."""
     overrides = [
@@ -99,6 +100,7 @@ def test_hand_labels_of_the_camvid_clip_score_0889_without_occlusion_masking(rea
 CAMVID_FILES = {"clip_list": "lists/camvid/val_clips.lst", "names_path": "palettes/camvid_names.txt"}
 
 
+@pytest.mark.slow
 def test_flow_is_computed_once_and_two_processes_count_the_same(tiny_training, tmp_path):
     overrides = [*tiny_training, "FLOW.evaluate_with=[dis@ultrafast]", "TEST.strides=[1, 3]"]
     settings = load_settings(None, overrides)

@@ -118,6 +118,7 @@ def test_a_copy_and_its_weights_are_those_of_the_network(research):
     assert set(network.state_dict()) == {"layer.weight", "layer.bias"}
 
 
+@pytest.mark.slow
 def test_the_key_of_an_estimator_changes_with_any_module_that_it_imports(flows, tmp_path):
     script = f"from etc.flow import build_flow; print(build_flow({str(flows) + ':model.raft:make'!r}).key)"
     keys = []

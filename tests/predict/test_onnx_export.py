@@ -91,7 +91,9 @@ def error_of(capsys, *arguments: object) -> str:
     return line
 
 
-@pytest.mark.parametrize("arch", ["psp18", "mobile", "lraspp"])
+@pytest.mark.parametrize(
+    "arch", ["psp18", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("mobile", "lraspp"))]
+)
 def test_the_file_computes_what_torch_computes_at_sizes_it_was_not_traced_at(words, tmp_path, capsys, arch):
     assert run("export_onnx", *words(arch), "--check", "96x128", "--check", "97x161") == 0
     assert "opset 18" in (out := capsys.readouterr().out) and "97x161: logits differ by" in out

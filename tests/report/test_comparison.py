@@ -296,3 +296,23 @@ def test_a_test_score_of_an_older_version_is_refused(hits, tmp_path):
     (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25}))
     with pytest.raises(UserError, match=r"miou\.json was not written by this version: run tool/test\.py again"):
         read_run("etc", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "advice"),
+    [
+        (None, r"--runs etc=\S+etc: there is no such folder, and it is no checkpoint"),
+        ([], "is no result folder: it has no tc.json"),
+        (["a/000.png"], r"holds predictions, not their scores: score them with tool/eval_tc\.py --frames FRAMES"),
+        (["video/gray/000.png"], r"has no tc\.json: write it with tool/eval_tc\.py TEST\.save_folder"),
+    ],
+)
+def test_a_folder_without_scores_is_answered_by_what_it_holds(tmp_path, files, advice):
+    folder = tmp_path / "etc"
+    for file in files or []:
+        (folder / file).parent.mkdir(parents=True)
+        (folder / file).write_bytes(b"")
+    if files == []:
+        folder.mkdir()
+    with pytest.raises(UserError, match=advice):
+        read_run("etc", folder)

@@ -112,6 +112,7 @@ def one_of_two(rank: int, loss: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dsn", "cross_entropy"])
 def test_two_processes_have_the_mean_of_the_gradients_of_their_batches(loss, tmp_path):
     torch.multiprocessing.spawn(one_of_two, (loss, str(tmp_path)), nprocs=2)

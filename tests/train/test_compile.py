@@ -45,6 +45,7 @@ def trained(words: list[str]) -> dict[str, torch.Tensor]:
     return torch.load(Path(settings.TRAIN.save_path) / "last.pth", weights_only=True)["student"]
 
 
+@pytest.mark.slow
 def test_a_compiled_training_ends_with_the_weights_of_the_eager_one(compiler, small, tmp_path, monkeypatch):
     compiled_ones = []
     original = nn.Module.compile
@@ -68,6 +69,7 @@ def without_dropout(settings: list[str]) -> nn.Module:
     return network
 
 
+@pytest.mark.slow
 @torch.no_grad()  # gradients are compiled in the training above; here they would take minutes
 def test_a_compiled_pspnet_has_the_loss_and_the_weight_names_of_the_eager_one(compiler, monkeypatch):
     monkeypatch.setitem(BLOCKS, 18, (1, 1, 1, 1))  # a block of each kind

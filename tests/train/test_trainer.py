@@ -77,6 +77,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_train
     assert not torch.equal(weights(one / "last.pth")["cls.4.bias"], weights(three / "last.pth")["cls.4.bias"])
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights_bit_for_bit(tiny_training, tmp_path):
     overrides = [*tiny_training, "TRAIN.epochs=6", "TRAIN.val_freq=6"]
     whole = train([*overrides, f"TRAIN.save_path={tmp_path}/whole"])
@@ -269,6 +270,7 @@ def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
     assert torch.load(folder / "last.pth", weights_only=True)["step"] == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(tiny_training, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(REPOSITORY / "tool/train_with_flow.py"), *tiny_training, "TRAIN.batch_size=4"]
