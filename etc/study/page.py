@@ -91,12 +91,12 @@ def _draw_curves(study: Study, runs: list[FinishedRun], path: Path) -> None:
     axes = figure.subplots(1, 3)
     if study.start is not None:
         for seed in study.seeds:
-            _plot(axes[0], study.start_folder(seed), "validation/mIoU", f"seed {seed}", scale=100)
-            _plot(axes[1], study.start_folder(seed), "loss/segmentation", f"seed {seed}")
+            plot_scalar(axes[0], study.start_folder(seed), "validation/mIoU", f"seed {seed}", scale=100)
+            plot_scalar(axes[1], study.start_folder(seed), "loss/segmentation", f"seed {seed}")
     first = min(run.seed for run in runs)
     for run in runs:
         if run.seed == first:
-            _plot(axes[2], study.run_folder(run.variant, first), "loss/segmentation", run.variant)
+            plot_scalar(axes[2], study.run_folder(run.variant, first), "loss/segmentation", run.variant)
     axes[0].set_title("first trainings: mIoU, %")
     axes[1].set_title("first trainings: segmentation loss")
     axes[2].set_title(f"variants, seed {first}: segmentation loss")
@@ -108,7 +108,8 @@ def _draw_curves(study: Study, runs: list[FinishedRun], path: Path) -> None:
     _save(figure, path)
 
 
-def _plot(axes: Axes, folder: Path, tag: str, label: str, scale: float = 1.0) -> None:
+def plot_scalar(axes: Axes, folder: Path, tag: str, label: str, scale: float = 1.0) -> None:
+    """Draw what the training in ``folder`` logged as ``tag``, if it did; losses as means of a few entries."""
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file that it has read to the end
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     if tag not in events.Tags()["scalars"]:
