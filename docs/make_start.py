@@ -22,7 +22,7 @@ from utils.files import replacing, write_text
 
 CONFIG = TOOLKIT / "configs/synthetic/pspnet18_start.yaml"
 SEEDS = (1, 2, 3)  # the quickstart's world is 0
-CLIPS = 3  # of each world's validation cities
+CLIPS = 12  # of each world, of validation cities
 OUT = TOOLKIT / "pretrained_model/street_pspnet18.pth"
 CURVE = TOOLKIT / "docs/pictures/start.png"
 
