@@ -90,11 +90,11 @@ def is_safetensors(data: bytes) -> bool:
 
 def _unpack_safetensors(data: bytes, path: str) -> dict[str, torch.Tensor]:
     try:
-        import safetensors.torch
+        from safetensors.torch import load
     except ImportError as error:
         raise ValueError(f"{path} is a safetensors file, whose package is missing: pip install safetensors") from error
     try:
-        return safetensors.torch.load(data)
+        return load(data)
     except Exception as error:  # SafetensorError, KeyError of an unknown dtype
         raise ValueError(f"{path} is truncated, damaged or no safetensors file: {error}") from error
 
