@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from etc.data.transform import MEAN, STD
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.networks import trained_network
+from model import SegmentationNetwork
+from utils.upsampled_argmax import upsampled_argmax
 
 
 def predictor_from(
@@ -51,7 +53,8 @@ class Predictor:
     """Predicts frames with a per-frame network.
 
     With one scale, no flip and no window, a prediction is the argmax of the network's logits, resized to the
-    frame where ``base_size`` asks for another size. Otherwise class probabilities are averaged as semseg does:
+    frame where ``base_size`` asks for another size; logits of a lower resolution are not upsampled for it as a whole
+    (:func:`utils.upsampled_argmax.upsampled_argmax`). Otherwise class probabilities are averaged as semseg does:
     the frame is scaled, probabilities are averaged with those of the mirrored frame, summed over windows and
     divided by how many windows cover a pixel, resized to the frame, and averaged over scales.
 
@@ -130,9 +133,16 @@ class Predictor:
                 is NaN or infinite.
         """
         images = self._images(frames)
+        size = (images.shape[-2], images.shape[-1])
         averaged = self.mode == "slide" or len(self.scales) > 1 or self.flip
+        if (
+            not averaged
+            and self._scaled(size, self.scales[0]) == size
+            and isinstance(self.network, SegmentationNetwork)
+        ):
+            return upsampled_argmax(self._own_logits(images), size, align_corners=True).cpu().numpy()
         values = self._average(images) if averaged else self._resized_logits(images)
-        ids = np.empty((len(frames), *images.shape[-2:]), np.uint8)
+        ids = np.empty((len(frames), *size), np.uint8)
         for out, value in zip(ids, values, strict=True):
             # One frame at a time: argmax gives int64, eight times the size of what is kept.
             out[:] = value.argmax(0).to(torch.uint8).cpu().numpy()
@@ -204,10 +214,24 @@ class Predictor:
         return probabilities
 
     def _logits(self, images: Tensor) -> Tensor:
+        """Logits at the size of the images."""
+        return self._checked(self._run(self.network, images), (len(images), self.classes, *images.shape[-2:]))
+
+    def _own_logits(self, images: Tensor) -> Tensor:
+        """Logits at the network's own resolution."""
+        network = self.network
+        assert isinstance(network, SegmentationNetwork)
+        logits = self._run(lambda x: network.outputs(x)["logits"], images)
+        resolution = logits.shape[-2:] if isinstance(logits, Tensor) else images.shape[-2:]
+        return self._checked(logits, (len(images), self.classes, *resolution))
+
+    def _run(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         start = self._clock()
-        logits = self.network(images.contiguous(memory_format=torch.channels_last))
+        returned = function(images.contiguous(memory_format=torch.channels_last))
         self.network_seconds += self._clock() - start
-        expected = (len(images), self.classes, *images.shape[-2:])
+        return returned
+
+    def _checked(self, logits: Any, expected: tuple[int, ...]) -> Tensor:
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(f"the network returned {got}, expected logits {list(expected)} [N, classes, H, W]")
