@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 BENCHMARKS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
     "forward": ("Inference", training.forward),
     "gen_video": ("Prediction of a clip", files.prediction),
+    "labels": ("Labels from coarse logits", operators.labels),
     "memory": ("Memory of a prediction", files.memory),
     "sample": ("Training sample", files.sample),
     "step": ("Training step", training.steps),

@@ -1,4 +1,4 @@
-"""The operators of FlowNet2 on a CPU: the correlation against its budget and its plain form, warping against torch."""
+"""Operators on a CPU against their plain form: FlowNet2's correlation, warping, labels from coarse logits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from etc.benchmark.bench import Bench
-from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios
+from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios, single_threaded
+from etc.data.images import read_label
+from etc.data.labels import label_table
 from flownet import VARIANTS, correlation, resample2d
+from utils.upsampled_argmax import upsampled_argmax
 
 MAPS = (1, 256, 48, 96)  # what FlowNetC correlates for frames of 384x768
 BALLAST = 1 << 28  # bytes
+CLASSES = 19
 
 
 def shifted_products(f1: Tensor, f2: Tensor) -> Tensor:
@@ -70,6 +74,37 @@ def _extra_memory(function: Callable[[Tensor, Tensor], Tensor], shape: tuple[int
     after = peak_memory()
     del ballast
     return (after - before) / out.nbytes
+
+
+@torch.inference_mode()
+def labels(bench: Bench) -> list[Figure]:
+    """The class of every pixel at 1024x2048 from logits of 19 classes at an eighth of that, relative to `F.interpolate`
+    and `argmax`, on one thread. The logits are those of a network that is right but for noise: of the label map of a
+    real frame, where `--data` gives one. Pixels whose class differs are counted.
+    """
+    size = bench.size((1024, 2048), (128, 256))
+    clip = bench.clip(*size, 2)
+    name = next(frame.label for frame in clip.frames if frame.label)
+    ids = torch.from_numpy(label_table("cityscapes", CLASSES, 255)[read_label(clip.root / name)])
+    torch.manual_seed(0)
+    known = F.one_hot(ids.long().clamp(max=CLASSES), CLASSES + 1)[None, :, :, :CLASSES].permute(0, 3, 1, 2).float()
+    coarse = [side // 8 + 1 for side in size]
+    logits = F.interpolate(F.avg_pool2d(known, 9, 8, 4), coarse, mode="bilinear", align_corners=True) * 8
+    logits += 0.2 * torch.randn_like(logits)
+
+    def plain() -> Tensor:
+        return F.interpolate(logits, size, mode="bilinear", align_corners=True).argmax(1)
+
+    def fast() -> Tensor:
+        return upsampled_argmax(logits, size, align_corners=True)
+
+    differ = int((plain() != fast()).sum())
+    with single_threaded():
+        whole, own = interleaved([plain, fast], bench.rounds(15))
+    return [
+        Figure("labels, relative to interpolate and argmax", ratios(own, whole), "x", budget=0.2),
+        Figure("pixels of another class", [differ], "px", budget=0),
+    ]
 
 
 def warp(bench: Bench) -> list[Figure]:
