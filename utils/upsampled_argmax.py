@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _MIXED = 255  # of a cell: its corners have different classes
-_BLOCK = 1 << 14  # pixels that are interpolated at a time
+_ROWS = 64  # of the result, whose logits are interpolated at a time
 
 
 def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
@@ -31,42 +34,58 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
     """
     if logits.dim() != 4 or not 1 <= logits.shape[1] <= _MIXED:
         raise ValueError(f"expected logits [N, K, h, w] with K in 1..{_MIXED}, got {tuple(logits.shape)}")
-    _, classes, height, width = logits.shape
+    height, width = logits.shape[2:]
     if (height, width) == tuple(size):
         return torch.stack([value.argmax(0).to(torch.uint8) for value in logits])
-    rows, row_weights = _neighbours(height, size[0], align_corners, logits)
-    columns, column_weights = _neighbours(width, size[1], align_corners, logits)
+    rows = _neighbours(height, size[0], align_corners, logits)
+    columns = _neighbours(width, size[1], align_corners, logits)
     pixels = logits.float().permute(0, 2, 3, 1).contiguous()
-    corners = pixels.argmax(3).to(torch.uint8)
-    # Of each cell, by its upper left corner: the class that its corners share, or _MIXED.
+    # Columns first: rows are then copied whole.
+    ids = _cells(pixels).index_select(2, columns.first).index_select(1, rows.first)
+    for image, out in zip(pixels, ids, strict=True):
+        for start in range(0, size[0], _ROWS):
+            block = slice(start, start + _ROWS)
+            y, x = (out[block] == _MIXED).nonzero(as_tuple=True)
+            if len(y):
+                out[block][y, x] = _interpolated_argmax(image, rows.part(block), columns, y, x)
+    return ids
+
+
+def _cells(pixels: Tensor) -> Tensor:
+    """Of each cell of ``[N, h, w, K]``, by its upper left corner: the class that its corners share, or ``_MIXED``."""
+    corners = pixels.max(3).indices.to(torch.uint8)  # the first of equal ones, as argmax, in less time
     right = torch.cat((corners[:, :, 1:], corners[:, :, -1:]), 2)
     cells = torch.where(corners == right, corners, _MIXED)
     below = torch.cat((cells[:, 1:], cells[:, -1:]), 1)
-    cells = torch.where(cells == below, cells, _MIXED)
-    result = cells.index_select(1, rows[0]).index_select(2, columns[0])
-    flat, out = pixels.view(-1, classes), result.view(-1)
-    for mixed in (out == _MIXED).nonzero().squeeze(1).split(_BLOCK):
-        image, y, x = mixed // (size[0] * size[1]), mixed // size[1] % size[0], mixed % size[1]
-        start = image * (height * width)
-        value = flat.new_zeros(len(mixed), classes)
-        for row, row_weight in zip(rows, row_weights, strict=True):
-            for column, column_weight in zip(columns, column_weights, strict=True):
-                corner = flat.index_select(0, start + row[y] * width + column[x])
-                value.addcmul_(corner, (row_weight[y] * column_weight[x])[:, None])
-        out[mixed] = value.argmax(1).to(torch.uint8)
-    return result
+    return torch.where(cells == below, cells, _MIXED)
 
 
-def _neighbours(
-    length: int, wanted: int, align_corners: bool, like: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Of each of ``wanted`` positions on an axis of ``length``: its two neighbours, and their weights."""
+def _interpolated_argmax(image: Tensor, rows: _Neighbours, columns: _Neighbours, y: Tensor, x: Tensor) -> Tensor:
+    """The class at positions ``y, x`` of some rows, from the logits ``[h, w, K]`` around them; uint8."""
+    upper, lower = image.index_select(0, rows.first), image.index_select(0, rows.second)
+    between = torch.lerp(upper, lower, rows.share[:, None, None]).flatten(0, 1)
+    start = y * image.shape[1]
+    left, right = F.embedding(start + columns.first[x], between), F.embedding(start + columns.second[x], between)
+    return torch.lerp(left, right, columns.share[x][:, None]).max(1).indices.to(torch.uint8)
+
+
+class _Neighbours(NamedTuple):
+    """Of positions on an axis: the two entries around each, and the share of the second."""
+
+    first: Tensor
+    second: Tensor
+    share: Tensor
+
+    def part(self, block: slice) -> _Neighbours:
+        return _Neighbours(self.first[block], self.second[block], self.share[block])
+
+
+def _neighbours(length: int, wanted: int, align_corners: bool, like: Tensor) -> _Neighbours:
+    """The neighbours of ``wanted`` positions on an axis of ``length``, as ``F.interpolate`` places them."""
     position = torch.arange(wanted, device=like.device, dtype=torch.float32)
     if align_corners:
         position = position * ((length - 1) / (wanted - 1) if wanted > 1 else 0)
     else:
         position = ((position + 0.5) * (length / wanted) - 0.5).clamp_(min=0)
     first = position.long().clamp_(max=length - 1)
-    second = (first + 1).clamp_(max=length - 1)
-    share = (position - first).clamp_(0, 1)
-    return (first, second), (1 - share, share)
+    return _Neighbours(first, (first + 1).clamp_(max=length - 1), (position - first).clamp_(0, 1))
