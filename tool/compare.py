@@ -25,6 +25,7 @@ from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
 from etc.report.common_classes import common_classes, on_common_classes
 from etc.report.comparison import compare, comparison_table, save_comparison
+from etc.report.first_look import write_first_look
 from etc.report.html import CLIPS, write_report
 from etc.report.runs import check_comparable, measure_costs, named_runs, runs_of, settings_to_compare
 
@@ -71,9 +72,11 @@ def main(argv: list[str] | None = None) -> int:
         rows = compare(viewer.runs, cost, device_of(settings.TEST.device), own=runs)
         save_comparison(rows, out)
         video, picture = write_pictures(viewer, out)
-        report = write_report(viewer, rows, out, clips=args.clips)
+        look = write_first_look(viewer, out)
+        report = write_report(viewer, rows, out, look, clips=args.clips)
     print(comparison_table(rows))
     print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
+    print(f"loop:    {look.loop}\nprofile: {look.profile}")
     return 0
 
 

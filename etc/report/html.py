@@ -22,6 +22,7 @@ from etc.evaluate.metric_list import HEADLINE, SEGMENTATION
 from etc.evaluate.tables import FEW_PIXELS, few_pixels
 from etc.report.clip_views import HEAT_FULL, ClipView, ClipViewer, clips_to_show, heatmap
 from etc.report.comparison import ComparisonRow, footnotes, format_rows
+from etc.report.first_look import FirstLook
 from etc.report.runs import Run
 from utils.files import write_text
 
@@ -34,7 +35,13 @@ _STILL_QUALITY = 82  # of WebP
 
 
 def write_report(
-    viewer: ClipViewer, rows: list[ComparisonRow], folder: Path, *, clips: int = CLIPS, frames: int = FRAMES
+    viewer: ClipViewer,
+    rows: list[ComparisonRow],
+    folder: Path,
+    look: FirstLook,
+    *,
+    clips: int = CLIPS,
+    frames: int = FRAMES,
 ) -> Path:
     """Write ``report.html``, which needs no network and no other file.
 
@@ -42,6 +49,7 @@ def write_report(
         viewer: of the runs.
         rows: their figures, as of :func:`etc.report.comparison.compare`.
         folder: where to.
+        look: the pictures that stand first.
         clips: how many clips are shown in pictures, those of the lowest TC.
         frames: how many frames of each clip are shown as video, around its worst moment.
 
@@ -60,6 +68,10 @@ def write_report(
         .render(
             title="Temporal consistency: " + ", ".join(run.name for run in runs),
             runs=[run.name for run in runs],
+            look=look,
+            loop=_data_uri(look.loop, "image/webp"),
+            profile=_data_uri(look.profile, "image/png"),
+            scatter=_scatter(rows),
             summary=format_rows(rows),
             notes=footnotes(rows),
             classes=_classes(runs, settings),
@@ -159,6 +171,28 @@ def _all_clips(runs: list[Run]) -> list[tuple[str, list[float]]]:
 def _player(view: ClipView, fps: float) -> dict[str, Any]:
     videos = [[caption, base64.b64encode(data).decode("ascii")] for caption, data in view.videos]
     return {"start": view.start, "count": view.count, "fps": fps, "videos": videos}
+
+
+def _data_uri(path: Path, kind: str) -> str:
+    return f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _scatter(rows: list[ComparisonRow]) -> dict[str, Any] | None:
+    """Where each run stands between mIoU (x) and strict TC (y), in percent; ``None`` where a run lacks one.
+
+    ``points`` are x and y in 0..100 from the lower left corner of a plot whose axes reach from ``low`` to ``high``.
+    """
+    accuracy = "mIoU" if all(math.isfinite(row["mIoU"]) for row in rows) else SEGMENTATION
+    values = 100 * np.array([[row[accuracy], row[HEADLINE]] for row in rows])
+    if not np.isfinite(values).all():
+        return None
+    low, high = np.floor(values.min(0)) - 1, np.ceil(values.max(0)) + 1
+    return {
+        "points": (100 * (values - low) / (high - low)).round(2).tolist(),
+        "texts": [[f"{value:.2f}" for value in point] for point in values],
+        "low": [f"{value:g}" for value in low],
+        "high": [f"{value:g}" for value in high],
+    }
 
 
 def _still(picture: np.ndarray) -> str:

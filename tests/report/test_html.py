@@ -14,6 +14,7 @@ from contextlib import closing
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from etc.config import load_settings
 from etc.data.images import write_png
@@ -107,6 +108,16 @@ def test_the_steady_run_shows_the_labels(players):
     assert np.abs(labels - steady).max() == 0
     distance = np.abs(labels - broken).mean(axis=(1, 2, 3))
     assert distance[: BREAK - 1].max() < 2 and distance[BREAK:].min() > 10
+
+
+def test_it_begins_with_a_loop_a_profile_and_where_the_runs_stand(page, report):
+    look = re.search(r'<section id="look">(.*?)</section>', page, re.S)[1]
+    loop = Image.open(io.BytesIO(base64.b64decode(re.search(r"data:image/webp;base64,([^\"]+)", look)[1])))
+    assert loop.n_frames == 30 and (report / "loop.webp").is_file() and "data:image/png;base64," in look
+    rows = json.loads((report / "comparison.json").read_text())
+    described = re.search(r'aria-label="TC strict against mIoU: ([^"]*)"', look)[1]
+    expected = [f"{row['run']} {100 * row['segmentation']:.2f}, {100 * row['strict']:.2f}" for row in rows]
+    assert [part.strip() for part in described.split(";") if part.strip()] == expected
 
 
 def test_names_cannot_break_the_page(report, tiny_world):
