@@ -35,26 +35,62 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
     Args:
         device: what the settings ask for; with CUDA every process takes the GPU of its local rank.
+
+    Raises:
+        UserError: with CUDA, no GPU of the local rank.
     """
     if "RANK" not in os.environ or dist.is_initialized():
         yield device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", _local_gpu())
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    yield device
+    # Not after an error: NCCL would wait for the processes that sit in a collective, and the error would not be shown.
+    _patient_groups.clear()
+    dist.destroy_process_group()
+
+
+def _local_gpu() -> int:
+    """The GPU of this process.
+
+    Raises:
+        UserError: ``LOCAL_RANK`` is missing, or larger than this machine has GPUs.
+    """
+    given, gpus = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    if not given.isdecimal() or int(given) >= gpus:
+        raise UserError(
+            f"LOCAL_RANK is {given or 'not set'}, this machine has {gpus} GPUs: start one process for each, "
+            f"torchrun --nproc_per_node {gpus}"
+        )
+    return int(given)
+
+
+_patient_groups: dict[dist.ProcessGroup | None, dist.ProcessGroup] = {}
+
+
+def _patient_group() -> dist.ProcessGroup:
+    """All processes, for waiting and counting: the default group gives up after minutes, and NCCL's needs the GPU.
+
+    Rank 0 may render a world, or one process may score the longest clip, for longer than that.
+    """
+    default = dist.group.WORLD
+    if default not in _patient_groups:
+        group = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+        assert isinstance(group, dist.ProcessGroup), "every process is a member"
+        _patient_groups[default] = group
+    return _patient_groups[default]
 
 
 def sum_counts(counts: Tensor) -> Tensor:
     """Integer counts summed over all processes; with one process they come back as they are."""
     if world_size() == 1:
         return counts
-    total = counts.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
-    dist.all_reduce(total)
+    total = counts.to("cpu", copy=True)
+    dist.all_reduce(total, group=_patient_group())
     return total.to(counts.device)
 
 
@@ -68,7 +104,7 @@ def share_buffers(module: nn.Module) -> None:
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(_patient_group())
 
 
 def warn_of_idle_processes(parts: int, what: str) -> None:
@@ -93,9 +129,7 @@ def exclusive_output(folder: str | Path, name: str = "") -> Iterator[None]:
         UserError: another run is writing there.
     """
     refusal: list[str | None] = [None]
-    # A group of its own: the default one gives up when one process is done some minutes before the others.
-    group = dist.new_group(backend="gloo", timeout=timedelta(days=30)) if dist.is_initialized() else None
-    assert not isinstance(group, int), "every process is a member"
+    group = _patient_group() if dist.is_initialized() else None
     with ExitStack() as stack:
         if rank() == 0:
             try:

@@ -4,6 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from etc import distributed
+from etc.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.processes import running
 from tests.utils.test_locks import HOLDER
@@ -38,3 +43,49 @@ def test_processes_of_one_torchrun_share_the_lock_and_are_refused_together(tmp_p
     assert sorted(done.stdout.split()) == ["0", "1", "inside", "inside"], done.stderr
     assert "taken is being written by another process" in done.stderr
     assert not (tmp_path / "free").exists()
+
+
+FAILING = """
+import sys, time
+import torch
+from etc import cli, distributed
+from etc.errors import UserError
+
+def main():
+    with distributed.process_group(torch.device("cpu")):
+        total = distributed.sum_counts(torch.tensor([1, 2]))
+        sys.stdout.write(f"{total.tolist()}\\n")
+        distributed.barrier()
+        if distributed.rank() == 1:
+            raise UserError("this rank cannot go on")
+        distributed.barrier()  # never complete: the other one has failed
+    return 0
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
+"""
+
+
+def test_the_error_of_one_process_is_shown_and_ends_the_others(tmp_path):
+    (tmp_path / "ranks.py").write_text(FAILING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command.append(str(tmp_path / "ranks.py"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stdout.split("\n")[:2] == ["[2, 4]", "[2, 4]"]
+    assert "error: this rank cannot go on" in done.stderr
+
+
+@pytest.mark.parametrize(("local", "named"), [(None, "LOCAL_RANK is not set"), ("4", "LOCAL_RANK is 4")])
+def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch, local, named):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(UserError, match=rf"{named}, this machine has 2 GPUs: .* torchrun --nproc_per_node 2"),
+        distributed.process_group(torch.device("cuda")),
+    ):
+        pass

@@ -42,8 +42,8 @@ SEGMENTATION_LOSSES: dict[str, Callable[[Train, Tensor | None], nn.Module]] = {
 }
 
 
-def new_loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, DataLoader]:
-    """The batches of this process.
+def new_loader(settings: Settings, data: ClipDataset, device: torch.device) -> tuple[EpochSampler, DataLoader]:
+    """The batches of this process, for a training on ``device``.
 
     Raises:
         UserError: a batch size that the processes cannot share, or too small for batch norm, or too few samples.
@@ -58,7 +58,7 @@ def new_loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, Dat
     # A clip of two frames puts two images into the pass. With one image, batch norm after the 1x1 pooling of the
     # pyramid has a single value per channel.
     single = settings.frames_per_clip == 1 or settings.DATA.allow_missing_neighbours
-    synchronised = settings.DISTRIBUTED.sync_bn and world > 1 and torch.cuda.is_available()
+    synchronised = settings.DISTRIBUTED.sync_bn and world > 1 and device.type == "cuda"
     if batch == 1 and single and not synchronised:
         raise UserError(
             f"TRAIN.batch_size {train.batch_size} gives each of {world} processes one image: batch norm needs two "
@@ -72,7 +72,7 @@ def new_loader(settings: Settings, data: ClipDataset) -> tuple[EpochSampler, Dat
         num_workers=train.workers,
         persistent_workers=train.workers > 0,
         worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
         # Its own generator: the loader must not draw from the one that dropout uses, or resuming would differ.
         generator=torch.Generator(),
     )

@@ -72,7 +72,7 @@ class Trainer:
         torch.manual_seed(train.manual_seed)
         teacher_logits = cached_teacher_logits(settings)
         self.data = training_set(settings, teacher_logits)
-        self.sampler, self.loader = new_loader(settings, self.data)
+        self.sampler, self.loader = new_loader(settings, self.data, device)
         self.student = new_student(settings, device)
         # All that validation will read and compute: a training of days must not end with a missing file. An estimator
         # may draw first weights, which must not shift the student's random numbers.
@@ -263,7 +263,7 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "rng": _rng_state(),
+                "rng": _rng_state(self.device),
                 "step": self.step,
                 "epoch": self.epoch,
                 "config": self.settings.model_dump(),
@@ -295,6 +295,6 @@ class Trainer:
         logger.info("resuming after epoch %d, step %d", self.epoch, self.step)
 
 
-def _rng_state() -> dict[str, Tensor | None]:
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+def _rng_state(device: torch.device) -> dict[str, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}

@@ -57,7 +57,7 @@ def check_same_device(first_name: str, first: Tensor, second_name: str, second: 
 
 
 def use_cupy(backend: str, *tensors: Tensor) -> bool:
-    """Whether the cupy kernels run; ``"auto"`` takes them for CUDA tensors where cupy can be imported.
+    """Whether the cupy kernels run; ``"auto"`` takes them for CUDA tensors where cupy can compile and run one.
 
     float64 on CUDA stays on the torch backend under ``"auto"``: the kernels accumulate in float32.
     """
@@ -70,9 +70,16 @@ def use_cupy(backend: str, *tensors: Tensor) -> bool:
 @functools.cache
 def _cupy_found() -> bool:
     try:
-        import cupy  # noqa: F401
+        import cupy
+
+        # With an older driver, or without NVRTC, it imports, and fails at the first kernel.
+        cupy.RawKernel('extern "C" __global__ void nothing() {}', "nothing")((1,), (1,), ())
     except ImportError:
         logger.warning("flownet operators on CUDA: torch backend; with cupy installed they are faster")
+        return False
+    except Exception as error:  # of cupy, its driver or its compiler, each with kinds of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning("flownet operators on CUDA: torch backend, because cupy does not work here: %s", reason)
         return False
     logger.info("flownet operators on CUDA: cupy backend")
     return True

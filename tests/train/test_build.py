@@ -149,7 +149,7 @@ def test_loading_leaves_the_threads_of_this_process_alone_and_workers_do_not_wai
     cv2.setNumThreads(4)
     try:
         dis_flow()
-        _, loader = new_loader(settings, training_set(settings))
+        _, loader = new_loader(settings, training_set(settings), torch.device("cpu"))
         # The worker computes flow and crops with OpenCV; the pool was forked with this process.
         loader.timeout = 60
         assert len(list(loader)) == 2
