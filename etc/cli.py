@@ -274,13 +274,13 @@ def settings_help(
     full = [key for key in keys if key not in brief]
     for (section, kind, meaning), group in itertools.groupby(full, _entry):
         names = [key.partition(".")[2] for key in group]
-        values = ", ".join(_value(settings, f"{section}.{name}") for name in names)
+        values = ", ".join(shown_value(settings, f"{section}.{name}") for name in names)
         together = f"{section}.{', '.join(names)}"
         lines += _wrapped(f"{together:<{NAME_WIDTH}}  {kind} [{values}]  {meaning}")
     if brief:
         # a no-break space keeps a value on the line of its name
-        named = ", ".join(f"{key}\xa0[{_value(settings, key)}]" for key in brief)
-        text = f"described by --help of tool/gen_video.py and tool/precompute_flow.py: {named}"
+        named = ", ".join(f"{key}\xa0[{shown_value(settings, key)}]" for key in brief)
+        text = f"described in docs/settings.md: {named}"
         lines += [line.replace("\xa0", " ") for line in _wrapped(text, indent=4)]
     return "\n".join(lines) + problem
 
@@ -303,7 +303,8 @@ def _wrapped(entry: str, indent: int = NAME_WIDTH + 4) -> list[str]:
     )
 
 
-def _value(settings: Settings, key: str) -> str:
+def shown_value(settings: Settings, key: str) -> str:
+    """The value of ``"SECTION.key"`` as ``--help`` shows it."""
     section, _, name = key.partition(".")
     return _shown(getattr(getattr(settings, section), name))
 

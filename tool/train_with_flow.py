@@ -18,10 +18,11 @@ KEYS = (
     "DATA.allow_missing_neighbours DATA.gaps DATA.cuts DATA.colors_path FLOW.source FLOW.cache TRAIN DISTILL "
     "TEST.pad_to TEST.device DISTRIBUTED"
 )
-# Of the default data, the flow estimators, and the validation.
+# Of the default data, of flow estimators and of the validation; and what few trainings change.
 BRIEF = (
-    "DATA.synthetic_* FLOW.weights FLOW.preset FLOW.input FLOW.scale TEST.frames TEST.cityscapes TEST.pad_to "
-    f"{cli.PREDICTOR}"
+    f"DATA.synthetic_* FLOW.weights FLOW.preset FLOW.input FLOW.scale {cli.PREDICTOR} TEST.frames TEST.cityscapes "
+    "TEST.pad_to TRAIN.motion_mask TRAIN.motion_gradient TRAIN.motion_flow TRAIN.jitter_frames DISTILL.kd_on "
+    "DISTILL.pf_on DISTILL.mf_on DISTILL.temperature DISTILL.kd_reduction DISTILL.mf_pool"
 )
 
 
