@@ -26,9 +26,10 @@ FOLDER_BIT = 0x10  # of a zip member's attributes, as MS-DOS defined them
 # Left by data parallelism, the training task, torch.compile, and by what others wrap their networks in.
 STRIPPED_PREFIXES = ("module.", "student.", "_orig_mod.", "model.", "net.", "network.")
 SKIPPED_PREFIXES = ("flownet.", "teacher.", "criterion.")  # what published checkpoints carry beside the student
-# Where the weights are looked for, in this order: average weights only where there are no others.
+# Where the weights are looked for, in this order. A training of this toolkit with TRAIN.ema is validated with its
+# averaged weights; those of others are taken only where there are no others.
 STATE_DICT_KEYS = (
-    *("student", "state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
+    *("student_ema", "student", "state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
     *("state_dict_ema", "model_ema", "ema", "params_ema"),
 )
 

@@ -89,10 +89,15 @@ class Train(Section):
     batch_size: Positive = Field(8, description="clips per step, over all processes")
     workers: int = Field(4, description="DataLoader workers per training process", ge=0, le=PROCESSES)
     base_lr: float = Field(0.01, description="learning rate of the backbone; new layers: 10x", gt=0)
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="adamw: norms and biases do not decay")
+    warmup: int = Field(0, description="updates in which the learning rate grows from 0", ge=0, le=LARGEST)
+    accumulate: Positive = Field(1, description="batches whose gradients make one update")
+    clip_grad: float | None = Field(None, description="largest norm of a gradient; empty: any", gt=0)
+    ema: float = Field(0.0, description="decay of averaged weights, which are kept; 0: none", ge=0, lt=1)
     epochs: Positive = Field(200, description="passes over the training list")
     power: float = Field(0.9, description="exponent of the polynomial learning rate decay", ge=0)
     momentum: Fraction = Field(0.9, description="SGD momentum")
-    weight_decay: float = Field(1e-4, description="SGD weight decay", ge=0)
+    weight_decay: float = Field(1e-4, description="weight decay", ge=0)
     amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
     compile: bool = Field(False, description="use torch.compile (needs a C++ compiler)")
     manual_seed: int = Field(
@@ -101,6 +106,7 @@ class Train(Section):
     print_freq: Positive = Field(10, description="steps between log entries")
     val_freq: int = Field(10, description="epochs between validations, and after the last; 0: none", ge=0, le=LARGEST)
     val_clips: Positive | None = Field(None, description="clips whose TC a validation measures; empty: all")
+    patience: int = Field(0, description="validations without gain that end it; 0: none", ge=0, le=LARGEST)
     save_path: str = Field("exp/cityscapes/pspnet18_flow", title="path", description="folder for checkpoints and logs")
     resume: str | None = Field(
         None,

@@ -27,7 +27,7 @@ from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
 from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask
-from model import SegmentationNetwork, parameter_groups
+from model import SegmentationNetwork
 from utils import crit
 from utils.workers import end_with_parent
 
@@ -172,31 +172,6 @@ def _class_weight(given: str | list[float], classes: int) -> Tensor | None:
 def _shortened(given: str | list[float]) -> str:
     text = str(given)
     return text if len(text) <= 80 or isinstance(given, str) else f"{text[:80]}..."
-
-
-def new_optimizer(train: Train, student: nn.Module) -> torch.optim.Optimizer:
-    """SGD; new layers learn ten times as fast as the backbone."""
-    return torch.optim.SGD(
-        parameter_groups(student, train.base_lr),
-        lr=train.base_lr,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-    )
-
-
-def new_schedule(train: Train, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.PolynomialLR:
-    """The polynomial decay over all steps of the training; 0 is reached after the last step."""
-    return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=train.power)
-
-
-def restore_schedule(schedule: torch.optim.lr_scheduler.PolynomialLR, state: dict) -> None:
-    """Continue a schedule at the position in a checkpoint.
-
-    All else comes from the settings: earlier checkpoints hold the state of a ``LambdaLR``, with the position alone in
-    common.
-    """
-    position = {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
-    schedule.load_state_dict(schedule.state_dict() | position)
 
 
 def _data_parallel(student: nn.Module, segmentation: nn.Module, device: torch.device) -> nn.Module:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset
 from etc.errors import UserError
 from etc.train.checkpoint import check_same_run, load_checkpoint
+from etc.train.optimization import positions
 
 logger = logging.getLogger(__name__)
 
@@ -146,31 +146,10 @@ def check_progress(content: dict[str, Any], *, steps: int, epochs: int) -> None:
     if step != epoch * steps:
         hint = "" if "made_with" in content else ", or DATA.train_list has changed"
         raise ValueError(f"it holds step {step} after epoch {epoch} of {steps} steps, expected {epoch * steps}{hint}")
-    position = content["scheduler"]["last_epoch"]
-    if not isinstance(position, int) or not 0 <= position <= step:
-        raise ValueError(f"its learning rate schedule is at step {position}, the training at {step}")
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, step: int) -> None:
-    """Load the state of an optimizer with momentum; torch checks the number of parameters, but no shape.
-
-    Raises:
-        ValueError: state of other parameters.
-        KeyError, TypeError, AttributeError: state of another form.
-    """
-    for group in state["param_groups"]:
-        numbers = {key: group[key] for key in ("lr", "momentum", "dampening", "weight_decay")}
-        for key, value in numbers.items():
-            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                raise ValueError(f"the optimizer's {key} is {value!r}")
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        momenta = [optimizer.state.get(p, {}).get("momentum_buffer") for p in group["params"]]
-        if step and group["momentum"] and momenta and all(momentum is None for momentum in momenta):
-            raise ValueError("the optimizer's momentum is missing")
-        for parameter, momentum in zip(group["params"], momenta, strict=True):
-            if momentum is not None and _shape(momentum) != _shape(parameter):
-                raise ValueError(f"the optimizer's momentum of shape {_shape(momentum)} is for {_shape(parameter)}")
+    for state in positions(content["scheduler"]):
+        position = state["last_epoch"]
+        if not isinstance(position, int) or not 0 <= position <= step:
+            raise ValueError(f"its learning rate schedule is at step {position}, the training at {step}")
 
 
 @contextmanager

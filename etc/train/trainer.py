@@ -23,9 +23,10 @@ from etc.data.synthetic import is_to_be_rendered
 from etc.errors import UserError
 from etc.evaluate.validation import check_validation, validate
 from etc.train.batch import ClipBatch
-from etc.train.build import new_loader, new_optimizer, new_schedule, new_student, new_task, restore_schedule
+from etc.train.build import new_loader, new_student, new_task
 from etc.train.checkpoint import HOW_TO_GO_ON, save_checkpoint
 from etc.train.data import cached_teacher_logits, training_set
+from etc.train.optimization import Optimization
 from etc.train.pictures import training_pictures
 from etc.train.resume import (
     check_progress,
@@ -34,12 +35,12 @@ from etc.train.resume import (
     checkpoint_to_resume,
     damage_named,
     made_with,
-    restore_optimizer,
 )
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
+_GAINLESS = "validations_without_gain"
 _AMP = {"off": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -82,11 +83,8 @@ class Trainer:
         if teacher_logits is not None:
             assert self.task.distillation is not None, "logits are cached only where DISTILL is used"
             teacher_logits.fill(self.task.distillation.teacher, self.data.image_files(), device)
-        self.optimizer = new_optimizer(train, self.student)
+        self.optimization = Optimization(train, self.student, device, batches=self.sampler.steps)
         self.total_steps = train.epochs * self.sampler.steps
-        self.scheduler = new_schedule(train, self.optimizer, self.total_steps)
-        # float16 alone has too small a range for gradients; bfloat16 needs no scaling.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
         self.step, self.epoch = 0, 0
         self.metrics: dict[str, float] = {}
         # Whether the validation that is due after the last finished epoch, if any, is done.
@@ -99,9 +97,9 @@ class Trainer:
         """Train to the last epoch; gives the metrics of the last validation."""
         train = self.settings.TRAIN
         self.validated = self.validated or train.val_freq == 0
-        if self.epoch >= train.epochs and self.validated:
+        if (self.epoch >= train.epochs or self._is_over()) and self.validated:
             on = HOW_TO_GO_ON.format(path=self.folder / "last.pth")
-            logger.info("%s: all %d epochs are trained already; %s", self.folder, train.epochs, on)
+            logger.info("%s: all %d epochs are trained already; %s", self.folder, self.epoch, on)
             return self.metrics
         writer = None
         if distributed.rank() == 0:
@@ -111,7 +109,7 @@ class Trainer:
         with bar, contextlib.closing(writer) if writer else contextlib.nullcontext():
             if not self.validated:
                 self._validate(writer)
-            while self.epoch < train.epochs:
+            while self.epoch < train.epochs and not self._is_over():
                 self._train_epoch(bar, writer)
                 self.epoch += 1
                 self.validated = not self._is_validated_after(self.epoch)
@@ -120,6 +118,11 @@ class Trainer:
                 if not self.validated:
                     self._validate(writer)
         return self.metrics
+
+    def _is_over(self) -> bool:
+        """Whether the last validations brought no gain, as many as ``TRAIN.patience``."""
+        patience = self.settings.TRAIN.patience
+        return 0 < patience <= self.metrics.get(_GAINLESS, 0)
 
     def _is_validated_after(self, epoch: int) -> bool:
         train = self.settings.TRAIN
@@ -130,9 +133,9 @@ class Trainer:
         self.task.train()
         self.sampler.epoch = self.epoch
         self._seed_other_ranks()
-        for samples in self._batches():
+        for index, samples in enumerate(self._batches()):
             batch = ClipBatch(samples, self.device)
-            result = self._train_step(batch)
+            result = self._train_step(batch, index)
             self.step += 1
             bar.update()
             if writer and (self.step % train.print_freq == 0 or self.step == self.total_steps):
@@ -140,7 +143,7 @@ class Trainer:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()}, refresh=False)
                 for name, value in terms.items():
                     writer.add_scalar(f"loss/{name}", value, self.step)
-                writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], self.step)
+                writer.add_scalar("learning_rate", self.optimization.optimizer.param_groups[0]["lr"], self.step)
         self._check_outputs(batch.frames_t(batch.images))
         if writer:
             pictures = training_pictures(batch, result, self.task.motion_loss, self.palette)
@@ -166,22 +169,16 @@ class Trainer:
             # A DataLoader worker sends its traceback along; the last line is "etc.errors.UserError: what was wrong".
             raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from error
 
-    def _train_step(self, batch: ClipBatch) -> dict[str, Tensor]:
+    def _train_step(self, batch: ClipBatch, index: int) -> dict[str, Tensor]:
         train, amp = self.settings.TRAIN, self.settings.TRAIN.amp
         if self.task.motion_loss is not None and train.motion_ramp:
             grown = min(1.0, self.step / (train.motion_ramp * self.total_steps))
             self.task.motion_loss.weight = train.st_weight * grown
-        with torch.autocast(self.device.type, dtype=_AMP[amp], enabled=amp != "off"):
-            result = self.task(batch)
-        self._check_finite(result)
-        self.optimizer.zero_grad(set_to_none=True)
-        scale = self.scaler.get_scale()
-        self.scaler.scale(result["loss"]).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        # The scaler skips a step whose gradients overflowed and lowers its scale: the schedule must not run ahead.
-        if self.scaler.get_scale() >= scale:
-            self.scheduler.step()
+        with self.optimization.without_sync(self.task.student, index):
+            with torch.autocast(self.device.type, dtype=_AMP[amp], enabled=amp != "off"):
+                result = self.task(batch)
+            self._check_finite(result)
+            self.optimization.step(result["loss"], index)
         return {name: value.detach() for name, value in result.items()}
 
     def _check_finite(self, result: dict[str, Tensor]) -> None:
@@ -230,10 +227,11 @@ class Trainer:
         """
         start = time.time()
         distributed.share_buffers(self.student)
+        network = self.optimization.evaluated
         try:
             # Eager: frames have another size than crops, and compiling for each takes minutes.
             with torch.compiler.set_stance("force_eager"):
-                scores = validate(self.student, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
+                scores = validate(network, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
         except UserError as error:
             raise UserError(
                 f"validation after epoch {self.epoch}: {error}; the training so far is in {self.folder / 'last.pth'}: "
@@ -246,7 +244,8 @@ class Trainer:
         best = scores[by] > before or (math.isnan(before) and not math.isnan(scores[by]))
         if math.isnan(scores[by]):
             logger.warning("%s is not a number: no pixel could be counted; best.pth is not written", by)
-        self.metrics = scores | {f"best_{by}": scores[by] if best else before}
+        gainless = 0 if best else int(self.metrics.get(_GAINLESS, 0)) + 1
+        self.metrics = scores | {f"best_{by}": scores[by] if best else before, _GAINLESS: gainless}
         self.validated = True
         if distributed.rank() == 0:
             values = "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
@@ -260,9 +259,7 @@ class Trainer:
         if distributed.rank() == 0:
             content = {
                 "student": self.student.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "scaler": self.scaler.state_dict(),
+                **self.optimization.state(),
                 "rng": _rng_state(self.device),
                 "step": self.step,
                 "epoch": self.epoch,
@@ -283,9 +280,7 @@ class Trainer:
         with damage_named(path):
             check_progress(content, steps=self.sampler.steps, epochs=self.settings.TRAIN.epochs)
             self.student.load_state_dict(content["student"])
-            restore_optimizer(self.optimizer, content["optimizer"], step=content["step"])
-            restore_schedule(self.scheduler, content["scheduler"])
-            self.scaler.load_state_dict(content["scaler"])
+            self.optimization.restore(content)
             torch.set_rng_state(content["rng"]["cpu"])
             if self.device.type == "cuda" and content["rng"]["cuda"] is not None:
                 torch.cuda.set_rng_state(content["rng"]["cuda"], self.device)

@@ -12,9 +12,10 @@ from torch import nn
 from etc.config import load_settings
 from etc.config.schema import Distill, Train
 from etc.train.batch import ClipBatch
-from etc.train.build import SEGMENTATION_LOSSES, new_loader, new_optimizer, new_schedule, new_task, restore_schedule
+from etc.train.build import SEGMENTATION_LOSSES, new_loader, new_task
 from etc.train.data import training_set
 from etc.train.distillation import LOSSES
+from etc.train.optimization import new_optimizer, new_schedule, restore_schedule
 from model import build_model
 
 CPU = torch.device("cpu")

@@ -60,7 +60,7 @@ def test_a_training_writes_checkpoints_settings_and_tensorboard(tiny_training):
 def test_the_learning_rate_is_poly_and_new_layers_learn_ten_times_faster(tiny_training):
     trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.base_lr=0.002"]), CPU)
     seen = []
-    trainer.optimizer.register_step_pre_hook(
+    trainer.optimization.optimizer.register_step_pre_hook(
         lambda optimizer, *_: seen.append([g["lr"] for g in optimizer.param_groups])
     )
     trainer.run()
@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(tiny_training,
 
     def save_and_ruin() -> None:
         save()
-        for group in trainer.optimizer.param_groups:
+        for group in trainer.optimization.optimizer.param_groups:
             group["lr"] = 1e30
 
     monkeypatch.setattr(trainer, "_save", save_and_ruin)
@@ -203,11 +203,13 @@ def test_a_validation_without_labelled_pixels_is_not_the_best_for_ever(tiny_trai
 def test_the_schedule_waits_where_the_scaler_skips_a_step(tiny_training):
     trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.epochs=3", "TRAIN.val_freq=3"]), CPU)
     # Gradients overflow until the scale has been lowered twice.
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1.0, backoff_factor=0.5)
+    trainer.optimization.scaler = torch.amp.GradScaler("cpu", init_scale=1.0, backoff_factor=0.5)
     used, overflows = [], iter([True, True, False, False, False, False])
-    scale = trainer.scaler.scale
-    trainer.scaler.scale = lambda loss: scale(loss) * (torch.inf if next(overflows) else 1.0)
-    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    scale = trainer.optimization.scaler.scale
+    trainer.optimization.scaler.scale = lambda loss: scale(loss) * (torch.inf if next(overflows) else 1.0)
+    trainer.optimization.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"])
+    )
     trainer.run()
     base = trainer.settings.TRAIN.base_lr
     assert trainer.step == 6 and used == pytest.approx([base * (1 - i / 6) ** 0.9 for i in range(4)])
