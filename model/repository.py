@@ -6,7 +6,6 @@ one module per name; so the modules of a repository take their names only while 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import sys
@@ -76,15 +75,6 @@ class Repository:
                 packages[name] = ModuleType(name)
                 packages[name].__path__ = [str(folder)]
         return packages
-
-    def source_hash(self) -> str:
-        """12 hex digits that change with the source of any of the repository's modules that were imported."""
-        digest = hashlib.sha256()
-        for name, module in sorted(self._modules.items()):
-            file = getattr(module, "__file__", None)
-            if file and Path(file).is_file():
-                digest.update(name.encode() + Path(file).read_bytes())
-        return digest.hexdigest()[:12]
 
     def _names(self) -> set[str]:
         """Top-level names of its modules and packages; the names of the standard library stay with it."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor
 
 from etc.errors import UserError
+from model.own_source import source_hash
 from model.repository import Repository, find
 
 _EXPECTED = "expected flow [N, 2, H, W]"
@@ -32,11 +30,7 @@ class OwnEstimator:
     def __init__(self, estimator: Any, home: Repository | None, imported_as: str) -> None:
         self.estimator, self.home, self.imported_as = estimator, home, imported_as
         self.name: str = getattr(estimator, "name", imported_as.rpartition("/")[2].replace(":", "."))
-        if hasattr(estimator, "key"):
-            self.key: str = estimator.key
-        else:
-            source = home.source_hash() if home else _source_hash(imported_as.partition(":")[0])
-            self.key = f"{self.name}-{source}"
+        self.key: str = estimator.key if hasattr(estimator, "key") else f"{self.name}-{source_hash(imported_as)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What a factory made may have no name that another process could look up: a loading worker imports it anew.
@@ -59,6 +53,8 @@ def imported_estimator(name: str) -> OwnEstimator:
         home, factory = find(name)
     except ValueError as error:
         raise UserError(f"FLOW.name {name}: {error}") from error.__cause__ or error
+    if not callable(factory):
+        raise UserError(f"FLOW.name {name}: {name.rpartition(':')[2]} is no function but a {type(factory).__name__}")
     needed = needed_arguments(factory)
     if needed:
         raise UserError(
@@ -120,6 +116,7 @@ def _as_flow(x: Any, image: Tensor) -> Tensor | None:
         x = torch.from_numpy(np.ascontiguousarray(x))
     if not isinstance(x, Tensor):
         return None
+    x = x.detach()  # nobody learns from flow
     count, _, height, width = image.shape
     if tuple(x.shape) == (count, 1, 2, height, width):
         x = x[:, 0]
@@ -128,15 +125,3 @@ def _as_flow(x: Any, image: Tensor) -> Tensor | None:
     if tuple(x.shape) == (count, height, width, 2):
         x = x.permute(0, 3, 1, 2)
     return x.to(image.device, torch.float32) if tuple(x.shape) == (count, 2, height, width) else None
-
-
-def _source_hash(module: str) -> str:
-    """12 hex digits that change with the source of a module; of a package, with any of its Python files."""
-    top = sys.modules[module.partition(".")[0]]
-    files = [file for folder in getattr(top, "__path__", ()) for file in sorted(Path(folder).rglob("*.py"))]
-    if not files and top.__file__:
-        files = [Path(top.__file__)]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:12]

@@ -9,13 +9,16 @@ from typing import Any
 
 from etc import distributed
 from etc.config import dump_settings, find_file
+from etc.config.own_code import network_code
 from etc.config.schema import Settings
 from etc.errors import UserError
+from model.own_source import source_hash
 from utils.files import regular_file, sha256_of, write_text
 
 
 def provenance_of(settings: Settings, weights_sha256: str | None) -> dict[str, Any]:
-    """What predictions depend on, beside their frames: checkpoint, palette and the settings of the predictor.
+    """What predictions depend on, beside their frames: checkpoint, source of a network of the user's own,
+    palette and the settings of the predictor.
 
     Args:
         settings: the settings.
@@ -32,6 +35,10 @@ def provenance_of(settings: Settings, weights_sha256: str | None) -> dict[str, A
         "flip": test.flip,
         "base_size": test.base_size,
     }
+    if network_code(settings):
+        note["code"] = source_hash(settings.TRAIN.arch)
+    if test.pad_to is not None:
+        note["pad_to"] = test.pad_to
     if test.mode == "slide":
         note |= {"window": [test.test_h, test.test_w], "overlap": test.overlap}
     return note

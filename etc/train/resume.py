@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 import etc
 from etc import distributed
+from etc.config import find_file
 from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset
 from etc.errors import UserError
 from etc.train.checkpoint import check_same_run, load_checkpoint
 from etc.train.optimization import positions
+from model.own_source import source_hash
+from utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +58,18 @@ def checkpoint_to_resume(settings: Settings) -> tuple[Path, dict[str, Any]] | No
     return path, content
 
 
-def made_with(data: ClipDataset, student: nn.Module) -> dict[str, Any]:
+def made_with(settings: Settings, data: ClipDataset, student: nn.Module) -> dict[str, Any]:
     """What the weights of a training depend on, besides its settings; kept in its checkpoints.
 
     Returns:
+        ``inputs``: what the settings name -> hash of its content (:func:`inputs_of`);
         ``frames``: their number; ``frames_sha256`` of the names of frames and labels in their order;
         ``neighbours_sha256`` of the neighbours that are drawn from; ``world_size``; ``structure_sha256`` of the
         names and shapes of the network's parameters; ``toolkit`` and ``torch``: versions.
     """
     neighbours = (data.offsets if data.with_neighbour else [], data.opposite or [])
     return {
+        "inputs": inputs_of(settings, data),
         "frames": len(data.frames),
         "frames_sha256": _sha256(f"{frame.image} {frame.label or ''}" for frame in data.frames),
         "neighbours_sha256": _sha256(map(str, neighbours)),
@@ -73,6 +78,32 @@ def made_with(data: ClipDataset, student: nn.Module) -> dict[str, Any]:
         "toolkit": etc.__version__,
         "torch": str(torch.__version__),
     }
+
+
+def inputs_of(settings: Settings, data: ClipDataset) -> dict[str, str]:
+    """The files and the code that settings name, with a hash of each; of frames and labels only of their sizes."""
+    train, distill = settings.TRAIN, settings.DISTILL
+    files = {
+        "TRAIN.weight": train.weight,
+        "TRAIN.class_weight": train.class_weight,
+        "DATA.label_map": settings.DATA.label_map,
+        "DISTILL.teacher_weight": distill.teacher_weight if distill.used else None,
+    }
+    code = {
+        "TRAIN.arch": train.arch,
+        "DISTILL.teacher_arch": distill.teacher_arch if distill.used else "",
+        "FLOW.name": settings.FLOW.name if settings.needs_flow else "",
+    }
+    named = {key: find_file(name) for key, name in files.items() if isinstance(name, str)}
+    found = {key: sha256_of(file) for key, file in named.items() if file.is_file()}
+    found |= {
+        f"the source of {key}": source_hash(name)
+        for key, name in code.items()
+        if ":" in name and not name.startswith("timm:")
+    }
+    names = [name for frame in data.frames for name in (frame.image, frame.label) if name]
+    found["frames and labels"] = _sha256(str((data.data_root / name).stat().st_size) for name in names)
+    return found
 
 
 def check_same_training(content: dict[str, Any], path: Path, now: dict[str, Any], settings: Settings) -> None:
@@ -95,6 +126,14 @@ def check_same_training(content: dict[str, Any], path: Path, now: dict[str, Any]
             f"{made.get('frames')} frames (sha256 {str(made.get('frames_sha256'))[:12]})" for made in (before, now)
         )
         raise UserError(f"{path} was trained on {was} of {source}, now it lists {is_}: {CURE} the list")
+    kept, own = before.get("inputs", {}), now["inputs"]
+    other = next((key for key in own if key in kept and kept[key] != own[key]), None)
+    if other is not None:
+        what = "sizes of the files of " + source if other == "frames and labels" else other
+        raise UserError(
+            f"{path}: {what} had another content when it was trained (sha256 {kept[other][:12]}, now "
+            f"{own[other][:12]}): {CURE} the content"
+        )
     if "neighbours_sha256" in changed:
         was, is_ = (str(made["neighbours_sha256"])[:12] for made in (before, now))
         raise UserError(

@@ -18,15 +18,16 @@ from etc.data.transform import normalise
 from etc.errors import UserError
 from model import SegmentationNetwork
 from model.checkpoint import damaged_part
+from model.own_source import source_hash
 from utils.files import regular_file, replacing, sha256_of
 
 
 class TeacherLogits:
     """Logits of frame files, float16 at the teacher's own resolution, one ``.npz`` per frame.
 
-    They lie under ``<cache>/<arch>-<hash of the weights>/``, so teachers never read each other's logits. Each file
-    records its frame; one that is damaged, of another shape than the teacher's logits, or of another frame, is computed
-    again.
+    They lie under ``<cache>/<arch>-<hash of the weights>/``, for a network of the user's own with the hash of its
+    source too, so teachers never read each other's logits. Each file records its frame; one that is damaged, of another
+    shape than the teacher's logits, or of another frame, is computed again.
 
     Args:
         arch: the teacher's architecture.
@@ -37,7 +38,8 @@ class TeacherLogits:
     def __init__(self, arch: str, weight: str | Path, cache: str | Path) -> None:
         self.weight, self._sha256 = Path(weight), sha256_of(weight)
         name = "".join(letter if letter.isalnum() else "_" for letter in arch)
-        self.folder = Path(cache) / f"{name}-{self._sha256[:12]}"
+        code = f"-{source_hash(arch)}" if ":" in arch and not arch.startswith("timm:") else ""
+        self.folder = Path(cache) / f"{name}-{self._sha256[:12]}{code}"
         self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}  # size of a frame -> shape of its logits
 
     def __call__(self, frame: Path) -> np.ndarray:

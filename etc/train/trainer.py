@@ -89,7 +89,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         # Whether the validation that is due after the last finished epoch, if any, is done.
         self.validated = True
-        self.made_with = made_with(self.data, self.student)
+        self.made_with = made_with(settings, self.data, self.student)
         if resumed is not None:
             self._restore(*resumed)
 

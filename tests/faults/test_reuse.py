@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -150,6 +151,15 @@ def test_an_edited_flow_estimator_has_a_cache_of_its_own(tmp_path, monkeypatch):
         )
         keys.append(build_flow(f"{name}:Mine").key)
     assert keys[0] != keys[1] and all(key.startswith("mine-") for key in keys)
+
+
+def test_predictions_of_a_network_whose_source_was_edited_are_refused(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "pixel_net", raising=False)
+    assert run("gen_video", *words) == 0
+    source = tmp_path / "pixel_net.py"
+    source.write_text(source.read_text() + "\n# edited\n")
+    assert run("gen_video", *words) == 2
+    assert "holds predictions made with another code: use --overwrite to replace them" in last_error(capsys)
 
 
 def test_overwrite_says_what_it_cannot_delete_and_claims_nothing(words, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """What a training may be continued from: the checkpoint of the same training, undamaged."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,44 @@ def test_another_training_list_is_refused_with_both_values(checkpoint, trained):
         assert resumed(overrides).epoch == 2
     finally:
         source.write_text(original)
+
+
+def test_other_content_under_the_same_name_is_refused(trained, tmp_path, tiny_world, monkeypatch):
+    _, overrides = trained
+    monkeypatch.setattr(trainer_module, "validate", lambda *_a, **_s: {"mIoU": 0.5, "TC": 0.5})
+    (tmp_path / "weights.txt").write_text("\n".join(["1"] * 19))
+    torch.save(network.make(classes=19).state_dict(), tmp_path / "start.pth")
+    words = [*overrides, f"TRAIN.save_path={tmp_path}/run", "TRAIN.epochs=1", f"TRAIN.weight={tmp_path}/start.pth"]
+    words.append(f"TRAIN.class_weight={tmp_path}/weights.txt")
+    resumed(words).run()
+    assert resumed(words).epoch == 1
+    for file in ("start.pth", "weights.txt"):
+        before = (tmp_path / file).read_bytes()
+        if file == "start.pth":
+            torch.save({k: v + 1 for k, v in network.make(classes=19).state_dict().items()}, tmp_path / file)
+        else:
+            (tmp_path / file).write_text("\n".join(["2"] * 19))
+        named = {"start.pth": "TRAIN.weight", "weights.txt": "TRAIN.class_weight"}[file]
+        assert f"last.pth: {named} had another content when it was trained (sha256 " in refused(words)
+        (tmp_path / file).write_bytes(before)
+    monkeypatch.setattr(resume_module, "source_hash", lambda name: "0" * 12)
+    assert "the source of TRAIN.arch had another content" in refused(words)
+
+
+def test_a_replaced_label_is_refused(trained, tmp_path, tiny_world):
+    folder, overrides = trained
+    edit_of = resumed(overrides).made_with
+    label = next(f.label for f in resumed(overrides).data.frames)
+    data = resumed(overrides).data
+    grown = tmp_path / "grown"
+    shutil.copytree(tiny_world, grown, symlinks=True)
+    with open(grown / label, "ab") as stream:
+        stream.write(b"more")
+    data.data_root = grown
+    settings = load_settings(None, overrides)
+    now = edit_of | {"inputs": resume_module.inputs_of(settings, data)}
+    with pytest.raises(UserError, match=r"sizes of the files of DATA\.train_list .* had another content"):
+        resume_module.check_same_training({"made_with": edit_of}, folder / "run/last.pth", now, settings)
 
 
 def test_other_neighbours_on_disk_are_refused(checkpoint):
