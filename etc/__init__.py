@@ -51,7 +51,19 @@ def hidden_package() -> str | None:
     return None
 
 
-_hidden = hidden_package()
+def other_clone() -> str | None:
+    """One sentence if the script that runs is that of another clone than this one; ``None``: it is not."""
+    script, own = getattr(sys.modules.get("__main__"), "__file__", None), Path(__file__).resolve().parents[1]
+    root = Path(script).resolve().parents[1] if script else own
+    if root == own or Path(script or "").resolve().parent.name != "tool" or not (root / "etc/cli.py").is_file():
+        return None
+    return (
+        f"this script is that of {root}, but Python imports the toolkit from {own}: use {root}/.venv/bin/python "
+        "(make test or make quickstart sets it up)"
+    )
+
+
+_hidden = hidden_package() or other_clone()
 if _hidden is not None:
     _main = getattr(sys.modules.get("__main__"), "__file__", None)
     if _main and Path(_main).resolve().parent.name == "tool":  # one of the toolkit's scripts: no traceback of ours

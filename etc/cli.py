@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from etc.config import DEFAULT_CONFIG, TOOLKIT, find_file, load_settings
 from etc.config.schema import SECTIONS, Settings
@@ -163,6 +163,10 @@ class SettingsParser(argparse.ArgumentParser):
         brief: those of them to list by name and value only.
     """
 
+    def error(self, message: str) -> NoReturn:
+        """End the script with one line, as for all other errors of its user."""
+        self.exit(USER_ERROR, f"error: {message} (--help shows how to call it)\n")
+
     def __init__(self, description: str | None, keys: str, brief: str = "") -> None:
         super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
         # for check_before_work; a program that names no keys reads what it likes
@@ -205,8 +209,9 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return interrupts.INTERRUPTED
-    except (UserError, OSError, RuntimeError) as error:
-        if not isinstance(error, UserError | OSError) and not _worker_was_killed(error):
+    except (UserError, OSError, RuntimeError, MemoryError) as error:
+        known = isinstance(error, UserError | OSError) or _worker_was_killed(error) or _is_lack_of_memory(error)
+        if not known:
             raise
         if os.environ.get("ETC_DEBUG") == "1":
             traceback.print_exception(error)
@@ -226,6 +231,17 @@ def _worker_was_killed(error: Exception) -> bool:
     return isinstance(error, BrokenProcessPool) or (str(error).startswith("DataLoader worker (pid") and not crashed)
 
 
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether memory ended: torch has a type for that on GPUs alone, and two sentences on CPUs."""
+    said = ("not enough memory", "can't allocate memory")
+    # By its name, as not every script imports torch.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(s in str(error) for s in said)
+    )
+
+
 def _report(error: Exception) -> str:
     """PyTorch's report with the signal, which is the cause of the one that it raises at last."""
     return str(error.__cause__ if str(error.__cause__).startswith("DataLoader worker (pid") else error)
@@ -238,6 +254,11 @@ def _message(error: Exception) -> str:
         return (
             "a worker process was killed, often by lack of memory: free some memory, or lower TRAIN.workers "
             f"({_report(error).strip().rstrip('.')})"
+        )
+    if _is_lack_of_memory(error):
+        return (
+            "not enough memory: lower TRAIN.batch_size or the training crop, TEST.batch_size_gen, TEST.base_size or "
+            f"TEST.pad_to, FLOW.scale ({(str(error).splitlines() or ['MemoryError'])[0]})"
         )
     if isinstance(error, OSError):
         # str() of an OSError from the system starts with "[Errno 28]"; those of the toolkit hold a sentence.

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,11 +26,23 @@ FOLDER_BIT = 0x10  # of a zip member's attributes, as MS-DOS defined them
 
 # Left by data parallelism, the training task, torch.compile, and by what others wrap their networks in.
 STRIPPED_PREFIXES = ("module.", "student.", "_orig_mod.", "model.", "net.", "network.")
-SKIPPED_PREFIXES = ("flownet.", "teacher.", "criterion.")  # what published checkpoints carry beside the student
+# What published checkpoints, and torch's AveragedModel, carry beside the network.
+SKIPPED_PREFIXES = ("flownet.", "teacher.", "criterion.", "n_averaged")
 # Where the weights are looked for, in this order. A training of this toolkit with TRAIN.ema is validated with its
 # averaged weights; those of others are taken only where there are no others.
 STATE_DICT_KEYS = (
-    *("student_ema", "student", "state_dict", "model_state_dict", "model", "net", "network", "module", "params"),
+    *(
+        "student_ema",
+        "student",
+        "state_dict",
+        "model_state_dict",
+        "model_state",
+        "model",
+        "net_state_dict",
+        "net",
+        "network",
+    ),
+    *("weights", "module", "params"),
     *("state_dict_ema", "model_ema", "ema", "params_ema"),
 )
 
@@ -102,7 +115,7 @@ def load_weights(
     """:func:`load_student` for a file that is already read; its hash is ``weights.sha256``."""
     path, own = weights.path, model.state_dict()
     found = strip(weights.tensors, own)
-    fitting = {key: value for key, value in found.items() if key in own and value.shape == own[key].shape}
+    fitting = {key: value for key, value in found.items() if key in own and _fits(value, own[key])}
     unfit = [key for key in found if key in own and key not in fitting]
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in found if key not in own]
@@ -113,7 +126,7 @@ def load_weights(
     if unexpected and not allow_unexpected:
         complaints.append(f"{len(unexpected)} unexpected ({first(unexpected)})")
     if unfit and not (allow_missing and allow_unexpected):
-        shapes = [f"{key} {shape(found[key])} for {shape(own[key])}" for key in unfit]
+        shapes = [f"{key} {_described(found[key])} for {_described(own[key])}" for key in unfit]
         complaints.append(f"{len(unfit)} of another shape ({first(shapes)})")
     if not fitting:
         complaints.append("no tensor fits")
@@ -148,8 +161,14 @@ def tensors_in(content: Any, depth: int = 3) -> dict[str, Tensor]:
     for name in STATE_DICT_KEYS:
         found = tensors_in(content.get(name), depth - 1)
         if found:
+            others = [key for key in STATE_DICT_KEYS if key != name and isinstance(content.get(key), dict)]
+            if others:
+                logger.info("the weights are those under %s; the file also has %s", name, ", ".join(others))
             return found
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    numbers = {
+        key: torch.from_numpy(x) for key, x in content.items() if isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
+    }
+    return {str(key): value for key, value in (content | numbers).items() if isinstance(value, Tensor)}
 
 
 def read_checked(path: str | PathLike[str]) -> CheckedFile:
@@ -234,6 +253,15 @@ def strip(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]
                 raise ValueError(f"the checkpoint has several tensors for {name}, among them {key}")
             stripped[name] = value
     return stripped
+
+
+def _fits(value: Tensor, own: Tensor) -> bool:
+    """Whether a tensor can be one of the network's: quantised weights are no weights of a network of floats."""
+    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
+
+
+def _described(tensor: Tensor) -> str:
+    return shape(tensor) + ("" if tensor.is_floating_point() else f" {tensor.dtype}".replace(" torch.", " "))
 
 
 def first(items: list[str], count: int = 3) -> str:

@@ -26,7 +26,7 @@ from model.weights import fetch
 
 logger = logging.getLogger(__name__)
 
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # that the sides of images are tried with
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 14, 24, 48)  # that the sides of images are tried with
 
 DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
     "deeplabv3_resnet50": (segmentation.deeplabv3_resnet50, ResNet50_Weights.IMAGENET1K_V1),
@@ -36,6 +36,10 @@ DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
         MobileNet_V3_Large_Weights.IMAGENET1K_V1,
     ),
 }
+
+
+class UnclearOutput(ValueError):
+    """A network of the user's own returned something in which its logits cannot be found."""
 
 
 class ExternalNetwork(SegmentationNetwork):
@@ -85,16 +89,17 @@ class ExternalNetwork(SegmentationNetwork):
         found = named_outputs(returned, self.classes)
         logits = found.get("logits", found.get("out"))
         if not isinstance(logits, Tensor) or logits.dim() != 4 or logits.shape[1] != self.classes:
-            raise ValueError(
+            raise UnclearOutput(
                 f"{type(self.network).__name__} returned {describe(returned)}, expected logits "
                 f"[N, {self.classes}, H, W], or a dict or an object with them as 'logits' or 'out', or one such map in "
                 "a tuple or a list"
             )
         outputs = {"logits": logits}
-        if "fea" in found:
-            outputs["fea"] = found["fea"]
-        if self.training and self.aux in found:
-            outputs["dsn"] = found[self.aux]
+        fea, dsn = found.get("fea"), found.get(self.aux)
+        if isinstance(fea, Tensor):
+            outputs["fea"] = fea
+        if self.training and isinstance(dsn, Tensor):
+            outputs["dsn"] = dsn
         if padded is not image:
             outputs = {name: without_padding(x, padded, image) for name, x in outputs.items()}
         return outputs
@@ -142,7 +147,7 @@ def without_padding(x: Tensor, padded: Tensor, image: Tensor) -> Tensor:
 
 def needed_multiple(network: nn.Module, home: Repository | None) -> int:
     """The multiple that the sides of images must have for a network to run, found by trying; 1 where nothing helps."""
-    training = network.training
+    training, last = network.training, ""
     network.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), home.active() if home else nullcontext():
@@ -152,11 +157,16 @@ def needed_multiple(network: nn.Module, home: Repository | None) -> int:
                 try:
                     network(torch.zeros(1, 3, *size))
                 except Exception as error:  # whatever its code raises for a size that it cannot take
-                    logger.debug("multiple %d: %s", multiple, error)
+                    last = (str(error).splitlines() or [type(error).__name__])[0]
                 else:
                     return multiple
     finally:
         network.train(training)
+    logger.warning(
+        "%s runs on images of no size that was tried (%s): set TEST.pad_to if it needs sides of a certain multiple",
+        type(network).__name__,
+        last,
+    )
     return 1
 
 

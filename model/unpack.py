@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import zipfile
 from io import BytesIO
 from typing import Any
 
@@ -66,7 +67,9 @@ def unpack(data: bytes, path: str) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes raise anything, KeyError or UnicodeError
-        objects = unknown_objects(data)
+        objects, kind = unknown_objects(data), other_kind(data)
+        if kind is not None:
+            raise ValueError(f"{path} is {kind}") from error
         if objects:
             raise ValueError(f"{path} {_how_to_convert(objects)}") from error
         raise ValueError(
@@ -105,8 +108,34 @@ def _how_to_convert(objects: list[str]) -> str:
     whole = any(name.startswith("torch.nn.modules.") for name in objects)
     what = "holds a whole pickled network" if whole else "holds more than plain values"
     state = "content.state_dict()" if whole else 'content["state_dict"]'
+    other = 'content["model"].state_dict() if it is a dict' if whole else "under the key that holds the weights"
     return (
         f"{what} ({named}), which only its own code can load. If you trust the file, convert it where that code can be "
         f"imported: content = torch.load(FILE, map_location='cpu', weights_only=False); "
-        f"torch.save({state}, 'weights.pth')"
+        f"torch.save({state}, 'weights.pth') ({other})"
     )
+
+
+def other_kind(data: bytes) -> str | None:
+    """What a file that is no checkpoint seems to be, and what to do; ``None``: it does not say."""
+    head = data[:200].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself: run git lfs pull"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "a web page, not a checkpoint: download the file itself"
+    try:
+        with zipfile.ZipFile(BytesIO(data)) as archive:
+            names = archive.namelist()
+    except Exception:  # no zip archive, or a damaged one
+        return None
+    if any("/code/" in name for name in names):
+        return (
+            "a TorchScript archive: convert it with network = torch.jit.load(FILE, map_location='cpu'); "
+            "torch.save(network.state_dict(), 'weights.pth')"
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        return (
+            "a NumPy archive: convert it with content = np.load(FILE); "
+            "torch.save({k: torch.from_numpy(content[k]) for k in content}, 'weights.pth')"
+        )
+    return None

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from etc import cli
@@ -379,3 +380,28 @@ def test_a_worker_without_shared_memory_is_one_line_that_says_so(capsys):
 def test_any_other_runtime_error_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="a bug"):
         cli.run(raising(RuntimeError("a bug of a DataLoader worker")))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_the_end_of_memory_is_one_line_with_the_settings_that_help(error, capsys):
+    def fail():
+        raise error
+
+    assert cli.run(fail) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.startswith("error: not enough memory: lower TRAIN.batch_size")
+
+
+def test_an_unknown_option_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: load_script("gen_video").main(["--tset", "3"]))
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1 and "--tset" in line

@@ -53,3 +53,12 @@ def test_packages_in_the_folder_where_a_script_is_started_hide_nothing(tmp_path)
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('imported')\n")
     done = python(REPOSITORY / "tool/eval_tc.py", "--help", folder=tmp_path, PYTHONPATH=REPOSITORY.as_posix())
     assert done.returncode == 0, done.stderr
+
+
+def test_a_script_of_another_clone_is_named(tmp_path):
+    for name in ("tool/eval_tc.py", "etc/cli.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    done = python(tmp_path / "tool/eval_tc.py", "--help", folder=tmp_path, PYTHONPATH=REPOSITORY.as_posix())
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"this script is that of {tmp_path}, but Python imports the toolkit from {REPOSITORY}" in done.stderr

@@ -178,7 +178,7 @@ def _images_of(folder: Path) -> list[Path]:
 def _video_source(path: Path) -> Source:
     try:
         # Players of all times have written titles in other encodings; nothing reads them here.
-        container = av.open(str(regular_file(path)), metadata_errors="replace")
+        container = av.open(os.path.abspath(regular_file(path)), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"{path} is not a video that can be read: {error.strerror}") from error
     if not container.streams.video:
@@ -227,7 +227,7 @@ def _lacking_frames(path: Path, stream, count: int, times: list[float]) -> str |
     if count >= stream.frames:
         return None
     # A video that was trimmed without encoding it again declares all its frames, and an edit list hides some of them.
-    with av.open(str(path), options={"ignore_editlist": "1"}, metadata_errors="replace") as container:
+    with av.open(os.path.abspath(path), options={"ignore_editlist": "1"}, metadata_errors="replace") as container:
         stored = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
     # AVI alone counts frames that were dropped in recording, of which it stores only the time.
     is_avi, intervals = stream.container.format.name == "avi", np.diff(times)

@@ -18,6 +18,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from etc.networks import trained_network
 from model import SegmentationNetwork
+from model.external import UnclearOutput
 from utils.upsampled_argmax import upsampled_argmax
 
 
@@ -227,7 +228,10 @@ class Predictor:
 
     def _run(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         start = self._clock()
-        returned = function(images.contiguous(memory_format=torch.channels_last))
+        try:
+            returned = function(images.contiguous(memory_format=torch.channels_last))
+        except UnclearOutput as error:
+            raise UserError(f"{self.source}: {error}") from error
         self.network_seconds += self._clock() - start
         return returned
 

@@ -36,6 +36,7 @@ from etc.train.resume import (
     damage_named,
     made_with,
 )
+from model.external import UnclearOutput
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,10 @@ class Trainer:
             self.task.motion_loss.weight = train.st_weight * grown
         with self.optimization.without_sync(self.task.student, index):
             with torch.autocast(self.device.type, dtype=_AMP[amp], enabled=amp != "off"):
-                result = self.task(batch)
+                try:
+                    result = self.task(batch)
+                except UnclearOutput as error:
+                    raise UserError(f"TRAIN.arch {train.network}, in training: {error}") from error
             self._check_finite(result)
             self.optimization.step(result["loss"], index)
         return {name: value.detach() for name, value in result.items()}

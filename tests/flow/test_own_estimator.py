@@ -80,6 +80,9 @@ def mine(tmp_path, monkeypatch):
         "class Sized(Iterations):\n"
         "    def __init__(self, folder, *rest, iterations=3, **more): pass\n"
         "def optional(iterations=3, *rest, **more): return Iterations()\n"
+        "number = 3\n"
+        "class Learns(Iterations):\n"
+        "    def estimate(self, rgb_t, rgb_k): return rgb_t[:, :2].clone().requires_grad_() * 2\n"
         "def buggy(): return {}['missing']\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -105,3 +108,9 @@ def test_a_factory_that_needs_arguments_is_one_sentence(mine):
 def test_the_traceback_of_a_factory_is_kept(mine):
     with pytest.raises(KeyError, match="missing"):
         build_flow(f"{mine}:buggy")
+
+
+def test_flow_has_no_gradient_and_what_is_no_function_is_named(mine):
+    assert not build_flow(f"{mine}:Learns").estimate(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)).requires_grad
+    with pytest.raises(UserError, match=r"FLOW\.name somebodys_flow:number: number is no function but a int"):
+        build_flow(f"{mine}:number")

@@ -83,6 +83,19 @@ class Skips(nn.Module):
             image = nn.functional.interpolate(image, scale_factor=2) + before
         return nn.functional.interpolate(self.head(image), scale_factor=2)
 
+class Nothing(Tiny):
+    def forward(self, image):
+        return {"out": super().forward(image), "fea": None, "dsn": None}
+
+class Fourteen(Tiny):
+    def forward(self, image):
+        assert image.shape[-1] % 14 == 0 and image.shape[-2] % 14 == 0, "sides must be multiples of 14"
+        return super().forward(image)
+
+class Broken(Tiny):
+    def forward(self, image):
+        raise RuntimeError("never runs")
+
 answer = 42
 """
 
@@ -479,6 +492,19 @@ def test_the_multiple_that_a_network_needs_is_found_and_its_images_are_padded():
     assert network(torch.randn(1, 3, 48, 64)).shape[-2:] == (48, 64)
     assert built("somebodys_network:plain").pad_to == 1
     assert build_model("somebodys_network:Skips", classes=5, pad_to=16).pad_to == 16
+
+
+def test_entries_without_a_map_are_no_outputs():
+    network = built("somebodys_network:Nothing")
+    for mode in (True, False):
+        assert set(network.train(mode).outputs(torch.randn(2, 3, 48, 64))) == {"logits"}
+
+
+def test_other_multiples_are_tried_too_and_a_network_that_never_runs_is_warned_of(caplog):
+    assert built("somebodys_network:Fourteen").pad_to == 14
+    caplog.clear()
+    assert built("somebodys_network:Broken").pad_to == 1
+    assert "Broken runs on images of no size that was tried (never runs): set TEST.pad_to" in caplog.text
 
 
 def test_pretrained_is_the_business_of_the_factory():

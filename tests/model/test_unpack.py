@@ -154,3 +154,55 @@ def test_nothing_hidden_in_what_is_allowed_runs(tmp_path, content):
     (tmp_path / "net.pth").write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ValueError, match=r"net\.pth (holds|is)"):
         read_weights(tmp_path / "net.pth")
+
+
+def test_what_is_beside_the_weights_that_are_taken_is_logged(tmp_path, caplog):
+    caplog.set_level("INFO")
+    torch.save({"model": STATE, "ema": {key: value + 1 for key, value in STATE.items()}}, tmp_path / "net.pth")
+    assert loads(tmp_path / "net.pth")
+    assert "the weights are those under model; the file also has ema" in caplog.text
+
+
+def test_numpy_arrays_are_weights_too(tmp_path):
+    torch.save({key: value.numpy() for key, value in STATE.items()}, tmp_path / "net.pth")
+    assert loads(tmp_path / "net.pth")
+
+
+def test_the_weights_of_an_averaged_model_load(tmp_path):
+    torch.save(torch.optim.swa_utils.AveragedModel(network(1)).state_dict(), tmp_path / "net.pth")
+    assert loads(tmp_path / "net.pth")
+
+
+def test_quantised_weights_are_no_weights_of_a_network_of_floats(tmp_path):
+    rounded = {
+        key: (100 * value).round().to(torch.int8) if value.is_floating_point() else value
+        for key, value in STATE.items()
+    }
+    torch.save(rounded, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"of another shape \(0\.weight 4x3x3x3 int8 for 4x3x3x3"):
+        load_student(network(2), tmp_path / "net.pth")
+
+
+def arrays(path):
+    with open(path, "wb") as stream:
+        np.savez(stream, **{key: value.numpy() for key, value in STATE.items()})
+
+
+def torchscript(path):
+    torch.jit.trace(network(1).eval(), torch.zeros(1, 3, 8, 8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "named"),
+    [
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid"), "a pointer of Git LFS"),
+        (lambda path: path.write_bytes(b"\n<!DOCTYPE html>\n<html>"), "a web page, not a checkpoint"),
+        (arrays, "a NumPy archive"),
+        (torchscript, "a TorchScript archive: convert it with network = torch.jit.load"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_other_files_are_called_what_they_are(tmp_path, write, named):
+    write(tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=rf"net\.pth is {named}"):
+        read_weights(tmp_path / "net.pth")
