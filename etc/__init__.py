@@ -19,12 +19,13 @@ Where to find what. Modules import only from their own room and from those above
     train/          the training loop, its step, distillation, checkpoints
     pseudo_labels/  labels for unlabelled video from a teacher
     report/         checkpoints side by side: table, JSON, CSV, HTML
-    study/          variants of a training with several seeds: runs, intervals, pages
     benchmark/      speed and memory against the budgets
+    study/          variants of a training with several seeds: runs, intervals, pages
 
 Below the toolkit are three packages that know nothing of it or of each other: ``model`` (segmentation networks),
 ``flownet`` (FlowNet2 and its operators) and ``utils`` (training criteria in ``crit.py``, and small helpers).
-The scripts in ``tool/`` use this toolkit and hold no logic. ``make lint`` checks the import rules (pyproject.toml).
+The scripts in ``tool/`` use this toolkit and hold no logic. ``make lint`` checks the layers of pyproject.toml, in which
+some neighbours of this list share one.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Benchmarks: ratios and memory against the toolkit's budgets, on a CPU. Run by ``tool/benchmark.py``.
 
-May import: every other room of etc.
+May import: every other room of etc but study.
 """
 
 from __future__ import annotations

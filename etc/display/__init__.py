@@ -1,4 +1,4 @@
 """Output for people: label maps as pictures, mp4 video, text tables.
 
-May import: data, networks, and what these may import.
+May import: data, networks, cli, and what these may import.
 """

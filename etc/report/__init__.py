@@ -1,4 +1,4 @@
 """Scored runs side by side: figures and costs, paired differences, and one HTML report with videos.
 
-May import: every other room of etc but benchmark.
+May import: every other room of etc but study and benchmark.
 """
