@@ -101,6 +101,6 @@ def test_damaged_settings_in_a_checkpoint_are_one_line(config):
 
 def test_an_old_key_with_a_list_for_a_word_is_one_line(tmp_path):
     path = tmp_path / "settings.yaml"
-    path.write_text("TRAIN:\n  opt_level: [O1]\n")
+    path.write_text("Distributed:\n  opt_level: [O1]\n")
     with pytest.raises(ConfigError, match=r"opt_level \['O1'\] is none of O0, O1, O2"):
         load_settings(path)
