@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = cli.settings_from(args)
     if settings.TEST.demo_dir is None:
         check_one_source(settings, args.overrides)
+    else:
+        check_one_source(settings, args.overrides, keys=["demo_dir"])
     done = demonstrate(settings, max_frames=args.max_frames, ids=args.ids)
     print(f"{settings.TEST.demo_folder}: {done}")
     return 0

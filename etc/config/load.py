@@ -1,8 +1,9 @@
 """Settings: YAML files and command-line overrides -> one validated object.
 
 Sections and keys keep the names of the published code. A YAML file in the published format also loads:
-keys that belong to another section here are moved, obsolete keys are mapped to the native feature, and each
-such change is logged once. The section classes are in ``etc/config/schema.py``.
+its keys that belong to another section here are moved, obsolete keys are mapped to the native feature, and each
+such change is logged once; any other key in a wrong section is an error. The section classes are in
+``etc/config/schema.py``.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ _MEANT = {
     "motionweight": "st_weight",
     "temporalweight": "st_weight",
     "output": "save_folder",
+    "savepath": "save_folder",
+    "savefolder": "save_path",
     "outputdir": "save_folder",
 }
 _LIKE_WORD, _LIKE_NAME, _LIKE_JOINED = 0.6, 0.8, 0.9  # of difflib's ratio; below, two names only share letters
@@ -49,18 +51,29 @@ def known_keys() -> dict[str, list[str]]:
 def nearest_key(section: str, key: str) -> str:
     """``"; did you mean SECTION.key?"`` for a misspelling or another toolkit's word; else where the keys are listed.
 
-    A hint must be close in meaning: ``sd_mode`` shares four letters with ``mode`` and nothing else, and whoever
-    followed that hint would change how frames are predicted.
+    Keys of the section itself come first; a key that another section has by exactly this name is named too. A hint
+    must be close in meaning: ``sd_mode`` shares four letters with ``mode`` and nothing else, and whoever followed that
+    hint would change how frames are predicted.
     """
     known, key = known_keys(), key.lower()
-    near = _MEANT.get(re.sub("[^a-z0-9]", "", key))
-    if near is None:
-        misspelt = [name for name in known if _is_misspelling(key, name)]
-        near = max(misspelt, key=lambda name: _ratio(key, name), default=None)
+    elsewhere = f"{known[key][0]}.{key}" if key in known else None
+    own = _nearest(key, list(SECTIONS[section].model_fields))
+    if own and elsewhere:
+        return f"; did you mean {section}.{own}? ({elsewhere} is something else)"
+    if elsewhere:
+        return f"; there is {elsewhere}"
+    near = own or _nearest(key, list(known))
     if near is None:
         return "; --help lists the settings that a script reads"
-    homes = known[near]
-    return f"; did you mean {section if section in homes else homes[0]}.{near}?"
+    return f"; did you mean {section if own else known[near][0]}.{near}?"
+
+
+def _nearest(key: str, names: list[str]) -> str | None:
+    """The one of some names that a key is another toolkit's word for, or a misspelling of."""
+    meant = _MEANT.get(re.sub("[^a-z0-9]", "", key))
+    if meant in names:
+        return meant
+    return max((name for name in names if _is_misspelling(key, name)), key=lambda name: _ratio(key, name), default=None)
 
 
 def nearest_section(section: str) -> str:

@@ -7,36 +7,34 @@ import os
 import re
 from typing import Any
 
-from etc.config.names import known_keys, nearest_key, nearest_section
+from etc.config.names import nearest_key, nearest_section
 from etc.config.schema import SECTIONS
 from etc.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# Obsolete keys of the published files and what replaces them; None: nothing, torchrun or torch does it now.
+# Obsolete keys of the published files, by the section that has them there: torchrun or torch does it now, or nothing.
 _OBSOLETE = {
-    "use_apex": None,
-    "keep_batchnorm_fp32": None,
-    "loss_scale": None,
-    "multiprocessing_distributed": None,
-    "dist_url": None,
-    "dist_backend": None,
-    "world_size": None,
-    "rank": None,
-    "train_gpu": None,
-    "test_gpu": None,
-    "start_epoch": None,
-    "save_freq": None,  # a checkpoint is written after every epoch
-    "batch_size_val": None,  # validation predicts frame by frame, as scoring does
-    "evaluate": None,
-    "has_prediction": None,
-    "index_start": None,
-    "index_step": None,
-    "split": None,
-    "gen_gpu": None,
-    "tune_weight": None,
-    "sd_mode": None,
-    "model_path": "ckpt_path",
+    "TRAIN": {
+        "train_gpu",
+        "start_epoch",
+        "save_freq",  # a checkpoint is written after every epoch
+        "batch_size_val",  # validation predicts frame by frame, as scoring does
+        "evaluate",
+        "tune_weight",
+        "sd_mode",
+    },
+    "DISTRIBUTED": {
+        "dist_url",
+        "dist_backend",
+        "multiprocessing_distributed",
+        "world_size",
+        "rank",
+        "use_apex",
+        "keep_batchnorm_fp32",
+        "loss_scale",
+    },
+    "TEST": {"split", "has_prediction", "index_start", "index_step", "test_gpu", "gen_gpu"},
 }
 _INSTEAD = {"sd_mode": "to distil, set DISTILL.teacher_weight and DISTILL.kd_weight, pf_weight or mf_weight"}
 
@@ -46,16 +44,24 @@ _LIST_NAMES = {"train": "train", "fine_train": "train", "debug": "train", "val":
 _LIST_NAMES |= {"test": "test", "fine_test": "test"}
 _PALETTE = re.compile(r"(?:.*/)?((?:camvid|cityscapes)_(?:colors|names)\.txt)")
 
+_NO_WEIGHT = (None, False, "", "none")  # values of tune_weight
 _OPT_LEVEL = {"O0": "off", "O1": "float16", "O2": "float16"}
 
 
-# Keys and values of version 1.0 of this toolkit, and what they are called now.
-_RENAMED_KEYS = {
-    ("DATA", "allow_single"): "allow_missing_neighbours",
-    ("FLOW", "judges"): "evaluate_with",
-    ("FLOW", "store"): "cache",
-    ("DISTILL", "store"): "cache",
+# Keys of the published files and of version 1.0 whose section or name is another one now. A key anywhere else is a
+# mistake: moved to whatever section has it, its value would be lost for what was meant (TRAIN.weights, FLOW.weights).
+_MOVED = {
+    ("TRAIN", "sync_bn"): ("DISTRIBUTED", "sync_bn"),
+    ("DISTRIBUTED", "opt_level"): ("TRAIN", "amp"),
+    ("TEST", "colors_path"): ("DATA", "colors_path"),
+    ("TEST", "names_path"): ("DATA", "names_path"),
+    ("TEST", "model_path"): ("TEST", "ckpt_path"),
+    ("DATA", "allow_single"): ("DATA", "allow_missing_neighbours"),
+    ("FLOW", "judges"): ("FLOW", "evaluate_with"),
+    ("FLOW", "store"): ("FLOW", "cache"),
+    ("DISTILL", "store"): ("DISTILL", "cache"),
 }
+# Values of version 1.0, and what they are called now.
 _RENAMED_VALUES = {
     ("FLOW", "name", "stored"): "dataset",
     ("FLOW", "evaluate_with", "stored"): "dataset",
@@ -103,14 +109,8 @@ def translate(tree: dict[str, dict[str, Any]], source: str) -> dict[str, dict[st
 
 def current_name(section: str, key: str) -> tuple[str | None, str]:
     """The section and key of today for a key as somebody wrote it; section ``None``: obsolete or unknown."""
-    if section not in SECTIONS:
-        return None, key
-    key = _RENAMED_KEYS.get((section, key), key)
-    key = _OBSOLETE.get(key) or key
-    if key in SECTIONS[section].model_fields:
-        return section, key
-    homes = known_keys().get(key)
-    return (homes[0], key) if homes else (None, key)
+    home, name = _MOVED.get((section, key), (section, key))
+    return (home if home in SECTIONS and name in SECTIONS[home].model_fields else None), name
 
 
 def _obsolete(key: str) -> str:
@@ -147,21 +147,20 @@ def _check_tree(tree: Any, source: str) -> None:
 
 def _home(section: str, key: str, value: Any, source: str) -> tuple[str | None, str, Any]:
     """The section, key and value of today for a key in a file; section ``None``: the key is obsolete."""
-    known = known_keys()
-    key = _RENAMED_KEYS.get((section, key), key)
-    if isinstance(value, list):
-        value = [_RENAMED_VALUES.get((section, key, str(item)), item) for item in value]
-    else:
-        value = _RENAMED_VALUES.get((section, key, str(value)), value)
-    if key in SECTIONS[section].model_fields:
-        return section, key, value
+    if key in _OBSOLETE.get(section, ()):
+        if key == "tune_weight" and value not in _NO_WEIGHT:
+            raise ConfigError(
+                f"{source}: TRAIN.tune_weight is obsolete: to start from {value}, set TRAIN.weight (in a settings file "
+                "leave tune_weight empty)"
+            )
+        return None, key, value
+    home, name = current_name(section, key)
+    if home is None:
+        raise ConfigError(f"{source}: unknown key {section}.{key}{nearest_key(section, key)}")
     if key == "opt_level":
         if value is not None and str(value) not in _OPT_LEVEL:
             raise ConfigError(f"{source}: opt_level {value!r} is none of {', '.join(_OPT_LEVEL)}")
-        return "TRAIN", "amp", _OPT_LEVEL.get(value)
-    if key in _OBSOLETE:
-        new = _OBSOLETE[key]
-        return (known[new][0], new, value) if new else (None, key, value)
-    if key in known:
-        return known[key][0], key, value
-    raise ConfigError(f"{source}: unknown key {section}.{key}{nearest_key(section, key)}")
+        return home, name, _OPT_LEVEL.get(value)
+    if isinstance(value, list):
+        return home, name, [_RENAMED_VALUES.get((home, name, str(item)), item) for item in value]
+    return home, name, _RENAMED_VALUES.get((home, name, str(value)), value)

@@ -21,7 +21,7 @@ class YamlError(yaml.YAMLError):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.1 with two traps closed: ``1e-4`` is a number, and ``off`` is a word, not false.
+    """YAML 1.1 with its traps closed: ``1e-4`` is a number, ``off`` is a word, and ``12:30`` a text, not 750.
 
     Raises :class:`YamlError` for nesting that is too deep and for values that do not fit their tag or are too large.
     """
@@ -54,13 +54,17 @@ class Dumper(yaml.SafeDumper):
 
 
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_INT = "tag:yaml.org,2002:int"
 _DATE = "tag:yaml.org,2002:timestamp"  # a folder named by its date is a name
+# As of YAML 1.1, without its numbers to the base of 60.
+_INT_RULE = re.compile(r"^[-+]?(0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
 _FLOAT_RULE = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$")
 Loader.yaml_implicit_resolvers = {
-    first: [rule for rule in rules if rule[0] not in (_BOOL, _FLOAT, _DATE)]
+    first: [rule for rule in rules if rule[0] not in (_BOOL, _INT, _FLOAT, _DATE)]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+Loader.add_implicit_resolver(_INT, _INT_RULE, list("-+0123456789"))
 for _class in (Loader, Dumper):
     # Appended, so that it is asked after the rule for integers, which it matches too.
     _class.add_implicit_resolver(_FLOAT, _FLOAT_RULE, list("-+.0123456789"))

@@ -33,6 +33,8 @@ _MANY_VALUES = 64  # different ones, beyond which files without fitting classes 
 _INSTANCES = 1000  # Cityscapes and others: 1000 x label id + number of the instance
 _MOSTLY = 0.5  # share of the pixels
 
+LABELS = "DATA.label_map"
+
 _Item = TypeVar("_Item")
 
 
@@ -74,33 +76,36 @@ def check_labels(settings: Settings, frames: Sequence[Frame], source: str) -> No
     _log_classes(found, table, settings)
 
 
-def explanation(values: np.ndarray, classes: int, label_map: LabelMap) -> str:
+def explanation(values: np.ndarray, classes: int, label_map: LabelMap, setting: str = LABELS) -> str:
     """The likely cause of values that are outside the classes, and the setting that cures it.
 
     Args:
         values: the different values in the files, ascending.
         classes: ``DATA.classes``.
         label_map: ``DATA.label_map``.
+        setting: the one that takes a mapping from the values: ``DATA.label_map``, or ``TEST.prediction_ids``.
     """
-    ids = values[~np.isin(values, _VOID)]
+    ids = values[~np.isin(values, _VOID)].astype(np.int64)
     highest = int(ids[-1]) if len(ids) else 0
+    train_ids = label_map == "none" or setting != LABELS  # that the values should be
     if label_map == "none" and classes == len(LABEL_IDS) and highest <= max(LABEL_IDS):
         return "they can be Cityscapes label ids: then set DATA.label_map cityscapes"
-    if label_map == "none" and highest == classes:
+    if train_ids and highest == classes:
+        shifted = f"'{{0: 255, {', '.join(f'{value + 1}: {value}' for value in range(classes))}}}'"
         return (
-            f"if 0 is void and 1..{classes} are the classes, set DATA.label_map void_zero; if {classes} is void, "
-            f"TRAIN.ignore_label {classes}; if there are {classes + 1} classes, DATA.classes {classes + 1}"
+            f"if 0 is void and 1..{classes} are the classes, set {setting} "
+            f"{'void_zero' if setting == LABELS else shifted}; if {classes} is void, TRAIN.ignore_label {classes}; "
+            f"if there are {classes + 1} classes, DATA.classes {classes + 1}"
         )
-    if len(values) == classes and label_map == "none":
+    if train_ids and len(values) == classes:
         mapping = ", ".join(f"{value}: {number}" for number, value in enumerate(values.tolist()))
-        return f"if they stand for the {classes} classes in this order, set DATA.label_map '{{{mapping}}}'"
+        return f"if they stand for the {classes} classes in this order, set {setting} '{{{mapping}}}'"
     if len(ids) and ids[ids > 0].min(initial=65535) >= _INSTANCES:
         return "they can be instance ids (1000 x label id + instance): use the files of label ids"
     if len(ids) > max(classes, _MANY_VALUES):
         return f"these are {len(ids)} different values, as in a picture; a label map has one per class"
     return (
-        f"set DATA.classes, or give DATA.label_map a mapping from the values in the files to 0..{classes - 1} "
-        "(255: ignore)"
+        f"set DATA.classes, or give {setting} a mapping from the values in the files to 0..{classes - 1} (255: ignore)"
     )
 
 

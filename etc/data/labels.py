@@ -192,7 +192,10 @@ def read_names(path: str | Path, classes: int) -> list[str]:
     """
     names = [line.strip() for line in _lines(path)]
     if len(names) != classes:
-        raise UserError(f"{path} has {len(names)} names, DATA.classes is {classes}")
+        raise UserError(
+            f"{path} has {len(names)} names, DATA.classes is {classes}: set DATA.names_path to a text file with one "
+            f"name per line, {classes} in all"
+        )
     return names
 
 
@@ -205,7 +208,10 @@ def read_colors(path: str | Path, classes: int) -> np.ndarray:
     palette = np.zeros((256, 3), np.uint8)
     rows = [line.split() for line in _lines(path)]
     if len(rows) != classes or any(len(row) != 3 for row in rows):
-        raise UserError(f"{path}: expected {classes} lines 'R G B', found {len(rows)} lines")
+        raise UserError(
+            f"{path}: expected {classes} lines 'R G B', found {len(rows)} lines: set DATA.colors_path to a text file "
+            f"with one such line for each of the {classes} classes (DATA.classes)"
+        )
     try:
         values = np.array(rows, dtype=np.int64)
     except ValueError as error:

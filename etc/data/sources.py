@@ -55,19 +55,22 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     return list({clip[0].image: clip for clip in clips}.values())
 
 
-def check_one_source(settings: Settings, overrides: Sequence[str]) -> None:
+def check_one_source(
+    settings: Settings, overrides: Sequence[str], *, keys: Sequence[str] = ("frames", "cityscapes")
+) -> None:
     """Refuse a ``DATA.clip_list`` on the command line that another setting there or in the file would make unused.
 
     Args:
         settings: the settings.
         overrides: as :func:`etc.config.load_settings` takes them.
+        keys: the other settings, keys of ``TEST``.
 
     Raises:
         UserError: which two settings say what the frames are.
     """
     if not any(word == "DATA.clip_list" or word.startswith("DATA.clip_list=") for word in overrides):
         return
-    for key in ("frames", "cityscapes"):
+    for key in keys:
         value = getattr(settings.TEST, key)
         if value is not None:
             raise UserError(

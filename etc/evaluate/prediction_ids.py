@@ -12,7 +12,7 @@ import numpy as np
 
 from etc.config.fields import LabelMap
 from etc.data.images import LabelFile, read_label_file
-from etc.data.label_values import spread
+from etc.data.label_values import explanation, span_of, spread
 from etc.data.labels import (
     IGNORE,
     INVALID,
@@ -84,10 +84,7 @@ class PredictionReader:
         if self.kind == "label":
             known = np.flatnonzero(self._table[:INVALID] != INVALID)
             raise UserError(f"{path}: {wrong} is no {_map_name(self.values)} label id ({known[0]}..{known[-1]})")
-        raise UserError(
-            f"{path}: id {wrong} is outside the {self.values.classes} classes (DATA.classes; TEST.prediction_ids says "
-            "what predictions hold: train ids, label ids or colours)"
-        )
+        raise _outside(path, np.unique(file.ids()), self.values)
 
 
 def detect_kind(files: Sequence[Path], values: ClassValues) -> Kind:
@@ -143,10 +140,24 @@ def _kind(files: list[LabelFile], values: ClassValues) -> tuple[Kind, str]:
         return "train", span
     if can_be_label:
         return "label", span
-    raise UserError(
-        f"{folder}: {span} are neither ids of the {values.classes} classes nor label ids of "
-        f"DATA.label_map {values.label_map}: set DATA.classes, or TEST.prediction_ids, which also takes a mapping from "
-        "values to train ids"
+    raise _outside(folder, raw, values)
+
+
+def _outside(place: Path, raw: np.ndarray, values: ClassValues) -> UserError:
+    """The error of predictions with values that are no train ids: which these are, and why that may be.
+
+    255 is named with them: what is no class among train ids may be one here.
+    """
+    label = _label_table(values)
+    outside = raw[~np.isin(raw, np.append(values.ignore_label, np.arange(values.classes))) | np.isin(raw, _IGNORED)]
+    neither = f" and the label ids of DATA.label_map {_map_name(values)}"
+    if label is not None and to_train_ids(raw, label)[1] is None:
+        neither, why = "", f"they can be {_map_name(values)} label ids: then set TEST.prediction_ids label"
+    else:
+        why = explanation(raw, values.classes, values.label_map, "TEST.prediction_ids")
+    return UserError(
+        f"{place}: the predictions hold {span_of(outside)} outside the {values.classes} classes"
+        f"{neither if label is not None else ''}: {why}"
     )
 
 
@@ -191,6 +202,12 @@ def _check_one_class(raw: np.ndarray, found: np.ndarray, folder: Path, classes: 
 def _count_class_colors(files: list[LabelFile], values: ClassValues) -> int:
     """The number of different colours, black left out, if all of them are colours of classes; otherwise 0."""
     used = np.unique(np.concatenate([np.unique(color_codes(file.colors())) for file in files]))
-    classes = color_codes(read_colors(values.colors_path, values.classes)[: values.classes])
+    try:
+        classes = color_codes(read_colors(values.colors_path, values.classes)[: values.classes])
+    except UserError:
+        gray = color_codes(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1))
+        if np.isin(used, gray).all():  # masks of black and white, or ids in three channels: no colours are needed
+            return 0
+        raise
     used = used[used != 0] if 0 not in classes else used
     return len(used) if np.isin(used, classes).all() else 0

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.transform import MEAN, STD
 from etc.errors import UserError
+from etc.flow.input_range import check_range
 from etc.flow.own_estimator import imported_estimator
 from etc.weights import how_to_get
 from flownet import VARIANTS, load_flownet2
@@ -29,10 +30,6 @@ _PRESETS = {
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
-_EVERY = 8  # of the rows and columns of an image, one is looked at
-_HIGHEST_NORMALIZED = 2.7  # white, in the blue channel, is 2.64 after mean/std normalisation
-_CONTRAST = 0.1  # less is a black frame, or rounding
-_EXPECTED = "flow is estimated from RGB in 0..255, these images lie in"
 
 
 class FlowEstimator(Protocol):
@@ -51,7 +48,8 @@ class FlowEstimator(Protocol):
         """Flow from t to k, float32 ``[N, 2, H, W]`` in pixels; images float ``[N, 3, H, W]``, RGB 0..255.
 
         Raises:
-            ValueError: the shapes differ or cannot be handled, or the images are in 0..1 or mean/std-normalised.
+            ValueError: the shapes differ or cannot be handled, or the values cannot be RGB in 0..255, see
+                :func:`etc.flow.input_range.check_range`.
         """
 
 
@@ -80,65 +78,41 @@ def build_flow(
         UserError: an unknown name, weights that are missing or do not fit, or a scale that cannot be used.
     """
     if name in CONSTRUCTORS:
-        estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized))
+        # Reduced images of a black frame hold fractions: ScaledFlow looks before it reduces.
+        check = not normalized and scale == 1
+        estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized, check))
     elif ":" in name:
         estimator = imported_estimator(name)
     else:
         known = ", ".join(FLOW_ESTIMATORS)
         raise UserError(f"flow estimator {name!r} is none of {known}, and no package.module:factory of your own")
     if scale != 1:
-        estimator = ScaledFlow(estimator, scale=scale)
+        estimator = ScaledFlow(estimator, scale=scale, check=not normalized)
     return NormalizedInput(estimator) if normalized else estimator
 
 
-class _InputRange:
-    """Refuses images in 0..1 or mean/std-normalised ones, whose flow would be 0 or nearly so.
-
-    It looks until the first images that are in 0..255 beyond doubt; black frames are not.
+class DisFlow:
+    """OpenCV's DIS optical flow: fast, on the CPU, no weights.
 
     Args:
-        known: nothing is to be checked.
+        preset: ``ultrafast``, ``fast`` or ``medium``.
+        check: whether the values of all images are looked at.
     """
-
-    def __init__(self, *, known: bool) -> None:
-        self.known = known
-
-    def check(self, images: Tensor) -> None:
-        """Check RGB images ``[N, 3, H, W]``.
-
-        Raises:
-            ValueError: they are in 0..1 or normalised.
-        """
-        if self.known or not images.numel():
-            return
-        sample = images.detach()[..., ::_EVERY, ::_EVERY].float()
-        low, high = (value.item() for value in sample.aminmax())
-        if high > _HIGHEST_NORMALIZED:
-            self.known = True
-        elif high - low < _CONTRAST:
-            return
-        elif low < -_CONTRAST:
-            raise ValueError(f"{_EXPECTED} {low:.2f}..{high:.2f}, mean/std-normalised: give x * std + mean")
-        elif high <= 1 and (sample != sample.round()).any():
-            raise ValueError(f"{_EXPECTED} {low:.2f}..{high:.2f}: multiply them by 255")
-
-
-class DisFlow:
-    """OpenCV's DIS optical flow: fast, on the CPU, no weights."""
 
     name = "dis"
 
-    def __init__(self, *, preset: str = "medium", normalized: bool = False) -> None:
+    def __init__(self, *, preset: str = "medium", check: bool = True) -> None:
         if preset not in _PRESETS:
             raise UserError(f"dis has no preset {preset!r}: expected one of {', '.join(_PRESETS)}")
-        self.range = _InputRange(known=normalized)
+        self.check = check
         self.preset = _PRESETS[preset]
         self.key = f"dis-{preset}"
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; any size: sides are padded to at least 96."""
         _check_images(rgb_t, rgb_k, smallest=16)
-        self.range.check(rgb_t)
+        if self.check:
+            check_range(rgb_t, rgb_k)
         height, width = rgb_t.shape[-2:]
         # OpenCV chooses the pyramid of smaller images by their width alone, and crashes on 16 x 300 pixels.
         pair = [_padded(x, max(96, height), max(96, width)) for x in (rgb_t, rgb_k)]
@@ -156,13 +130,13 @@ class RaftFlow:
     """RAFT of torchvision."""
 
     def __init__(
-        self, name: str, *, weights: str | Path | None, device: str | torch.device, normalized: bool = False
+        self, name: str, *, weights: str | Path | None, device: str | torch.device, check: bool = True
     ) -> None:
         from torchvision.models import optical_flow
 
         default = {"raft_small": "Raft_Small_Weights", "raft_large": "Raft_Large_Weights"}[name]
         self.name = name
-        self.range = _InputRange(known=normalized)
+        self.check = check
         self.network = getattr(optical_flow, name)()
         if weights is None:
             source = getattr(optical_flow, default).DEFAULT
@@ -175,7 +149,8 @@ class RaftFlow:
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; any size: both sides are padded to a multiple of 8, at least 128."""
         _check_images(rgb_t, rgb_k, smallest=16)
-        self.range.check(rgb_t)
+        if self.check:
+            check_range(rgb_t, rgb_k)
         height, width = rgb_t.shape[-2:]
         size = [max(128, -(-side // 8) * 8) for side in (height, width)]
         pair = [_padded(x.float() / 127.5 - 1, *size) for x in (rgb_t, rgb_k)]
@@ -190,6 +165,7 @@ class FlowNet2Flow:
         weights: the published checkpoint.
         device: where it runs.
         resize_mode: see :class:`flownet.FlowNet2`.
+        check: whether the values of all images are looked at.
     """
 
     def __init__(
@@ -199,6 +175,7 @@ class FlowNet2Flow:
         weights: str | Path | None,
         device: str | torch.device,
         resize_mode: Literal["scaled", "published"],
+        check: bool = True,
     ) -> None:
         if weights is None:
             raise UserError(f"FLOW.name {name} needs its weights in FLOW.weights. {how_to_get(name)}")
@@ -211,14 +188,15 @@ class FlowNet2Flow:
         except (OSError, ValueError) as error:
             raise UserError(f"FLOW.weights: {error}") from error
         self.name = name
-        self.range = _InputRange(known=resize_mode == "published")  # its images are normalised
+        self.check = check
         self.key = f"{name}-{file.sha256[:12]}"
         self.network.requires_grad_(False).to(device)
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; sides of at least 64."""
         _check_images(rgb_t, rgb_k, smallest=64)
-        self.range.check(rgb_t)
+        if self.check:
+            check_range(rgb_t, rgb_k)
         return _run(self.network, rgb_t.float(), rgb_k.float()).to(rgb_t.device)
 
 
@@ -228,18 +206,21 @@ class ScaledFlow:
     Args:
         estimator: the estimator that sees the reduced images.
         scale: above 0, at most 1.
+        check: whether the values of all images are looked at.
     """
 
-    def __init__(self, estimator: FlowEstimator, *, scale: float) -> None:
+    def __init__(self, estimator: FlowEstimator, *, scale: float, check: bool = True) -> None:
         if not 0 < scale <= 1:
             raise UserError(f"FLOW.scale {scale} is not in (0, 1]")
-        self.estimator, self.scale = estimator, scale
+        self.estimator, self.scale, self.check = estimator, scale, check
         self.name = estimator.name
         self.key = f"{estimator.key}-x{scale}"
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; the reduced images must be large enough for the estimator."""
         _check_images(rgb_t, rgb_k, smallest=1)
+        if self.check:
+            check_range(rgb_t, rgb_k)
         height, width = rgb_t.shape[-2:]
         size = [max(1, round(side * self.scale)) for side in (height, width)]
         pair = [F.interpolate(x.float(), size, mode="bilinear", antialias=True) for x in (rgb_t, rgb_k)]
@@ -269,19 +250,22 @@ class _Options(NamedTuple):
     preset: str
     device: str | torch.device
     normalized: bool
+    check: bool
 
 
 def _dis(name: str, options: _Options) -> FlowEstimator:
-    return DisFlow(preset=options.preset, normalized=options.normalized)
+    return DisFlow(preset=options.preset, check=options.check)
 
 
 def _raft(name: str, options: _Options) -> FlowEstimator:
-    return RaftFlow(name, weights=options.weights, device=options.device, normalized=options.normalized)
+    return RaftFlow(name, weights=options.weights, device=options.device, check=options.check)
 
 
 def _flownet2(name: str, options: _Options) -> FlowEstimator:
     resize_mode: Literal["scaled", "published"] = "published" if options.normalized else "scaled"
-    return FlowNet2Flow(name, weights=options.weights, device=options.device, resize_mode=resize_mode)
+    return FlowNet2Flow(
+        name, weights=options.weights, device=options.device, resize_mode=resize_mode, check=options.check
+    )
 
 
 CONSTRUCTORS: dict[str, Callable[[str, _Options], FlowEstimator]] = {

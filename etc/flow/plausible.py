@@ -20,7 +20,7 @@ _STILL = 1.0  # gray levels: two frames that differ by less say nothing about mo
 _CLEARLY = 0.85  # of the error of the flow as it is: only what does better than that is named
 _BARELY = 0.95  # of the error without flow: a flow that does no better explains nothing
 _LARGEST_ERROR = 30.0  # gray levels: occluded pixels must not decide
-_SCALES = (1 / 64, 1 / 20, 1 / 8, 1 / 4, 1 / 2, 2, 4, 8, 20, 64)
+_SCALES = (1 / 64, 1 / 32, 1 / 20, 1 / 16, 1 / 10, 1 / 8, 1 / 4, 1 / 2, 2, 4, 8, 10, 16, 20, 32, 64)
 
 AS_IT_IS, NO_FLOW = "as it is", "no flow"
 
@@ -85,8 +85,11 @@ def errors_of(image_t: np.ndarray, image_k: np.ndarray, flow: np.ndarray, valid:
         AS_IT_IS: flow,
         NO_FLOW: flow * 0,
         "the other sign": -flow,
+        "x of the other sign": np.stack([-flow[0], flow[1]]),
+        "y of the other sign": np.stack([flow[0], -flow[1]]),
         "y and x exchanged": flow[::-1],
         "y and x exchanged and the other sign": -flow[::-1],
+        "the width and height times it": np.stack([flow[0] * width, flow[1] * height]),
         "half the width and height times it": np.stack([flow[0] * (width / 2), flow[1] * (height / 2)]),
         **{f"{scale:g} times it" if scale > 1 else f"1/{1 / scale:g} of it": flow * scale for scale in _SCALES},
     }

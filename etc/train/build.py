@@ -18,6 +18,7 @@ from etc import distributed
 from etc.config.schema import Settings, Train
 from etc.data.clip_dataset import ClipDataset, EpochSampler
 from etc.data.labels import read_weights
+from etc.data.lists import read_frames
 from etc.errors import UserError
 from etc.flow.build import flow_estimator
 from etc.flow.estimators import FlowEstimator
@@ -125,7 +126,7 @@ def new_task(settings: Settings, student: SegmentationNetwork, device: torch.dev
     distillation = _distillation(settings, student, device) if settings.DISTILL.used else None
     pseudo_labeler = None
     if train.self_training is not None:
-        pseudo_labeler = _pseudo_labeler(train, student, threshold=train.self_training)
+        pseudo_labeler = _pseudo_labeler(settings, student, threshold=train.self_training)
     return MotionTask(
         student=_data_parallel(student, segmentation, device),
         segmentation_loss=segmentation,
@@ -215,9 +216,16 @@ def _distillation(settings: Settings, student: SegmentationNetwork, device: torc
     return distillation
 
 
-def _pseudo_labeler(train: Train, student: nn.Module, *, threshold: float) -> PseudoLabeler:
+def _pseudo_labeler(settings: Settings, student: nn.Module, *, threshold: float) -> PseudoLabeler:
+    train = settings.TRAIN
     if train.weight is None:
         raise UserError(
             "TRAIN.self_training needs TRAIN.weight, a trained network: the predictions of random weights are no labels"
         )
-    return PseudoLabeler(copy.deepcopy(student), threshold)
+    if not train.weight_strict:
+        raise UserError(
+            "TRAIN.self_training needs TRAIN.weight_strict true: what does not fit TRAIN.weight would start anew, as "
+            "the head of other classes does, and its predictions are no labels"
+        )
+    alone = all(frame.label is None for frame in read_frames(settings.DATA.train_list))
+    return PseudoLabeler(copy.deepcopy(student), threshold, alone=alone)

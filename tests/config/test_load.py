@@ -150,17 +150,17 @@ def test_opt_level_becomes_mixed_precision_where_apex_was_used(write, apex, leve
 
 
 def test_an_unknown_opt_level_is_refused(write):
-    assert "opt_level 'O3' is none of O0, O1, O2" in refused(config=write("TRAIN:\n  opt_level: O3\n"))
+    assert "opt_level 'O3' is none of O0, O1, O2" in refused(config=write("Distributed:\n  opt_level: O3\n"))
 
 
 def test_two_different_values_for_one_key_are_refused(write):
-    message = refused(config=write("DATA:\n  classes: 19\nTRAIN:\n  classes: 11\n"))
-    assert "DATA.classes is given twice" in message
-    assert "19" in message and "11" in message
+    message = refused(config=write("DATA:\n  names_path: a.txt\nTEST:\n  names_path: b.txt\n"))
+    assert "DATA.names_path is given twice, as 'a.txt' and 'b.txt'" in message
 
 
 def test_the_same_value_in_two_sections_is_no_conflict(write):
-    assert load_settings(write("DATA:\n  classes: 11\nTEST:\n  classes: 11\n")).DATA.classes == 11
+    same = write("DATA:\n  names_path: a.txt\nTEST:\n  names_path: a.txt\n")
+    assert load_settings(same).DATA.names_path == "a.txt"
 
 
 STUDIES = [path for path in (REPOSITORY / "configs/study").glob("*.yaml") if "\nvariants:" in path.read_text()]
@@ -270,7 +270,7 @@ def test_the_word_off_is_not_the_value_false(write, word):
 
 
 def test_published_keys_are_translated_on_the_command_line_too():
-    settings = load_settings(None, ["TRAIN.opt_level", "O1", "TEST.model_path=a.pth", "TRAIN.sync_bn", "false"])
+    settings = load_settings(None, ["DISTRIBUTED.opt_level", "O1", "TEST.model_path=a.pth", "TRAIN.sync_bn", "false"])
     assert settings.TRAIN.amp == "float16"
     assert settings.TEST.ckpt_path == "a.pth"
     assert settings.DISTRIBUTED.sync_bn is False
@@ -295,8 +295,35 @@ def test_an_unknown_name_is_answered_with_the_nearest(words, named):
 
 
 @pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("TRAIN.weights=x", "TRAIN.weights; did you mean TRAIN.weight? (FLOW.weights is something else)"),
+        ("TEST.weight=x", "TEST.weight; there is TRAIN.weight"),
+        ("TRAIN.name=x", "TRAIN.name; there is FLOW.name"),
+        ("TEST.save_path=x", "TEST.save_path; did you mean TEST.save_folder? (TRAIN.save_path is something else)"),
+        ("DATA.store=x", "DATA.store; --help lists"),
+        ("TEST.train_gpu=0", "TEST.train_gpu; --help lists"),
+        ("TRAIN.opt_level=O1", "TRAIN.opt_level; --help lists"),
+    ],
+)
+def test_a_key_in_the_wrong_section_is_refused_and_not_moved(write, word, named):
+    section, key, value = re.split("[.=]", word)
+    for words, config in ([word], None), ([], write(f"{section}:\n  {key}: {value}\n")):
+        assert f"unknown key {named}" in refused(*words, config=config)
+
+
+def test_weights_in_the_obsolete_tune_weight_are_not_dropped(write):
+    expected = "TRAIN.tune_weight is obsolete: to start from a.pth, set TRAIN.weight"
+    assert expected in refused("TRAIN.tune_weight", "a.pth")
+    assert expected in refused(config=write("TRAIN:\n  tune_weight: a.pth\n"))
+    for nothing in ("", "False", "null", "none"):
+        assert load_settings(write(f"TRAIN:\n  tune_weight: {nothing}\n")).TRAIN.weight is None
+        assert load_settings(None, [f"TRAIN.tune_weight={nothing}"]).TRAIN.weight is None
+
+
+@pytest.mark.parametrize(
     "name",
-    ["tuned_weight", "sd_modes", "optimizer", "loss_scale_window", "gan_weight", "lstm_mode", "flow_dir"],
+    ["tuned_weight", "sd_modes", "loss_scale_window", "gan_weight", "lstm_mode", "flow_dir"],
 )
 def test_a_name_that_only_shares_letters_with_a_setting_gets_no_hint(name):
     assert refused(f"TRAIN.{name}=1").endswith(

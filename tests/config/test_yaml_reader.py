@@ -6,6 +6,7 @@ import time
 import pytest
 
 from etc.config import load_settings
+from etc.config.yaml_reader import parse
 from etc.errors import ConfigError
 from tests.scripts import run
 
@@ -101,6 +102,12 @@ def test_damaged_settings_in_a_checkpoint_are_one_line(config):
 
 def test_an_old_key_with_a_list_for_a_word_is_one_line(tmp_path):
     path = tmp_path / "settings.yaml"
-    path.write_text("TRAIN:\n  opt_level: [O1]\n")
+    path.write_text("Distributed:\n  opt_level: [O1]\n")
     with pytest.raises(ConfigError, match=r"opt_level \['O1'\] is none of O0, O1, O2"):
         load_settings(path)
+
+
+def test_a_number_to_the_base_of_60_is_a_text():
+    assert parse("[12:30, 1:2:3.5, 12, -7, 0x1f, 010, 1_000, 0]") == ["12:30", "1:2:3.5", 12, -7, 31, 8, 1000, 0]
+    with pytest.raises(ConfigError, match=r"TEST\.fps: expected float .*, got '12:30'"):
+        load_settings(None, ["TEST.fps=12:30"])

@@ -266,6 +266,27 @@ def test_sixteen_bit_frames_are_read_over_their_full_range_or_refused(data, tmp_
     check_values(settings, frames, source)
 
 
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_frames_of_9_to_15_bits_in_16_are_refused_with_the_factor(tmp_path, bits):
+    white = 2**bits - 1
+    write_png(tmp_path / "x.png", np.linspace(0, white, 72).round().astype(np.uint16).reshape(*SHAPE, 3))
+    named = rf"exceeds {white}: .*white is {white} \({bits} bits\), multiply the values by {2 ** (16 - bits)} or"
+    with pytest.raises(UserError, match=named):
+        check_frames([tmp_path / "x.png"])
+
+
+def test_frames_of_8_bits_without_a_bright_value_are_refused(tmp_path):
+    paths = [tmp_path / f"x_{i}.png" for i in range(3)]
+    for highest, refused in ((0, False), (1, True), (3, True), (4, False)):
+        for i, path in enumerate(paths):
+            write_png(path, np.full((*SHAPE, 3), highest * (i == 1), np.uint8))
+        if refused:
+            with pytest.raises(UserError, match=rf"x_0\.png has 8 bits .* exceeds {highest}: .* 0\.\.1 saved as whole"):
+                check_frames(paths)
+        else:
+            check_frames(paths)
+
+
 def test_frames_of_floating_point_numbers_are_refused(tmp_path):
     Image.fromarray(np.linspace(0, 1, 24, dtype=np.float32).reshape(SHAPE)).save(tmp_path / "x.tif")
     with pytest.raises(UserError, match=r"x\.tif holds floating point numbers \(up to 1\)"):

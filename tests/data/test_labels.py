@@ -123,10 +123,15 @@ def test_a_palette_that_is_none_is_refused(tmp_path, text):
         read_colors(tmp_path / "colors.txt", 2)
 
 
+def test_a_palette_of_other_classes_names_its_setting():
+    with pytest.raises(UserError, match=r"2 lines 'R G B', found 19 lines: set DATA\.colors_path to .* 2 classes"):
+        read_colors(PALETTES / "cityscapes_colors.txt", 2)
+
+
 def test_names_must_be_one_a_class(tmp_path):
     (tmp_path / "names.txt").write_text("road\n\ntraffic light \n")
     assert read_names(tmp_path / "names.txt", 2) == ["road", "traffic light"]
-    with pytest.raises(UserError, match=r"has 2 names, DATA\.classes is 3"):
+    with pytest.raises(UserError, match=r"has 2 names, DATA\.classes is 3: set DATA\.names_path to .* 3 in all"):
         read_names(tmp_path / "names.txt", 3)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from etc.data import layouts
 from etc.data.images import write_png
@@ -38,7 +39,7 @@ def test_the_label_ids_of_the_settings_are_told_from_train_ids(values, written, 
 
 
 def test_values_above_the_highest_label_id_are_neither(values, written):
-    with pytest.raises(UserError, match=r"values 10\.\.31 are neither ids of the 3 classes nor label ids of .* tens"):
+    with pytest.raises(UserError, match=r"hold the values 10, 31 outside the 3 classes and the label ids of .* tens"):
         detect_kind([written(10, 31)], values)
     with pytest.raises(UserError, match=r"x\.png: 31 is no tens label id \(0\.\.30\)"):
         PredictionReader("label", values)(written(10, 31))
@@ -46,7 +47,7 @@ def test_values_above_the_highest_label_id_are_neither(values, written):
 
 def test_without_label_ids_there_are_train_ids_alone(written):
     values = ClassValues(CLASSES, ignore_label=255, label_map="none", colors_path="nowhere.txt")
-    with pytest.raises(UserError, match="neither"):
+    with pytest.raises(UserError, match=r"the value 10 outside the 3 classes: set DATA\.classes, or give TEST\.pred"):
         detect_kind([written(10)], values)
 
 
@@ -54,3 +55,49 @@ def test_the_colours_are_read_only_where_files_may_hold_colours(values, written)
     assert detect_kind([written(1)], values) == "train"
     with pytest.raises(UserError, match=r"nowhere\.txt"):
         PredictionReader("color", values)
+
+
+def as_palette(ids, path):
+    """A gray palette: the index is the gray level."""
+    image = Image.fromarray(ids, mode="P")
+    image.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+    image.save(path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda ids, path: write_png(path, ids),
+        lambda ids, path: write_png(path, np.repeat(ids[:, :, None], 3, 2)),
+        as_palette,
+    ],
+    ids=["gray", "rgb", "palette"],
+)
+def test_masks_of_black_and_white_get_their_mapping_whatever_the_file(tmp_path, write):
+    values = ClassValues(2, 255, "none", colors_path="data/palettes/cityscapes_colors.txt")
+    write(np.array([[0, 255]], np.uint8), tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"the values 0 and 255 alone, .* TEST\.prediction_ids '\{0: 0, 255: 1\}'"):
+        detect_kind([tmp_path / "x.png"], values)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ids", "said"),
+    [
+        (3, (1, 2, 3), "the value 3 outside the 3 classes: if 0 is void and 1..3 are the classes, set "
+         "TEST.prediction_ids '{0: 255, 1: 0, 2: 1, 3: 2}'; if 3 is void, TRAIN.ignore_label 3; if there are 4"),
+        (3, (0, 128, 255), "the values 128, 255 outside the 3 classes: if they stand for the 3 classes in this order, "
+         "set TEST.prediction_ids '{0: 0, 128: 1, 255: 2}'"),
+        (3, (0, 24001, 26002), "the values 24001, 26002 outside the 3 classes: if they stand for"),
+        (5, (0, 24001, 26002), "they can be instance ids"),
+        (2, tuple(range(0, 256, 3)), "values 3..255 outside the 2 classes: these are 85 different values, as in a pic"),
+        (19, (7, 26, 33), "they can be Cityscapes label ids: then set DATA.label_map cityscapes"),
+    ],
+)  # fmt: skip
+def test_values_outside_the_classes_are_all_named_with_the_likely_cause(tmp_path, classes, ids, said):
+    values = ClassValues(classes, 255, "none", colors_path="nowhere.txt")
+    write_png(tmp_path / "x.png", np.array([ids], np.uint16 if max(ids) > 255 else np.uint8))
+    path = tmp_path / "x.png"
+    for read in (lambda: detect_kind([path], values), lambda: PredictionReader("train", values)(path)):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert said in str(caught.value)

@@ -105,15 +105,23 @@ def test_label_ids_without_a_train_id_are_no_class(frames, tmp_path):
     ("image", "kind", "message"),
     [
         (np.full(SIZE, 8, np.uint8), "auto", "values 8..8 can be train ids or cityscapes label ids: say which"),
-        (np.full(SIZE, 40, np.uint8), "auto", "values 40..40 are neither ids of the 19 classes nor"),
-        (np.full(SIZE, 26001, np.uint16), "auto", "values 26001..26001 are neither"),
+        (
+            np.full(SIZE, 40, np.uint8),
+            "auto",
+            "value 40 outside the 19 classes and the label ids of DATA.label_map cityscapes: set",
+        ),
+        (np.full(SIZE, 26001, np.uint16), "auto", "the value 26001 outside .*: they can be instance ids"),
         (np.full(SIZE, 255, np.uint8), "auto", "the predictions hold only 255"),
         (
             np.full((*SIZE, 3), (1, 2, 3), np.uint8),
             "auto",
             "in colours: expected a label map with one channel",
         ),
-        (np.full(SIZE, 26, np.uint8), "train", "id 26 is outside the 19 classes"),
+        (
+            np.full(SIZE, 26, np.uint8),
+            "train",
+            "value 26 outside the 19 classes: they can be cityscapes label ids: then",
+        ),
         (np.full(SIZE, 34, np.uint8), "label", r"34 is no cityscapes label id"),
         (np.full((*SIZE, 3), (1, 2, 3), np.uint8), "color", r"\[1, 2, 3\] is the colour of no class"),
         (np.full(SIZE, 1, np.uint8), "color", "is gray: TEST.prediction_ids color needs colours"),

@@ -482,5 +482,31 @@ def test_black_frames_are_no_frames_in_0_to_1():
     black = torch.zeros(1, 3, 96, 128)
     noise = torch.randint(0, 2, (1, 3, 96, 128), generator=torch.Generator().manual_seed(0)).float()
     estimator = build_flow("dis")
-    for image in (black, black + 1e-5, noise, tensor(scene(96, 128)), noise * 0.3):
+    for image in (black, black + 1e-5, noise, noise + 1e-4, tensor(scene(96, 128))):
         estimator.estimate(image, image)
+        estimator.estimate(image, black)
+    # A black frame with a little noise, reduced: fractions below 1, of images that were whole numbers.
+    build_flow("dis", scale=0.5).estimate(noise, noise)
+
+
+@pytest.mark.parametrize(
+    ("change_t", "change_k", "message"),
+    [
+        (lambda x: x * 257, lambda x: x * 257, r"these images lie in .*: white must be 255 \(divide .* 16 bits by 257"),
+        (lambda x: x - 120, lambda x: x - 120, r"lie in -.*: add the offset that was subtracted"),
+        (lambda x: x, lambda x: x / 255, r"these images lie in .* and 0\..*, on different scales"),
+        (lambda x: x * 257, lambda x: x, r"on different scales"),
+        (lambda x: (x - 120) / 58, lambda x: x, r"on different scales"),
+        (lambda x: x * 0, lambda x: x / 255, r"multiply them by 255"),
+        (lambda x: x * float("nan"), lambda x: x * float("nan"), r"white must be 255"),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_every_pair_is_looked_at_and_both_of_its_images(change_t, change_k, message, scale):
+    image_t, image_k = tensor(scene(96, 128)), tensor(scene(96, 128, dx=2))
+    estimator = build_flow("dis", scale=scale)
+    estimator.estimate(image_t, image_k)
+    batches = [torch.cat([good, change(good)]) for good, change in ((image_t, change_t), (image_k, change_k))]
+    for pair in ((change_t(image_t), change_k(image_k)), batches):
+        with pytest.raises(ValueError, match=message):
+            estimator.estimate(*pair)

@@ -35,8 +35,14 @@ def demo(tmp_path, checkpoint):
         "TEST.demo_folder": tmp_path / "out",
         "TEST.device": "cpu",
     }
-    words = [f"{key}={value}" for key, value in fixed.items()]
-    return lambda *more: run("demo", *words, *more)
+
+    def demo(*more):
+        # Beside TEST.demo_dir a list would not be used, which is refused.
+        listed = not any(str(word).startswith("TEST.demo_dir") for word in more)
+        words = [f"{key}={value}" for key, value in fixed.items() if listed or key != "DATA.clip_list"]
+        return run("demo", *words, *more)
+
+    return demo
 
 
 def frame(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -231,6 +237,7 @@ def test_missing_videos_and_a_list_that_would_not_be_used_are_refused(demo, vide
     for words, message in (
         ((f"TEST.demo_dir={videos}/some.txt",), "some.txt: 1 of 2 videos are missing, the first is"),
         ((f"TEST.demo_dir={videos}",), "would write to one folder: rename one of them"),
+        ((f"TEST.demo_dir={videos}", "DATA.clip_list", "x.lst"), "and DATA.clip_list x.lst both say which frames"),
     ):
         assert demo(*words) == 2
         assert message in capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
         ),
         (["--frames", "frames", "FLOW.evaluate_with=[flownet2]"], "FLOW.name flownet2 needs its weights"),
         (["--frames", "frames", "--cityscapes", "full"], "exclude each other"),
-        (["--frames", "frames", "DATA.classes=5", "DATA.names_path=five.txt"], "neither ids of the 5 classes"),
+        (["--frames", "frames", "DATA.classes=5", "DATA.names_path=five.txt"], "outside the 5 classes: "),
         (["--frames", "frames", "DATA.classes=5"], "cityscapes_names.txt has 19 names, DATA.classes is 5"),
         (
             ["--cityscapes", "sampled", "DATA.data_root=frames"],

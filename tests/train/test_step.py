@@ -121,6 +121,42 @@ def test_labels_are_the_classes_that_are_surer_than_the_threshold_and_padding_ha
     assert PseudoLabeler(Given(logits), 0.7001)(image).tolist() == [[[255, 255, 1, 255]]]
 
 
+def given_probability(p: float) -> Given:
+    """Sure of class 1 among three with this probability, in every one of 4 pixels."""
+    logits = torch.zeros(1, 3, 1, 4)
+    logits[:, 1] = torch.tensor(2 * p / (1 - p)).log()
+    return Given(logits)
+
+
+def test_self_training_that_labels_nothing_is_refused_where_nothing_else_is_labelled():
+    image = torch.ones(1, 3, 1, 4)
+    said = r"TRAIN\.self_training 0\.9 labels 0\.00% of the pixels of the first batch, .* confidence of 0\.80: lower it"
+    with pytest.raises(UserError, match=said):
+        PseudoLabeler(given_probability(0.8), 0.9, alone=True)(image)
+    PseudoLabeler(given_probability(0.91), 0.9, alone=True)(image)
+    PseudoLabeler(given_probability(0.8), 0.9, alone=True)(image * 0)  # all of it is padding
+
+
+@pytest.mark.parametrize(("p", "warned"), [(0.8, True), (0.91, False)])
+def test_self_training_that_labels_nearly_nothing_is_warned_of_once(caplog, p, warned):
+    labeler = PseudoLabeler(given_probability(p), 0.9)
+    for _ in range(25):
+        labeler(torch.ones(1, 3, 1, 4))
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert ("labels 0.00% of the pixels of the first 10 batches" in caplog.text) == warned
+
+
+def test_a_threshold_that_is_never_reached_ends_the_training_in_one_line(unlabelled, start):
+    with pytest.raises(UserError, match=r"TRAIN\.self_training 0\.99 labels 0\.00% of the pixels"):
+        Trainer(load_settings(None, [*unlabelled, start, "TRAIN.self_training=0.99"]), CPU).run()
+
+
+def test_a_head_that_starts_anew_labels_nothing(unlabelled, start):
+    words = [*unlabelled, start, "TRAIN.self_training=0.1", "TRAIN.weight_strict=false"]
+    with pytest.raises(UserError, match=r"TRAIN\.self_training needs TRAIN\.weight_strict true"):
+        Trainer(load_settings(None, words), CPU)
+
+
 def test_frames_without_label_are_labelled_and_the_others_keep_theirs(batch):
     teacher = Pixelwise(seed=5).eval()
     step = task(pseudo_labeler=PseudoLabeler(teacher, 0.0))
