@@ -21,6 +21,7 @@ from etc.data.labels import class_names
 from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, METRICS, ClipMetric, classes_averaged
 from etc.metrics import iou_scores
+from etc.predict.provenance import predictor_settings
 from utils.files import regular_file, write_text
 
 TC_FILE, TC_SETTINGS_FILE, MIOU_FILE = "tc.json", "tc_settings.yaml", "miou.json"
@@ -250,12 +251,14 @@ class FrameScores:
         frames: number of frames.
         checkpoint: SHA-256 of the checkpoint that predicted them.
         settings: the effective settings.
+        frames_sha256: tells the frames and labels from others.
     """
 
     counts: Tensor
     frames: int
     checkpoint: str | None
     settings: Settings
+    frames_sha256: str
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -270,6 +273,7 @@ class FrameScores:
         names = class_names(self.settings)
         content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
         content["checkpoint_sha256"] = self.checkpoint
+        content |= {"frames_sha256": self.frames_sha256, "predictor": predictor_settings(self.settings)}
         write_json(folder / MIOU_FILE, content)
         figures = self.figures
         rows = zip(names, figures["iou"], figures["accuracy"], strict=True)

@@ -28,6 +28,12 @@ def totals(hits: np.ndarray, pixels: int = 1000) -> np.ndarray:
     return np.stack([np.stack([hit, hit], 1), np.stack([both, both], 1), np.stack([both, both], 1)], 1)
 
 
+TESTED = {
+    **{"checkpoint_sha256": "aa", "frames": 10, "frames_sha256": "f" * 64},
+    "predictor": {"mode": "whole", "scales": [1.0], "flip": False, "base_size": 0},
+}
+
+
 def scored(hits: np.ndarray, *overrides: str) -> ClipScores:
     """Scores of clips with these shares of hits: IoU is h / (2 - h) in each class."""
     counts = totals(hits)
@@ -63,9 +69,7 @@ def scored(hits: np.ndarray, *overrides: str) -> ClipScores:
 
 
 def scored_run(name: str, hits: np.ndarray, tmp_path, *overrides: str, miou: float | None = 0.25) -> Run:
-    tested = (
-        None if miou is None else {"mIoU": miou, "iou": [miou] * 2, "accuracy": [miou] * 2, "checkpoint_sha256": "aa"}
-    )
+    tested = None if miou is None else {"mIoU": miou, "iou": [miou] * 2, "accuracy": [miou] * 2, **TESTED}
     return Run(name, tmp_path, scored(hits, *overrides), tested, None)
 
 
@@ -245,9 +249,34 @@ def test_a_run_is_read_with_the_settings_it_was_scored_with(hits, tmp_path):
 
 def test_scores_of_two_checkpoints_in_one_folder_are_refused(hits, tmp_path):
     written(tmp_path, hits, predictions={"checkpoint_sha256": "aa"})
-    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, "checkpoint_sha256": "bb"}))
+    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, **TESTED, "checkpoint_sha256": "bb"}))
     with pytest.raises(UserError, match=r"tc\.json and miou\.json are of different checkpoints"):
         read_run("etc", tmp_path)
+
+
+def test_the_miou_of_a_network_beside_the_scores_of_plain_predictions_is_refused(hits, tmp_path):
+    written(tmp_path, hits)
+    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, "iou": [], "accuracy": [], **TESTED}))
+    with pytest.raises(UserError, match=r"of predictions that name no checkpoint: run .* or remove miou\.json"):
+        read_run("etc", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"frames": 8}, "numbers of frames: 10 and 8"),
+        ({"frames_sha256": "e" * 64}, "frames or labels: ffffffffffff and eeeeeeeeeeee"),
+        ({"predictor": TESTED["predictor"] | {"flip": True}}, r"settings \(flip\): False and True"),
+        ({"predictor": TESTED["predictor"] | {"scales": [2.0]}}, r"settings \(scales\): \[1\.0\] and \[2\.0\]"),
+        ({"predictor": TESTED["predictor"] | {"overlap": 0.5}}, r"settings \(overlap\): None and 0\.5"),
+    ],
+)
+def test_miou_of_other_frames_or_another_predictor_does_not_stand_in_one_row(hits, tmp_path, changed, message):
+    one, untested, other = (scored_run(name, hits, tmp_path) for name in "abc")
+    untested, other = dataclasses.replace(untested, miou=None), dataclasses.replace(other, miou=other.miou | changed)
+    check_comparable([untested, one])
+    with pytest.raises(UserError, match=rf"^the miou\.json of a and c come from tests with different {message}: run"):
+        check_comparable([untested, one, other])
 
 
 @pytest.mark.parametrize("lost", ["clip_counts", "clips", "strict", "published_interval", "flow", "pairs"])
