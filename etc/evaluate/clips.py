@@ -21,7 +21,7 @@ from etc.config.schema import Settings
 from etc.data.breaks import breaks_in
 from etc.data.frame_values import check_values
 from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
-from etc.data.lists import Clip, Frame, clip_names
+from etc.data.lists import Clip, Frame, clip_names, frames_sha256
 from etc.data.sources import clips_to_score, source_of_clips
 from etc.data.synthetic import is_to_be_rendered
 from etc.distributed import device_of
@@ -113,6 +113,7 @@ def score_clips(
         settings=settings,
         gaps=[called[part] for part in breaks.parts_after(breaks.gaps)],
         cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
+        frames_sha256=frames_sha256((frame for clip in whole for frame in clip), settings.DATA.data_root),
     )
 
 

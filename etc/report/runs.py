@@ -231,9 +231,28 @@ def check_comparable(runs: list[Run]) -> None:
         ):
             if mine != theirs:
                 raise UserError(f"{both} were scored with different {what}: {mine} and {theirs}")
+        _check_frames_alike(run, first)
     tested = [run for run in runs if run.miou is not None]
     for run in tested[1:]:
         _check_tests_alike(tested[0], run)
+
+
+def _check_frames_alike(run: Run, first: Run) -> None:
+    """Refuse runs over other frames or labels of the same names; earlier versions recorded no hash of them."""
+    again = "score both with tool/eval_tc.py on the same frames, labels and flow"
+    mine, theirs = first.scores.frames_sha256, run.scores.frames_sha256
+    if mine and theirs and mine != theirs:
+        raise UserError(
+            f"{first.name} and {run.name} were scored on different frames or labels of the same names (hashes "
+            f"{mine[:12]} and {theirs[:12]}): {again}"
+        )
+    # Predictions play no part in it: labels, or the flow behind its name, must differ.
+    before, after = (own.scores.first.results["ground_truth"].get("class_pixels") for own in (first, run))
+    if before != after:
+        raise UserError(
+            f"{first.name} and {run.name} were scored with a flow of the same name, but their TC of the ground truth "
+            f"is of different pixels: {again}"
+        )
 
 
 def _check_tests_alike(one: Run, other: Run) -> None:

@@ -176,6 +176,16 @@ def test_compare_refuses_scores_of_other_predictions_than_lie_there(words, tmp_p
     assert f"again with tool/eval_tc.py TEST.save_folder {tmp_path}/result" in last_error(capsys)
 
 
+def test_compare_refuses_runs_scored_on_other_frames_of_the_same_names(words, tmp_path, capsys):
+    for data in ("a", "b"):
+        own = [*words, "DATA.cuts=keep", f"DATA.data_root={tmp_path}/{data}"]
+        own.append(f"TEST.save_folder={tmp_path}/{data}_result")
+        assert run("gen_video", *own) == 0 and run("eval_tc", *own) == 0
+    runs = ["--runs", f"one={tmp_path}/a_result", f"two={tmp_path}/b_result", "--out", tmp_path / "comparison"]
+    assert run("compare", "--no-speed", *runs, "TRAIN.arch=pixel_net:build") == 2
+    assert "one and two were scored on different frames or labels of the same names" in last_error(capsys)
+
+
 def test_a_file_is_the_same_by_its_content_or_by_path_size_and_both_times(tmp_path):
     path, copy = tmp_path / "x.png", tmp_path / "copy.png"
     path.write_bytes(b"one")

@@ -79,6 +79,11 @@ def changed_run(hits: np.ndarray, tmp_path, **changes) -> Run:
     return dataclasses.replace(run, scores=dataclasses.replace(run.scores, by_flow=[first]))
 
 
+def run_of_frames(hits: np.ndarray, tmp_path, frames: str | None, name: str = "b") -> Run:
+    run = scored_run(name, hits, tmp_path)
+    return dataclasses.replace(run, scores=dataclasses.replace(run.scores, frames_sha256=frames))
+
+
 @pytest.fixture
 def hits() -> np.ndarray:
     """Clips that differ much more from each other than two runs on the same clip."""
@@ -225,11 +230,25 @@ def test_files_hold_the_figures(runs, tmp_path):
             lambda hits, path: scored_run("b", hits, path, "FLOW.occlusion=false"),
             "with different FLOW.occlusion: True and False",
         ),
+        (
+            lambda hits, path: changed_run(
+                hits, path, results=scored(hits).first.results | {"ground_truth": {"mIoU": 1.0, "class_pixels": [9, 3]}}
+            ),
+            "a and b were scored with a flow of the same name, but their TC of the ground truth is of different pixels",
+        ),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(hits, tmp_path, other, message):
     with pytest.raises(UserError, match=message):
         check_comparable([scored_run("a", hits, tmp_path), other(hits, tmp_path)])
+
+
+def test_scores_of_other_frames_of_the_same_names_are_refused_where_both_say_which(hits, tmp_path):
+    one = run_of_frames(hits, tmp_path, "e" * 64, name="a")
+    with pytest.raises(UserError, match=r"on different frames or labels of the same names \(hashes e{12} and f{12}\)"):
+        check_comparable([one, run_of_frames(hits, tmp_path, "f" * 64)])
+    check_comparable([one, run_of_frames(hits, tmp_path, "e" * 64)])
+    check_comparable([one, run_of_frames(hits, tmp_path, None)])  # of an earlier version
 
 
 def test_where_flow_is_cached_makes_no_difference(hits, tmp_path):
