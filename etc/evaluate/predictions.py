@@ -13,7 +13,14 @@ from etc.data.cityscapes import CITYSCAPES
 from etc.data.layouts import COLOR
 from etc.data.lists import Clip
 from etc.data.origin import digest
-from etc.evaluate.prediction_files import check_is_folder, check_origins, check_sizes, check_surplus, prediction_files
+from etc.evaluate.prediction_files import (
+    check_is_folder,
+    check_made_alike,
+    check_origins,
+    check_sizes,
+    check_surplus,
+    prediction_files,
+)
 from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
 from utils.files import regular_file, sha256_of
 
@@ -81,7 +88,8 @@ class Predictions:
 
     Raises:
         UserError: no folder, missing predictions (how many, and the first few), several files for one frame, a size
-            that differs from the frame's, predictions of other frames, or values that fit no kind or two kinds.
+            that differs from the frame's, predictions of other frames, or of several checkpoints or settings, or values
+            that fit no kind or two kinds.
     """
 
     def __init__(
@@ -100,6 +108,7 @@ class Predictions:
         frames = [data_root / frame.image for clip in clips for frame in clip]
         every = [file for row in self.files for file in row]
         check_origins(frames, every)
+        check_made_alike(every, self._note_file, self._note())
         found = [file for file in every if file is not None]
         self.fingerprint = digest({str(i): file and sha256_of(file) for i, file in enumerate(every)})
         self._read = PredictionReader(detect_kind(found, values) if kind == "auto" else kind, values)
@@ -122,8 +131,16 @@ class Predictions:
         """
         missing = sum(file is None for files in self.files for file in files)
         facts = {"folder": str(self.folder), "ids": self.kind, "missing": missing, "fingerprint": self.fingerprint}
+        return facts | (self._note() or {})
+
+    @property
+    def _note_file(self) -> Path:
+        return self.folder.parent / "source.json"
+
+    def _note(self) -> dict[str, Any] | None:
+        """What ``tool/gen_video.py`` says of its predictions; those of other methods come without."""
         try:
-            note = json.loads(regular_file(self.folder.parent / "source.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # predictions of other methods come without one
-            return facts
-        return facts | note if isinstance(note, dict) else facts
+            note = json.loads(regular_file(self._note_file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return note if isinstance(note, dict) else None

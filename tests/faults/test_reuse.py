@@ -186,6 +186,21 @@ def test_compare_refuses_runs_scored_on_other_frames_of_the_same_names(words, tm
     assert "one and two were scored on different frames or labels of the same names" in last_error(capsys)
 
 
+def test_a_prediction_of_another_run_among_others_is_not_scored(words, tmp_path, capsys):
+    assert run("gen_video", *words) == 0
+    assert run("gen_video", *words, "TEST.flip=true", f"TEST.save_folder={tmp_path}/flipped") == 0
+    copied = tmp_path / "result/video/gray/clip/x_000001.png"
+    shutil.copyfile(tmp_path / "flipped/video/gray/clip/x_000001.png", copied)
+    assert run("eval_tc", *words) == 2
+    other = "was predicted with another checkpoint or other settings than"
+    cure = "says: predict them anew with tool/gen_video.py --overwrite"
+    assert last_error(capsys) == f"error: {copied} {other} {tmp_path}/result/video/source.json {cure}"
+    (tmp_path / "result/video/source.json").unlink()
+    assert run("eval_tc", *words) == 2
+    assert last_error(capsys) == f"error: {copied} {other} {copied.with_name('x_000000.png')} {cure}"
+    assert run("gen_video", *words, "--overwrite") == 0 and run("eval_tc", *words) == 0
+
+
 def test_a_file_is_the_same_by_its_content_or_by_path_size_and_both_times(tmp_path):
     path, copy = tmp_path / "x.png", tmp_path / "copy.png"
     path.write_bytes(b"one")
