@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -199,6 +200,34 @@ def test_a_prediction_of_another_run_among_others_is_not_scored(words, tmp_path,
     assert run("eval_tc", *words) == 2
     assert last_error(capsys) == f"error: {copied} {other} {copied.with_name('x_000000.png')} {cure}"
     assert run("gen_video", *words, "--overwrite") == 0 and run("eval_tc", *words) == 0
+
+
+def test_a_video_that_shows_something_else_is_written_again_without_predicting_anew(words, tmp_path, capsys):
+    result, video = tmp_path / "result/video", tmp_path / "result/video/mp4/clip/x_000000.mp4"
+    assert run("gen_video", *words, f"TEST.save_folder={tmp_path}/flipped", "TEST.flip=true") == 0
+    assert run("gen_video", *words) == 0
+    whole, pictures = video.read_bytes(), gray(tmp_path)
+    for replace in ("truncated", "of another run", "of another run with its note", "without a note"):
+        if replace == "truncated":
+            video.write_bytes(whole[:-100])
+        elif replace == "without a note":
+            video.with_suffix(".json").unlink()
+        else:
+            shutil.copy(tmp_path / "flipped/video/mp4/clip/x_000000.mp4", video)
+        if replace == "of another run with its note":
+            shutil.copy(tmp_path / "flipped/video/mp4/clip/x_000000.json", video.with_suffix(".json"))
+        assert run("gen_video", *words) == 0
+        assert video.read_bytes() == whole, replace
+    (tmp_path / "two.lst").write_text("\n".join(NAMES[:2]) + "\n")
+    for word, rate, frames in (("TEST.fps=5", 5, 3), (f"DATA.clip_list={tmp_path}/two.lst", 17, 2)):
+        assert run("gen_video", *words, word) == 0
+        with av.open(str(video)) as container:
+            stream = container.streams.video[0]
+            assert (float(stream.average_rate), stream.frames) == (rate, frames)
+    assert "3 frames predicted" not in capsys.readouterr().out.split("\n", 2)[2] and gray(tmp_path) == pictures
+    time = video.stat().st_mtime_ns
+    assert run("gen_video", *words, f"DATA.clip_list={tmp_path}/two.lst") == 0
+    assert video.stat().st_mtime_ns == time and (result / "mp4/clip/x_000000.json").is_file()
 
 
 def test_a_file_is_the_same_by_its_content_or_by_path_size_and_both_times(tmp_path):
