@@ -125,6 +125,35 @@ def test_videos_of_one_name_are_unpacked_apart(tmp_path):
     assert all((read_image(a) != read_image(b)).any() for a, b in zip(*frames, strict=True))
 
 
+@pytest.mark.parametrize("change", ["lacks one", "edited", "one more", "no note"])
+def test_a_video_is_unpacked_anew_where_its_frames_are_not_those_that_were_unpacked(tmp_path, change):
+    settings = load_settings(None, [f"TEST.save_folder={tmp_path}/result"])
+    with Mp4Writer(tmp_path / "rgb.mp4", 10) as video:
+        for number in range(3):
+            video.write(picture(number))
+
+    def unpacked() -> dict[Path, bytes]:
+        (clip,) = clips_of_frames(settings, f"{tmp_path}/rgb.mp4")
+        return {Path(frame.image): Path(frame.image).read_bytes() for frame in clip}
+
+    def times() -> list[int]:
+        return [path.stat().st_mtime_ns for path in whole]
+
+    whole = unpacked()
+    written = times()
+    assert unpacked() == whole and times() == written
+    _, path, _ = whole
+    if change == "lacks one":
+        path.unlink()
+    elif change == "edited":
+        write_png(path, picture(99))
+    elif change == "one more":
+        write_png(path.with_name("rgb_000003.png"), picture(99))
+    else:
+        (path.parent / "unpacked.json").unlink()
+    assert unpacked() == whole and times() != written
+
+
 def test_results_of_folders_whose_last_names_agree_lie_apart(tmp_path):
     script = load_script("eval_tc")
 
