@@ -62,7 +62,7 @@ def score_clips(
 
     Raises:
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
-            not fit; clips shorter than a stride.
+            not fit; clips shorter than a stride; predictions that changed meanwhile.
     """
     # All settings and labels are checked first: whatever is wrong with them must not waste the scoring. Everything that
     # can be looked at comes before the clips, which may have to be rendered.
@@ -95,6 +95,7 @@ def score_clips(
             if t + 1 in ends:
                 so_far[ends.index(t + 1)] = scorer.counts_so_far()
         counts[index] = scorer.counts(longest)
+    predictions.check_unchanged()
     pooled, segments = _pooled(counts), _of_segments(so_far, len(flows))
     by_flow = [
         _flow_scores(flow, own, pooled.frames, parts, clips, len(names))

@@ -15,10 +15,12 @@ from etc.config import load_settings
 from etc.data.images import read_image, write_png
 from etc.data.sources import clips_of_frames
 from etc.display.mp4 import Mp4Writer
+from etc.evaluate.predictions import Predictions
 from etc.flow import build_flow
 from tests.conftest import REPOSITORY
 from tests.scripts import load_script, run
 from utils.identity import identity_of, is_unchanged
+from utils.locks import exclusive
 
 pytestmark = pytest.mark.faults
 
@@ -257,6 +259,38 @@ def test_a_video_that_shows_something_else_is_written_again_without_predicting_a
     time = video.stat().st_mtime_ns
     assert run("gen_video", *words, f"DATA.clip_list={tmp_path}/two.lst") == 0
     assert video.stat().st_mtime_ns == time and (result / "mp4/clip/x_000000.json").is_file()
+
+
+def test_predictions_that_are_being_written_are_not_scored(words, tmp_path, capsys):
+    assert run("gen_video", *words) == 0
+    with exclusive(tmp_path / "result/video"):
+        assert run("eval_tc", *words) == 2
+        wanted = f"error: the predictions in {tmp_path}/result/video/gray are being written by another process (pid "
+        assert last_error(capsys).startswith(wanted)
+        (tmp_path / "result/video/gray/clip/x_000001.png").unlink()
+        assert run("eval_tc", *words) == 2
+        assert last_error(capsys).startswith(wanted)
+    assert not (tmp_path / "result/video/.lock").exists()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["replaced", "removed"])
+def test_predictions_that_change_while_they_are_scored_give_no_result(words, tmp_path, capsys, monkeypatch, lost):
+    assert run("gen_video", *words) == 0
+    first = tmp_path / "result/video/gray/clip/x_000000.png"
+    read = Predictions.read
+
+    def read_and_change(self, path):
+        if path != first:  # the first one has been read by then
+            first.unlink(missing_ok=True)
+            if not lost:
+                write_png(first, np.zeros((48, 64), np.uint8))
+        return read(self, path)
+
+    monkeypatch.setattr(Predictions, "read", read_and_change)
+    assert run("eval_tc", *words) == 2
+    folder = tmp_path / "result/video/gray"
+    changed = f"error: the predictions in {folder} changed while they were scored: score them again"
+    assert last_error(capsys) == changed and not (tmp_path / "result/tc.json").exists()
 
 
 def test_a_file_is_the_same_by_its_content_or_by_path_size_and_both_times(tmp_path):
