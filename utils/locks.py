@@ -68,6 +68,23 @@ def exclusive(folder: str | Path, name: str = "", *, wait: bool = False) -> Iter
         lock.release()
 
 
+def writer_of(folder: str | Path) -> str | None:
+    """Who holds the lock of :func:`exclusive` on a folder, in words; ``None``: nobody, as far as can be seen.
+
+    Nothing is written into the folder.
+    """
+    path = Path(folder) / ".lock"
+    if not path.is_file():
+        return None
+    try:
+        with FileLock(path, thread_local=False).acquire(timeout=0):
+            return None
+    except Timeout:
+        return _described(path.with_name(f"{path.name}.owner"))
+    except OSError:  # a folder that is read-only, or a file system without locks
+        return None
+
+
 def _acquire(lock: FileLock, path: Path, timeout: float) -> None:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
-from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in
+from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in, images_in
 from etc.data.images import write_png
 from etc.data.layouts import layout_named
 from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
@@ -17,12 +19,13 @@ from etc.data.masks import split_masks
 from etc.data.synthetic import prepare
 from etc.data.video import LIST_SUFFIXES, listed_videos, open_source, videos_below
 from etc.errors import UserError
-from utils.files import new_folder, regular_file
+from utils.files import new_folder, regular_file, write_text
 from utils.identity import identity_of
 from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
+_UNPACKED = "unpacked.json"  # beside the frames of a video: their sizes
 NO_LIST = "none"  # DATA.val_list, DATA.clip_list: a training is validated without
 
 
@@ -31,8 +34,8 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
 
     Several videos are those of a folder that holds no frames, or of a list file with one video or folder per line,
     relative to the list. Paths are absolute. A video is unpacked once, into PNGs under
-    ``<save_folder>/frames/<its name>-<hash>``. The name of a frame begins with that of its
-    video or folder, with a hash.
+    ``<save_folder>/frames/<its name>-<hash>``, and again where these are no longer the frames that were unpacked. The
+    name of a frame begins with that of its video or folder, with a hash.
 
     Args:
         settings: section ``TEST``.
@@ -131,6 +134,9 @@ def _unpacked(video: Path, folder: Path) -> Path:
     if distributed.rank() == 0:
         # Of two runs that unpack one video, the second waits and reads what the first one decoded.
         with exclusive(folder, frames.name, wait=True):
+            if frames.is_dir() and not _is_as_unpacked(frames):
+                logger.warning("%s does not hold what was unpacked from %s: it is unpacked anew", frames, video)
+                shutil.rmtree(frames)
             if not frames.is_dir():
                 _unpack(video, frames)
     distributed.barrier()
@@ -142,6 +148,21 @@ def _unpack(video: Path, folder: Path) -> None:
     with new_folder(folder) as building:
         for frame in open_source(str(video), data_root=".").frames:
             write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
+        write_text(building / _UNPACKED, json.dumps(_sizes(building)) + "\n")
+
+
+def _is_as_unpacked(folder: Path) -> bool:
+    """Whether the frames in a folder are those that :func:`_unpack` wrote, as far as names and sizes tell."""
+    try:
+        noted = json.loads(regular_file(folder / _UNPACKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(noted == _sizes(folder))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Name of each image in a folder -> its size in bytes."""
+    return {path.name: path.stat().st_size for path in images_in(folder)}
 
 
 def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:

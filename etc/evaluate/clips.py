@@ -21,7 +21,7 @@ from etc.config.schema import Settings
 from etc.data.breaks import breaks_in
 from etc.data.frame_values import check_values
 from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
-from etc.data.lists import Clip, Frame, clip_names
+from etc.data.lists import Clip, Frame, clip_names, frames_sha256
 from etc.data.sources import clips_to_score, source_of_clips
 from etc.data.synthetic import is_to_be_rendered
 from etc.distributed import device_of
@@ -62,7 +62,7 @@ def score_clips(
 
     Raises:
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
-            not fit; clips shorter than a stride.
+            not fit; clips shorter than a stride; predictions that changed meanwhile.
     """
     # All settings and labels are checked first: whatever is wrong with them must not waste the scoring. Everything that
     # can be looked at comes before the clips, which may have to be rendered.
@@ -95,6 +95,7 @@ def score_clips(
             if t + 1 in ends:
                 so_far[ends.index(t + 1)] = scorer.counts_so_far()
         counts[index] = scorer.counts(longest)
+    predictions.check_unchanged()
     pooled, segments = _pooled(counts), _of_segments(so_far, len(flows))
     by_flow = [
         _flow_scores(flow, own, pooled.frames, parts, clips, len(names))
@@ -113,6 +114,7 @@ def score_clips(
         settings=settings,
         gaps=[called[part] for part in breaks.parts_after(breaks.gaps)],
         cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
+        frames_sha256=frames_sha256((frame for clip in whole for frame in clip), settings.DATA.data_root),
     )
 
 

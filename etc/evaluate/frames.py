@@ -18,7 +18,7 @@ from etc.data.frame_names import frame_number
 from etc.data.frame_values import check_values
 from etc.data.images import read_image, write_png
 from etc.data.labels import label_table_of, read_train_ids
-from etc.data.lists import Frame, check_files, read_frames
+from etc.data.lists import Frame, check_files, frames_sha256, read_frames
 from etc.data.sources import labelled_frames
 from etc.data.synthetic import prepare
 from etc.errors import UserError
@@ -56,8 +56,14 @@ def score_frames(settings: Settings, export: str | Path | None = None) -> FrameS
     if writer is not None:
         writer.start()
     counts = confusion_of(predictor, frames, settings, desc="test", export=writer)
-    labelled = sum(frame.label is not None for frame in frames)
-    return FrameScores(counts, frames=labelled, checkpoint=predictor.weights_sha256, settings=settings)
+    labelled = [frame for frame in frames if frame.label is not None]
+    return FrameScores(
+        counts,
+        frames=len(labelled),
+        checkpoint=predictor.weights_sha256,
+        settings=settings,
+        frames_sha256=frames_sha256(labelled, settings.DATA.data_root, named=True),
+    )
 
 
 def confusion_of(

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from etc.data.cityscapes import FRAME_TAIL
 from etc.data.earlier_files import earlier_files
@@ -14,7 +15,7 @@ from etc.data.folders import files_below
 from etc.data.frame_names import images_in
 from etc.data.images import image_size
 from etc.data.lists import Clip, Frame, earlier_names, prediction_names
-from etc.data.origin import read_origin
+from etc.data.origin import digest, read_origin
 from etc.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,30 @@ def check_origins(frames: Sequence[Path], files: Sequence[Path | None]) -> None:
             raise UserError(
                 f"{file} was predicted from {made_from}, whose content was not that of {frame} now: predict these "
                 "frames with tool/gen_video.py, or score the frames that were predicted"
+            )
+
+
+def check_made_alike(files: Sequence[Path | None], note_file: Path, note: dict[str, Any] | None) -> None:
+    """Raise UserError where predictions of this toolkit were made with different checkpoints or settings.
+
+    Predictions of other methods do not record it and pass.
+
+    Args:
+        files: the predictions.
+        note_file: ``source.json`` of their folder.
+        note: what it says that they were made with; ``None`` where there is none.
+    """
+    origins = ((file, read_origin(file)) for file in files if file is not None)
+    first, made_with = note_file, None if note is None else digest(note)
+    for file, origin in origins:
+        if origin is None:
+            continue
+        if made_with is None:
+            first, made_with = file, origin.made_with
+        elif origin.made_with != made_with:
+            raise UserError(
+                f"{file} was predicted with another checkpoint or other settings than {first} says: predict them anew "
+                "with tool/gen_video.py --overwrite"
             )
 
 

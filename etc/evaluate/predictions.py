@@ -8,14 +8,24 @@ from typing import Any, Literal
 
 import numpy as np
 
+from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES
 from etc.data.layouts import COLOR
 from etc.data.lists import Clip
 from etc.data.origin import digest
-from etc.evaluate.prediction_files import check_is_folder, check_origins, check_sizes, check_surplus, prediction_files
+from etc.errors import UserError
+from etc.evaluate.prediction_files import (
+    check_is_folder,
+    check_made_alike,
+    check_origins,
+    check_sizes,
+    check_surplus,
+    prediction_files,
+)
 from etc.evaluate.prediction_ids import ClassValues, Kind, PredictionReader, detect_kind
 from utils.files import regular_file, sha256_of
+from utils.locks import writer_of
 
 
 def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
@@ -63,6 +73,15 @@ def _folder(settings: Settings) -> Path:
     return Path(test.predictions) if test.predictions else Path(test.save_folder) / "video" / "gray"
 
 
+def check_not_written(folder: Path) -> None:
+    """Raise UserError where ``tool/gen_video.py`` is writing the predictions in a folder right now."""
+    if distributed.rank():  # the processes of one run would take each other's look for a lock
+        return
+    writer = writer_of(folder.parent)
+    if writer is not None and (folder.parent / "source.json").is_file():
+        raise UserError(f"the predictions in {folder} are being written by {writer}: wait for it to end")
+
+
 class Predictions:
     """The predictions of clips, checked to be complete and of the size of their frames.
 
@@ -81,7 +100,8 @@ class Predictions:
 
     Raises:
         UserError: no folder, missing predictions (how many, and the first few), several files for one frame, a size
-            that differs from the frame's, predictions of other frames, or values that fit no kind or two kinds.
+            that differs from the frame's, predictions of other frames, or of several checkpoints or settings, or values
+            that fit no kind or two kinds; another run that is writing the folder.
     """
 
     def __init__(
@@ -95,13 +115,15 @@ class Predictions:
         allow_gaps: bool = False,
     ) -> None:
         self.folder = folder
+        check_not_written(folder)
         self.files = prediction_files(clips, folder, data_root=data_root, allow_gaps=allow_gaps)
         check_sizes(clips, self.files, data_root)
         frames = [data_root / frame.image for clip in clips for frame in clip]
         every = [file for row in self.files for file in row]
         check_origins(frames, every)
+        check_made_alike(every, self._note_file, self._note())
         found = [file for file in every if file is not None]
-        self.fingerprint = digest({str(i): file and sha256_of(file) for i, file in enumerate(every)})
+        self.fingerprint = self._fingerprint()
         self._read = PredictionReader(detect_kind(found, values) if kind == "auto" else kind, values)
         self.kind = self._read.kind
 
@@ -109,9 +131,27 @@ class Predictions:
         """A prediction as train ids, uint8 ``[H, W]``; 255 is no class.
 
         Raises:
-            UserError: the file cannot be read, or holds a value that its kind does not allow.
+            UserError: the file cannot be read, holds a value that its kind does not allow, or another run writes it.
         """
-        return self._read(path)
+        try:
+            return self._read(path)
+        except UserError:
+            check_not_written(self.folder)
+            raise
+
+    def check_unchanged(self) -> None:
+        """Raise UserError where a file is no longer what it was at the start: the scores would be of no run."""
+        try:
+            unchanged = self._fingerprint() == self.fingerprint
+        except OSError:
+            unchanged = False
+        if not unchanged:
+            check_not_written(self.folder)
+            raise UserError(f"the predictions in {self.folder} changed while they were scored: score them again")
+
+    def _fingerprint(self) -> str:
+        every = [file for row in self.files for file in row]
+        return digest({str(i): file and sha256_of(file) for i, file in enumerate(every)})
 
     def facts(self) -> dict[str, Any]:
         """What a result records of its predictions.
@@ -122,8 +162,16 @@ class Predictions:
         """
         missing = sum(file is None for files in self.files for file in files)
         facts = {"folder": str(self.folder), "ids": self.kind, "missing": missing, "fingerprint": self.fingerprint}
+        return facts | (self._note() or {})
+
+    @property
+    def _note_file(self) -> Path:
+        return self.folder.parent / "source.json"
+
+    def _note(self) -> dict[str, Any] | None:
+        """What ``tool/gen_video.py`` says of its predictions; those of other methods come without."""
         try:
-            note = json.loads(regular_file(self.folder.parent / "source.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # predictions of other methods come without one
-            return facts
-        return facts | note if isinstance(note, dict) else facts
+            note = json.loads(regular_file(self._note_file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return note if isinstance(note, dict) else None

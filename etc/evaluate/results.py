@@ -21,6 +21,7 @@ from etc.data.labels import class_names
 from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, METRICS, ClipMetric, classes_averaged
 from etc.metrics import iou_scores
+from etc.predict.provenance import predictor_settings
 from utils.files import regular_file, write_text
 
 TC_FILE, TC_SETTINGS_FILE, MIOU_FILE = "tc.json", "tc_settings.yaml", "miou.json"
@@ -136,6 +137,7 @@ class ClipScores:
         settings: the effective settings.
         gaps: the clips that begin after a gap in the frame numbers (``DATA.gaps``).
         cuts: the clips that begin after a cut (``DATA.cuts``).
+        frames_sha256: tells the frames and labels from others; ``None`` in files of earlier versions.
     """
 
     classes: list[str]
@@ -147,6 +149,7 @@ class ClipScores:
     settings: Settings
     gaps: list[str] = field(default_factory=list)
     cuts: list[str] = field(default_factory=list)
+    frames_sha256: str | None = None
 
     @property
     def first(self) -> FlowScores:
@@ -170,6 +173,7 @@ class ClipScores:
         content = {"classes": self.classes, **self.first.record()}
         content["constant"] = {"class": self.constant.class_id, "mIoU": self.constant.mean_iou}
         content["predictions"] = self.predictions
+        content["frames_sha256"] = self.frames_sha256
         for what, names in (("gaps", self.gaps), ("cuts", self.cuts)):
             content[what] = {"count": len(names), "frames": names}
         if len(self.by_flow) > 1:
@@ -234,11 +238,17 @@ def read_clip_scores(folder: Path) -> ClipScores:
             settings=settings,
             gaps=list(tc.get("gaps", {}).get("frames", [])),
             cuts=list(tc.get("cuts", {}).get("frames", [])),
+            frames_sha256=_text_or_none(tc.get("frames_sha256")),
         )
     except (KeyError, TypeError, ValueError) as error:
         lacking = f" (no {error})" if isinstance(error, KeyError) else ""
         again = f"score it again with tool/eval_tc.py TEST.save_folder {folder}"
         raise UserError(f"{path} was not written by this version of the toolkit{lacking}: {again}") from error
+
+
+def _text_or_none(value: Any) -> str | None:
+    """Absent values of a result are NaN."""
+    return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True)
@@ -250,12 +260,14 @@ class FrameScores:
         frames: number of frames.
         checkpoint: SHA-256 of the checkpoint that predicted them.
         settings: the effective settings.
+        frames_sha256: tells the frames and labels from others.
     """
 
     counts: Tensor
     frames: int
     checkpoint: str | None
     settings: Settings
+    frames_sha256: str
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -270,6 +282,7 @@ class FrameScores:
         names = class_names(self.settings)
         content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
         content["checkpoint_sha256"] = self.checkpoint
+        content |= {"frames_sha256": self.frames_sha256, "predictor": predictor_settings(self.settings)}
         write_json(folder / MIOU_FILE, content)
         figures = self.figures
         rows = zip(names, figures["iou"], figures["accuracy"], strict=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from etc.display.mp4 import Mp4Writer, encode_overlay
 from etc.errors import UserError
 from etc.predict.predictor import Predictor, predictor_from
 from etc.predict.provenance import claim_output_folder, provenance_of
+from utils.files import regular_file, write_text
 from utils.threads import TaskQueue, ordered_map
 
 PARTS = ("gray", "color", "mp4")
@@ -56,13 +58,28 @@ class FramePaths(NamedTuple):
 
 
 class ClipPaths(NamedTuple):
-    """A clip and its video."""
+    """A clip, its video, and beside that the note that says what the video shows."""
 
     frames: list[FramePaths]
     video: Path
 
-    def done(self, made_with: str) -> bool:
-        return self.video.is_file() and all(files.done(made_with) for files in self.frames)
+    @property
+    def note(self) -> Path:
+        return self.video.with_suffix(".json")
+
+    def shown(self, made_with: str, fps: float) -> dict[str, Any]:
+        """What a finished video shows, for its note."""
+        names = [files.gray.name for files in self.frames]
+        return {"fps": fps, "made_with": made_with, "bytes": self.video.stat().st_size, "frames": names}
+
+    def done(self, made_with: str, fps: float) -> bool:
+        """Whether the video is there, to the last byte and of these predictions, and all of them are."""
+        try:
+            noted = json.loads(regular_file(self.note).read_text(encoding="utf-8"))
+            video_is_done = noted == self.shown(made_with, fps)
+        except (OSError, ValueError):
+            video_is_done = False
+        return video_is_done and all(files.done(made_with) for files in self.frames)
 
 
 class LoadedFrame(NamedTuple):
@@ -97,8 +114,9 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
     """Predict every frame of ``DATA.clip_list`` into ``<TEST.save_folder>/video``.
 
     Writes ``gray/<name>.png`` (train ids), ``color/<name>.png``, ``mp4/<first frame>.mp4`` (colours over the frames),
-    ``settings.yaml`` and ``source.json``, which says what the predictions were made with. Frames whose files are
-    complete are kept. Processes started by torchrun share the clips.
+    ``mp4/<first frame>.json``, which says what that shows, ``settings.yaml`` and ``source.json``, which says what the
+    predictions were made with. Frames whose files are complete are kept, and so are videos that show what they should.
+    Processes started by torchrun share the clips.
 
     Args:
         settings: the settings.
@@ -122,7 +140,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
         claim_output_folder(folder, note, settings, parts=PARTS, overwrite=overwrite)
         made_with = digest(note)
         own = plan[distributed.rank() :: distributed.world_size()]
-        rest = [clip for clip in own if not clip.done(made_with)]
+        rest = [clip for clip in own if not clip.done(made_with, settings.TEST.fps)]
         kept = sum(len(clip.frames) for clip in own) - sum(len(clip.frames) for clip in rest)
         start = time.perf_counter()
         predicted, reread = _predict_clips(rest, predictor, palette, settings, made_with)
@@ -165,6 +183,7 @@ def _predict_clips(
         for clip in clips:
             # A kill after the last frame must not leave the video of earlier predictions beside the new ones.
             clip.video.unlink(missing_ok=True)
+            clip.note.unlink(missing_ok=True)
             video = Mp4Writer(clip.video, settings.TEST.fps)
             videos.callback(video.discard)
             for frames in _batches(loaded, len(clip.frames), settings.TEST.batch_size_gen):
@@ -178,8 +197,13 @@ def _predict_clips(
                     encoder.put(encode_overlay, video, frame.rgb, frame_ids, palette)
                 predicted, reread = predicted + len(todo), reread + len(frames) - len(todo)
                 bar.update(len(frames))
-            encoder.put(video.close)
+            encoder.put(_finish, clip, video, made_with, settings.TEST.fps)
     return predicted, reread
+
+
+def _finish(clip: ClipPaths, video: Mp4Writer, made_with: str, fps: float) -> None:
+    video.close()
+    write_text(clip.note, json.dumps(clip.shown(made_with, fps)) + "\n")
 
 
 def _batches(loaded: Iterator[LoadedFrame], count: int, size: int) -> Iterator[list[LoadedFrame]]:

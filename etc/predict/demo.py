@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack, closing
 from itertools import islice
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from etc.config import dump_settings
 from etc.config.schema import Settings
-from etc.data.images import write_png
+from etc.data.images import read_png_origin, write_png
 from etc.data.labels import read_colors
 from etc.data.sources import clips_to_score
 from etc.data.video import NamedFrame, Source, listed_source, open_source, several_sources
@@ -25,13 +26,17 @@ from etc.predict.predictor import Predictor, predictor_from
 from utils.files import write_text
 from utils.threads import TaskQueue
 
+_VIDEO = "overlay.mp4"
+_ENDINGS = ("_color.png", "_overlay.png", "_ids.png")
+_MARK = "demo"  # in each picture: nothing else may be removed
+
 
 def demonstrate(settings: Settings, *, max_frames: int | None = None, ids: bool = False) -> PredictionStats:
     """Predict the frames of ``TEST.demo_dir`` (empty: the first clip of ``DATA.clip_list``).
 
     Writes ``<name>_color.png`` and ``<name>_overlay.png`` into ``TEST.demo_folder``, ``settings.yaml``, and
-    ``overlay.mp4`` when there is more than one frame and all have the same size; that of an earlier run is removed.
-    Each of several videos has a folder of its own there. Ctrl-C ends a camera.
+    ``overlay.mp4`` when there is more than one frame and all have the same size; what an earlier demonstration wrote
+    there is removed. Each of several videos has a folder of its own there. Ctrl-C ends a camera.
 
     Args:
         settings: the settings.
@@ -54,6 +59,7 @@ def demonstrate(settings: Settings, *, max_frames: int | None = None, ids: bool 
             stack.enter_context(closing(first.frames))
         stack.enter_context(exclusive_output(folder))
         predictor = loaded or predictor_from(settings)
+        _remove_earlier(folder)
         write_text(folder / "settings.yaml", dump_settings(settings))
         writer = _Writer(predictor, palette, settings.TEST.fps, max_frames, ids)
         start = time.perf_counter()
@@ -75,6 +81,22 @@ def _source(settings: Settings) -> Source:
     return open_source(str(where), data_root=settings.DATA.data_root)
 
 
+def _remove_earlier(folder: Path) -> None:
+    """Remove the pictures and videos of an earlier demonstration, which may be of other settings or frames.
+
+    Pictures of others stay, and so do subfolders that are no video's, or that another demonstration wrote.
+    """
+    for where, subfolders, files in os.walk(folder):
+        here = Path(where)
+        subfolders[:] = [name for name in subfolders if not (here / name / "settings.yaml").exists()]
+        if here != folder and _VIDEO not in files:
+            continue
+        pictures = [here / name for name in files if name.endswith(_ENDINGS)]
+        for picture in [path for path in pictures if read_png_origin(path) == _MARK]:
+            picture.unlink()
+            (here / _VIDEO).unlink(missing_ok=True)
+
+
 class _Writer(NamedTuple):
     """Predicts the frames of a source and writes what they give; the fields are as in :func:`demonstrate`."""
 
@@ -87,10 +109,10 @@ class _Writer(NamedTuple):
     def run(self, source: Source, folder: Path) -> int:
         """Predict one source into a folder; returns the number of frames."""
         # This run may write no video, or may be killed: that of an earlier one must not lie beside the new pictures.
-        (folder / "overlay.mp4").unlink(missing_ok=True)
+        (folder / _VIDEO).unlink(missing_ok=True)
         count, shapes = 0, set()
         with ExitStack() as stack:
-            video = Mp4Writer(folder / "overlay.mp4", source.fps or self.fps)
+            video = Mp4Writer(folder / _VIDEO, source.fps or self.fps)
             stack.callback(video.discard)  # nothing once it is closed
             pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
             encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
@@ -113,7 +135,8 @@ class _Writer(NamedTuple):
         return count
 
     def _write_pictures(self, folder: Path, frame: NamedFrame, ids: np.ndarray) -> None:
-        write_png(folder / f"{frame.name}_color.png", colorize(ids, self.palette))
-        write_png(folder / f"{frame.name}_overlay.png", overlay(frame.rgb, ids, self.palette))
+        pictures = [colorize(ids, self.palette), overlay(frame.rgb, ids, self.palette)]
         if self.with_ids:
-            write_png(folder / f"{frame.name}_ids.png", ids)
+            pictures.append(ids)
+        for ending, picture in zip(_ENDINGS, pictures, strict=False):
+            write_png(folder / f"{frame.name}{ending}", picture, origin=_MARK)

@@ -24,12 +24,19 @@ def provenance_of(settings: Settings, weights_sha256: str | None) -> dict[str, A
         settings: the settings.
         weights_sha256: of the predictor: the file may have been replaced since its weights were read.
     """
-    data, test = settings.DATA, settings.TEST
-    note: dict[str, Any] = {
+    note = {
         "checkpoint_sha256": weights_sha256,
-        "colors_sha256": sha256_of(find_file(data.colors_path)),
+        "colors_sha256": sha256_of(find_file(settings.DATA.colors_path)),
         "network": settings.TRAIN.network,
-        "classes": data.classes,
+        "classes": settings.DATA.classes,
+    }
+    return note | predictor_settings(settings)
+
+
+def predictor_settings(settings: Settings) -> dict[str, Any]:
+    """The settings of the predictor that change what it predicts."""
+    test = settings.TEST
+    note: dict[str, Any] = {
         "mode": test.mode,
         "scales": test.scales,
         "flip": test.flip,

@@ -172,21 +172,18 @@ def read_run(name: str, folder: str | Path, allowed: frozenset[str] = frozenset(
     """Read a run's result folder.
 
     Raises:
-        UserError: ``tc.json`` is missing or not of this version, ``miou.json`` is of another checkpoint, or the network
-            that the folder names would be imported from a module that is not in ``allowed``.
+        UserError: ``tc.json`` is missing or not of this version, ``miou.json`` is of another checkpoint or predictions
+            that name none, or the network that the folder names would be imported from a module that is not in
+            ``allowed``.
     """
     folder = Path(folder)
     if not (folder / TC_FILE).is_file():
         raise UserError(_how_to_score(name, folder))
     scores = read_clip_scores(folder)
     miou = read_result(folder / MIOU_FILE) if (folder / MIOU_FILE).is_file() else None
-    if miou and "checkpoint_sha256" not in miou:
-        raise UserError(f"{folder / MIOU_FILE} was not written by this version: run tool/test.py again")
     made_with = scores.checkpoint
-    if made_with and miou and miou["checkpoint_sha256"] != made_with:
-        raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
-    if miou and not {"accuracy", "iou"} <= miou.keys():
-        raise UserError(f"{folder / MIOU_FILE} lacks the figures of the classes: run tool/test.py again")
+    if miou is not None:
+        _check_miou(folder, miou, made_with)
     settings = folder / "video" / "settings.yaml"
     predicted_with = load_settings(settings) if made_with and settings.is_file() else None
     if predicted_with is not None:
@@ -194,8 +191,28 @@ def read_run(name: str, folder: str | Path, allowed: frozenset[str] = frozenset(
     return Run(name, folder, scores, miou, predicted_with)
 
 
+def _check_miou(folder: Path, miou: dict[str, Any], made_with: str | None) -> None:
+    """Refuse a ``miou.json`` that is not of the network that made the scored predictions, or not of this version."""
+    path = folder / MIOU_FILE
+    if not {"checkpoint_sha256", "frames", "frames_sha256", "predictor"} <= miou.keys():
+        raise UserError(f"{path} was not written by this version: run tool/test.py again")
+    if made_with is None:
+        raise UserError(
+            f"{path} is of a network, but {TC_FILE} beside it is of predictions that name no checkpoint: run "
+            f"tool/eval_tc.py on the predictions of that network, or remove {MIOU_FILE}, or give the predictions a "
+            "TEST.save_folder of their own"
+        )
+    if miou["checkpoint_sha256"] != made_with:
+        raise UserError(f"{folder}: {TC_FILE} and {MIOU_FILE} are of different checkpoints: run tool/test.py again")
+    if not {"accuracy", "iou"} <= miou.keys():
+        raise UserError(f"{path} lacks the figures of the classes: run tool/test.py again")
+
+
 def check_comparable(runs: list[Run]) -> None:
-    """Raise UserError where two runs have the same name, or were not scored on the same clips with the same flow."""
+    """Raise UserError where two runs have the same name, or were not scored on the same clips with the same flow.
+
+    Nor may their mIoU be of different frames, or of predictors with different settings.
+    """
     first = runs[0]
     for i, run in enumerate(runs[1:], 1):
         both = f"{first.name} and {run.name}"
@@ -214,6 +231,44 @@ def check_comparable(runs: list[Run]) -> None:
         ):
             if mine != theirs:
                 raise UserError(f"{both} were scored with different {what}: {mine} and {theirs}")
+        _check_frames_alike(run, first)
+    tested = [run for run in runs if run.miou is not None]
+    for run in tested[1:]:
+        _check_tests_alike(tested[0], run)
+
+
+def _check_frames_alike(run: Run, first: Run) -> None:
+    """Refuse runs over other frames or labels of the same names; earlier versions recorded no hash of them."""
+    again = "score both with tool/eval_tc.py on the same frames, labels and flow"
+    mine, theirs = first.scores.frames_sha256, run.scores.frames_sha256
+    if mine and theirs and mine != theirs:
+        raise UserError(
+            f"{first.name} and {run.name} were scored on different frames or labels of the same names (hashes "
+            f"{mine[:12]} and {theirs[:12]}): {again}"
+        )
+    # Predictions play no part in it: labels, or the flow behind its name, must differ.
+    before, after = (own.scores.first.results["ground_truth"].get("class_pixels") for own in (first, run))
+    if before != after:
+        raise UserError(
+            f"{first.name} and {run.name} were scored with a flow of the same name, but their TC of the ground truth "
+            f"is of different pixels: {again}"
+        )
+
+
+def _check_tests_alike(one: Run, other: Run) -> None:
+    """Refuse mIoU of different frames, labels or settings of the predictor, which would share a row."""
+    mine, theirs = one.miou or {}, other.miou or {}
+    own, others = mine["predictor"], theirs["predictor"]
+    for what, before, after in (
+        ("numbers of frames", mine["frames"], theirs["frames"]),
+        ("frames or labels", mine["frames_sha256"][:12], theirs["frames_sha256"][:12]),
+        *((f"settings ({key})", own.get(key), others.get(key)) for key in sorted(own | others)),
+    ):
+        if before != after:
+            raise UserError(
+                f"the {MIOU_FILE} of {one.name} and {other.name} come from tests with different {what}: {before} and "
+                f"{after}: run tool/test.py for both with the same list and settings"
+            )
 
 
 def measure_costs(runs: list[Run], settings: Settings, *, speed: bool) -> dict[str, Cost]:

@@ -13,6 +13,7 @@ from etc.data.lists import (
     existing_neighbours,
     format_clips,
     format_frames,
+    frames_sha256,
     group_clips,
     prediction_names,
     read_clips,
@@ -299,3 +300,21 @@ def test_no_name_of_a_prediction_leads_out_of_its_folder(outside, tmp_path):
     assert (inside, root) == ("a/000", "000")
     assert re.fullmatch(r"[^/.]+-[0-9a-f]{8}/000", name)
     assert prediction_names([Frame(str(tmp_path / "data/a/000.png"))], tmp_path / "data") == ["a/000"]
+
+
+def test_the_hash_of_frames_is_that_of_their_copies_and_changes_with_a_size_an_order_or_a_label(tmp_path):
+    for folder in ("a", "copy"):
+        for index, name in enumerate(("x.png", "y.png", "x_label.png")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_bytes(bytes(index + 1))
+    frames = [Frame("x.png", "x_label.png"), Frame("y.png")]
+    own = frames_sha256(frames, tmp_path / "a")
+    assert own == frames_sha256(frames, tmp_path / "copy")
+    others = [frames[::-1], [Frame("x.png"), frames[1]]]
+    assert len({own, *(frames_sha256(other, tmp_path / "a") for other in others)}) == 3
+    (tmp_path / "copy/y.png").rename(tmp_path / "copy/z.png")
+    renamed = [frames[0], Frame("z.png")]
+    assert frames_sha256(renamed, tmp_path / "copy") == own
+    assert frames_sha256(renamed, tmp_path / "copy", named=True) != frames_sha256(frames, tmp_path / "a", named=True)
+    (tmp_path / "a/x_label.png").write_bytes(bytes(9))
+    assert frames_sha256(frames, tmp_path / "a") != own

@@ -98,6 +98,11 @@ def test_a_list_of_both_kinds_scores_what_has_a_label(words, frames, tmp_path, c
     (tmp_path / "one.lst").write_text(f"{frames[1].image} {frames[1].label}\n")
     assert run("test", *words, f"TEST.test_list={tmp_path}/one.lst") == 0
     assert both == json.loads((tmp_path / "run/result/miou.json").read_text())
+    assert both["predictor"] == {"mode": "whole", "scales": [1.0], "flip": False, "base_size": 0}
+    (tmp_path / "one.lst").write_text(f"{frames[2].image} {frames[2].label}\n")
+    assert run("test", *words, f"TEST.test_list={tmp_path}/one.lst") == 0
+    other = json.loads((tmp_path / "run/result/miou.json").read_text())
+    assert other["frames"] == both["frames"] == 1 and other["frames_sha256"] != both["frames_sha256"]
     assert len(list((tmp_path / "upload").glob("*.png"))) == 2
 
 

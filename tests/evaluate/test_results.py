@@ -47,6 +47,7 @@ def scores_of(segmentation: torch.Tensor) -> ClipScores:
     rows = [ClipFigures(figures, [0.5, math.nan], averaged) for _ in range(clips)]
     flows = [FlowScores(name, 1, name, results, intervals, 0.9, clips, clips, rows) for name in ("dis", "raft_small")]
     return ClipScores(
+        frames_sha256="f" * 64,
         classes=[f"class {k}" for k in range(classes)],
         clips=[f"clip {i}" for i in range(clips)],
         by_flow=flows,
@@ -64,7 +65,7 @@ def test_scores_come_back_from_their_files(tmp_path):
     assert (read.classes, read.clips, read.constant, read.predictions, read.settings) == (
         (scores.classes, scores.clips, scores.constant, scores.predictions, scores.settings)
     )
-    assert len(read.by_flow) == 2
+    assert len(read.by_flow) == 2 and read.frames_sha256 == "f" * 64
     for own, wanted in zip(read.by_flow, scores.by_flow, strict=True):
         np.testing.assert_equal(vars(own), vars(wanted))  # NaN equals NaN
 

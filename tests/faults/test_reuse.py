@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from etc.config import load_settings
 from etc.data.images import read_image, write_png
 from etc.data.sources import clips_of_frames
 from etc.display.mp4 import Mp4Writer
+from etc.evaluate.predictions import Predictions
 from etc.flow import build_flow
 from tests.conftest import REPOSITORY
 from tests.scripts import load_script, run
 from utils.identity import identity_of, is_unchanged
+from utils.locks import exclusive
 
 pytestmark = pytest.mark.faults
 
@@ -125,6 +128,35 @@ def test_videos_of_one_name_are_unpacked_apart(tmp_path):
     assert all((read_image(a) != read_image(b)).any() for a, b in zip(*frames, strict=True))
 
 
+@pytest.mark.parametrize("change", ["lacks one", "edited", "one more", "no note"])
+def test_a_video_is_unpacked_anew_where_its_frames_are_not_those_that_were_unpacked(tmp_path, change):
+    settings = load_settings(None, [f"TEST.save_folder={tmp_path}/result"])
+    with Mp4Writer(tmp_path / "rgb.mp4", 10) as video:
+        for number in range(3):
+            video.write(picture(number))
+
+    def unpacked() -> dict[Path, bytes]:
+        (clip,) = clips_of_frames(settings, f"{tmp_path}/rgb.mp4")
+        return {Path(frame.image): Path(frame.image).read_bytes() for frame in clip}
+
+    def times() -> list[int]:
+        return [path.stat().st_mtime_ns for path in whole]
+
+    whole = unpacked()
+    written = times()
+    assert unpacked() == whole and times() == written
+    _, path, _ = whole
+    if change == "lacks one":
+        path.unlink()
+    elif change == "edited":
+        write_png(path, picture(99))
+    elif change == "one more":
+        write_png(path.with_name("rgb_000003.png"), picture(99))
+    else:
+        (path.parent / "unpacked.json").unlink()
+    assert unpacked() == whole and times() != written
+
+
 def test_results_of_folders_whose_last_names_agree_lie_apart(tmp_path):
     script = load_script("eval_tc")
 
@@ -184,6 +216,91 @@ def test_compare_refuses_scores_of_other_predictions_than_lie_there(words, tmp_p
     write_png(path, 18 - cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
     assert run("compare", *comparison, "TRAIN.arch=pixel_net:build") == 2
     assert f"again with tool/eval_tc.py TEST.save_folder {tmp_path}/result" in last_error(capsys)
+
+
+def test_compare_refuses_runs_scored_on_other_frames_of_the_same_names(words, tmp_path, capsys):
+    for data in ("a", "b"):
+        own = [*words, "DATA.cuts=keep", f"DATA.data_root={tmp_path}/{data}"]
+        own.append(f"TEST.save_folder={tmp_path}/{data}_result")
+        assert run("gen_video", *own) == 0 and run("eval_tc", *own) == 0
+    runs = ["--runs", f"one={tmp_path}/a_result", f"two={tmp_path}/b_result", "--out", tmp_path / "comparison"]
+    assert run("compare", "--no-speed", *runs, "TRAIN.arch=pixel_net:build") == 2
+    assert "one and two were scored on different frames or labels of the same names" in last_error(capsys)
+
+
+def test_a_prediction_of_another_run_among_others_is_not_scored(words, tmp_path, capsys):
+    assert run("gen_video", *words) == 0
+    assert run("gen_video", *words, "TEST.flip=true", f"TEST.save_folder={tmp_path}/flipped") == 0
+    copied = tmp_path / "result/video/gray/clip/x_000001.png"
+    shutil.copyfile(tmp_path / "flipped/video/gray/clip/x_000001.png", copied)
+    assert run("eval_tc", *words) == 2
+    other = "was predicted with another checkpoint or other settings than"
+    cure = "says: predict them anew with tool/gen_video.py --overwrite"
+    assert last_error(capsys) == f"error: {copied} {other} {tmp_path}/result/video/source.json {cure}"
+    (tmp_path / "result/video/source.json").unlink()
+    assert run("eval_tc", *words) == 2
+    assert last_error(capsys) == f"error: {copied} {other} {copied.with_name('x_000000.png')} {cure}"
+    assert run("gen_video", *words, "--overwrite") == 0 and run("eval_tc", *words) == 0
+
+
+def test_a_video_that_shows_something_else_is_written_again_without_predicting_anew(words, tmp_path, capsys):
+    result, video = tmp_path / "result/video", tmp_path / "result/video/mp4/clip/x_000000.mp4"
+    assert run("gen_video", *words, f"TEST.save_folder={tmp_path}/flipped", "TEST.flip=true") == 0
+    assert run("gen_video", *words) == 0
+    whole, pictures = video.read_bytes(), gray(tmp_path)
+    for replace in ("truncated", "of another run", "of another run with its note", "without a note"):
+        if replace == "truncated":
+            video.write_bytes(whole[:-100])
+        elif replace == "without a note":
+            video.with_suffix(".json").unlink()
+        else:
+            shutil.copy(tmp_path / "flipped/video/mp4/clip/x_000000.mp4", video)
+        if replace == "of another run with its note":
+            shutil.copy(tmp_path / "flipped/video/mp4/clip/x_000000.json", video.with_suffix(".json"))
+        assert run("gen_video", *words) == 0
+        assert video.read_bytes() == whole, replace
+    (tmp_path / "two.lst").write_text("\n".join(NAMES[:2]) + "\n")
+    for word, rate, frames in (("TEST.fps=5", 5, 3), (f"DATA.clip_list={tmp_path}/two.lst", 17, 2)):
+        assert run("gen_video", *words, word) == 0
+        with av.open(str(video)) as container:
+            stream = container.streams.video[0]
+            assert (float(stream.average_rate), stream.frames) == (rate, frames)
+    assert "3 frames predicted" not in capsys.readouterr().out.split("\n", 2)[2] and gray(tmp_path) == pictures
+    time = video.stat().st_mtime_ns
+    assert run("gen_video", *words, f"DATA.clip_list={tmp_path}/two.lst") == 0
+    assert video.stat().st_mtime_ns == time and (result / "mp4/clip/x_000000.json").is_file()
+
+
+def test_predictions_that_are_being_written_are_not_scored(words, tmp_path, capsys):
+    assert run("gen_video", *words) == 0
+    with exclusive(tmp_path / "result/video"):
+        assert run("eval_tc", *words) == 2
+        wanted = f"error: the predictions in {tmp_path}/result/video/gray are being written by another process (pid "
+        assert last_error(capsys).startswith(wanted)
+        (tmp_path / "result/video/gray/clip/x_000001.png").unlink()
+        assert run("eval_tc", *words) == 2
+        assert last_error(capsys).startswith(wanted)
+    assert not (tmp_path / "result/video/.lock").exists()
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["replaced", "removed"])
+def test_predictions_that_change_while_they_are_scored_give_no_result(words, tmp_path, capsys, monkeypatch, lost):
+    assert run("gen_video", *words) == 0
+    first = tmp_path / "result/video/gray/clip/x_000000.png"
+    read = Predictions.read
+
+    def read_and_change(self, path):
+        if path != first:  # the first one has been read by then
+            first.unlink(missing_ok=True)
+            if not lost:
+                write_png(first, np.zeros((48, 64), np.uint8))
+        return read(self, path)
+
+    monkeypatch.setattr(Predictions, "read", read_and_change)
+    assert run("eval_tc", *words) == 2
+    folder = tmp_path / "result/video/gray"
+    changed = f"error: the predictions in {folder} changed while they were scored: score them again"
+    assert last_error(capsys) == changed and not (tmp_path / "result/tc.json").exists()
 
 
 def test_a_file_is_the_same_by_its_content_or_by_path_size_and_both_times(tmp_path):

@@ -147,5 +147,6 @@ def test_two_runs_that_score_one_video_unpack_it_once(tmp_path, monkeypatch):
 
         monkeypatch.setattr(locks.logger, "info", unpacked_by_the_other)
         assert sources._unpacked(video, folder) == unpacked
-    assert [path.name for path in sorted(unpacked.iterdir())] == [f"rgb_{i:06d}.png" for i in range(3)]
+    frames = [f"rgb_{i:06d}.png" for i in range(3)]
+    assert [path.name for path in sorted(unpacked.iterdir())] == [*frames, "unpacked.json"]
     assert list(folder.iterdir()) == [unpacked]

@@ -28,6 +28,12 @@ def totals(hits: np.ndarray, pixels: int = 1000) -> np.ndarray:
     return np.stack([np.stack([hit, hit], 1), np.stack([both, both], 1), np.stack([both, both], 1)], 1)
 
 
+TESTED = {
+    **{"checkpoint_sha256": "aa", "frames": 10, "frames_sha256": "f" * 64},
+    "predictor": {"mode": "whole", "scales": [1.0], "flip": False, "base_size": 0},
+}
+
+
 def scored(hits: np.ndarray, *overrides: str) -> ClipScores:
     """Scores of clips with these shares of hits: IoU is h / (2 - h) in each class."""
     counts = totals(hits)
@@ -63,9 +69,7 @@ def scored(hits: np.ndarray, *overrides: str) -> ClipScores:
 
 
 def scored_run(name: str, hits: np.ndarray, tmp_path, *overrides: str, miou: float | None = 0.25) -> Run:
-    tested = (
-        None if miou is None else {"mIoU": miou, "iou": [miou] * 2, "accuracy": [miou] * 2, "checkpoint_sha256": "aa"}
-    )
+    tested = None if miou is None else {"mIoU": miou, "iou": [miou] * 2, "accuracy": [miou] * 2, **TESTED}
     return Run(name, tmp_path, scored(hits, *overrides), tested, None)
 
 
@@ -73,6 +77,11 @@ def changed_run(hits: np.ndarray, tmp_path, **changes) -> Run:
     run = scored_run("b", hits, tmp_path)
     first = dataclasses.replace(run.scores.first, **changes)
     return dataclasses.replace(run, scores=dataclasses.replace(run.scores, by_flow=[first]))
+
+
+def run_of_frames(hits: np.ndarray, tmp_path, frames: str | None, name: str = "b") -> Run:
+    run = scored_run(name, hits, tmp_path)
+    return dataclasses.replace(run, scores=dataclasses.replace(run.scores, frames_sha256=frames))
 
 
 @pytest.fixture
@@ -221,11 +230,25 @@ def test_files_hold_the_figures(runs, tmp_path):
             lambda hits, path: scored_run("b", hits, path, "FLOW.occlusion=false"),
             "with different FLOW.occlusion: True and False",
         ),
+        (
+            lambda hits, path: changed_run(
+                hits, path, results=scored(hits).first.results | {"ground_truth": {"mIoU": 1.0, "class_pixels": [9, 3]}}
+            ),
+            "a and b were scored with a flow of the same name, but their TC of the ground truth is of different pixels",
+        ),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(hits, tmp_path, other, message):
     with pytest.raises(UserError, match=message):
         check_comparable([scored_run("a", hits, tmp_path), other(hits, tmp_path)])
+
+
+def test_scores_of_other_frames_of_the_same_names_are_refused_where_both_say_which(hits, tmp_path):
+    one = run_of_frames(hits, tmp_path, "e" * 64, name="a")
+    with pytest.raises(UserError, match=r"on different frames or labels of the same names \(hashes e{12} and f{12}\)"):
+        check_comparable([one, run_of_frames(hits, tmp_path, "f" * 64)])
+    check_comparable([one, run_of_frames(hits, tmp_path, "e" * 64)])
+    check_comparable([one, run_of_frames(hits, tmp_path, None)])  # of an earlier version
 
 
 def test_where_flow_is_cached_makes_no_difference(hits, tmp_path):
@@ -245,9 +268,34 @@ def test_a_run_is_read_with_the_settings_it_was_scored_with(hits, tmp_path):
 
 def test_scores_of_two_checkpoints_in_one_folder_are_refused(hits, tmp_path):
     written(tmp_path, hits, predictions={"checkpoint_sha256": "aa"})
-    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, "checkpoint_sha256": "bb"}))
+    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, **TESTED, "checkpoint_sha256": "bb"}))
     with pytest.raises(UserError, match=r"tc\.json and miou\.json are of different checkpoints"):
         read_run("etc", tmp_path)
+
+
+def test_the_miou_of_a_network_beside_the_scores_of_plain_predictions_is_refused(hits, tmp_path):
+    written(tmp_path, hits)
+    (tmp_path / "miou.json").write_text(json.dumps({"mIoU": 0.25, "iou": [], "accuracy": [], **TESTED}))
+    with pytest.raises(UserError, match=r"of predictions that name no checkpoint: run .* or remove miou\.json"):
+        read_run("etc", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"frames": 8}, "numbers of frames: 10 and 8"),
+        ({"frames_sha256": "e" * 64}, "frames or labels: ffffffffffff and eeeeeeeeeeee"),
+        ({"predictor": TESTED["predictor"] | {"flip": True}}, r"settings \(flip\): False and True"),
+        ({"predictor": TESTED["predictor"] | {"scales": [2.0]}}, r"settings \(scales\): \[1\.0\] and \[2\.0\]"),
+        ({"predictor": TESTED["predictor"] | {"overlap": 0.5}}, r"settings \(overlap\): None and 0\.5"),
+    ],
+)
+def test_miou_of_other_frames_or_another_predictor_does_not_stand_in_one_row(hits, tmp_path, changed, message):
+    one, untested, other = (scored_run(name, hits, tmp_path) for name in "abc")
+    untested, other = dataclasses.replace(untested, miou=None), dataclasses.replace(other, miou=other.miou | changed)
+    check_comparable([untested, one])
+    with pytest.raises(UserError, match=rf"^the miou\.json of a and c come from tests with different {message}: run"):
+        check_comparable([untested, one, other])
 
 
 @pytest.mark.parametrize("lost", ["clip_counts", "clips", "strict", "published_interval", "flow", "pairs"])

@@ -93,6 +93,26 @@ def test_a_video_keeps_its_rate_and_ends_after_the_frames_asked_for(demo, tmp_pa
         assert sum(1 for _ in video.decode(video=0)) == 4
 
 
+def test_pictures_of_an_earlier_run_do_not_stay_and_those_of_others_do(demo, folder, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "videos").mkdir()
+    for name in ("ride", "walk"):
+        with Mp4Writer(tmp_path / f"videos/{name}.mp4", 8) as writer:
+            for index in range(2):
+                writer.write(frame(index))
+    assert demo(f"TEST.demo_dir={tmp_path}/videos") == 0
+    assert demo(f"TEST.demo_dir={folder}", f"TEST.demo_folder={out}/other") == 0
+    others = {path.relative_to(out).as_posix() for path in (out / "other").iterdir()}
+    (out / "kept").mkdir()
+    cv2.imwrite(str(out / "mine_color.png"), frame(1))
+    (out / "kept/ride_000000_color.png").write_bytes((out / "ride/ride_000000_color.png").read_bytes())
+    others |= {"mine_color.png", "kept/ride_000000_color.png", "settings.yaml"}
+    assert demo("--ids", f"TEST.demo_dir={folder}", "TEST.flip=true") == 0
+    assert demo(f"TEST.demo_dir={folder}/f_1.png") == 0
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert found == others | {"f_1_color.png", "f_1_overlay.png"}
+
+
 @pytest.mark.parametrize("given", [True, False], ids=["list", "nothing: the first clip"])
 def test_a_list_is_read_below_the_data_root(demo, folder, tmp_path, given):
     (tmp_path / "clips.lst").write_text("images/f_0.png\nimages/f_2.png\n\nimages/f_1.png\nimages/f_2.png\n")
@@ -226,9 +246,9 @@ def test_frames_of_any_format_in_any_case(demo, tmp_path, suffix):
     (tmp_path / "images").mkdir()
     for index in range(2):
         assert cv2.imwrite(str(tmp_path / f"images/f_{index}{suffix}"), frame(index))
-    assert demo(f"TEST.demo_dir={tmp_path}/images") == 0
-    assert demo(f"TEST.demo_dir={tmp_path}/images/f_1{suffix}") == 0
-    assert [name for name in written(tmp_path) if "color" in name] == ["f_0_color.png", "f_1_color.png"]
+    for given, names in (("", ["f_0_color.png", "f_1_color.png"]), (f"/f_1{suffix}", ["f_1_color.png"])):
+        assert demo(f"TEST.demo_dir={tmp_path}/images{given}") == 0
+        assert [name for name in written(tmp_path) if "color" in name] == names
 
 
 def test_missing_videos_and_a_list_that_would_not_be_used_are_refused(demo, videos, tmp_path, capsys):

@@ -83,7 +83,7 @@ def test_every_frame_gets_ids_colours_and_a_place_in_its_clips_video(generate, c
     assert generate("TEST.fps=10") == 0
     video = clips / "out" / "video"
     images = [f"{kind}/{name}.png" for kind in ("gray", "color") for name in NAMES]
-    videos = [f"mp4/{NAMES[0]}.mp4", f"mp4/{NAMES[3]}.mp4"]
+    videos = [f"mp4/{NAMES[start]}.{suffix}" for start in (0, 3) for suffix in ("mp4", "json")]
     assert sorted(files_below(video)) == sorted([*images, *videos, "settings.yaml", "source.json"])
 
     network = build_model("psp18", classes=19).eval()
@@ -269,7 +269,7 @@ def test_videos_whose_folders_share_a_name_have_predictions_of_their_own(generat
     assert generate(*words) == 0
     video = clips / "out" / "video"
     images = [f"{kind}/{image}.png" for kind in ("gray", "color") for image in vspw]
-    videos = [f"mp4/{vspw[0]}.mp4", f"mp4/{vspw[3]}.mp4"]
+    videos = [f"mp4/{vspw[start]}.{suffix}" for start in (0, 3) for suffix in ("mp4", "json")]
     assert sorted(files_below(video)) == sorted([*images, *videos, "settings.yaml", "source.json"])
 
 
