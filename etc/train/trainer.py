@@ -248,8 +248,10 @@ class Trainer:
         best = scores[by] > before or (math.isnan(before) and not math.isnan(scores[by]))
         if math.isnan(scores[by]):
             logger.warning("%s is not a number: no pixel could be counted; best.pth is not written", by)
-        gainless = 0 if best else int(self.metrics.get(_GAINLESS, 0)) + 1
-        self.metrics = scores | {f"best_{by}": scores[by] if best else before, _GAINLESS: gainless}
+        gainless = (
+            {_GAINLESS: 0 if best else self.metrics.get(_GAINLESS, 0) + 1} if self.settings.TRAIN.patience else {}
+        )
+        self.metrics = scores | {f"best_{by}": scores[by] if best else before} | gainless
         self.validated = True
         if distributed.rank() == 0:
             values = "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())

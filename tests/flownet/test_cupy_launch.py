@@ -20,10 +20,9 @@ def fresh_choice():
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_auto_takes_cupy_for_cuda_tensors_where_it_imports_and_says_so_once(
-    monkeypatch, caplog, fresh_choice, installed
-):
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace() if installed else None)
+def test_auto_takes_cupy_for_cuda_tensors_where_it_works_and_says_so_once(monkeypatch, caplog, fresh_choice, installed):
+    working = SimpleNamespace(RawKernel=lambda code, name: lambda *launch: None)
+    monkeypatch.setitem(sys.modules, "cupy", working if installed else None)
     caplog.set_level(logging.INFO)
     with FakeTensorMode():
         on_gpu = torch.empty(1, 3, 4, 4, device="cuda")
