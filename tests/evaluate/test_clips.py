@@ -221,9 +221,9 @@ def test_missing_predictions_are_counted_and_named(tiny_training):
     ("prediction", "message"),
     [
         (np.zeros((32, 64), np.uint8), "64x32"),
-        (np.full((64, 128), 19, np.uint8), "id 19 is outside the 19 classes"),
+        (np.full((64, 128), 19, np.uint8), "the value 19 outside the 19 classes"),
         (np.tile(np.uint8([128, 64, 0]), (64, 128, 1)), "a picture in colours: expected a label map"),
-        (np.full((64, 128), 300, np.uint16), "id 300 is outside the 19 classes"),
+        (np.full((64, 128), 300, np.uint16), "the value 300 outside the 19 classes"),
     ],
 )
 def test_predictions_of_another_kind_are_refused(tiny_training, prediction, message):
