@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from etc.config import find_file
 from etc.config.schema import Settings
 from etc.distributed import device_of
 from etc.errors import UserError
@@ -123,7 +124,8 @@ def compile_in_place(network: nn.Module, device: torch.device, key: str) -> None
 
 def _load(network: SegmentationNetwork, path: str | Path, key: str, *, strict: bool = True) -> SegmentationNetwork:
     """The network with the weights of a checkpoint; ``weights_sha256`` says of which bytes."""
-    if not Path(path).is_file():
+    path = find_file(path)
+    if not path.is_file():
         raise UserError(f"{key} {path} does not exist")
     try:
         weights = read_weights(path)

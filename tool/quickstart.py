@@ -4,10 +4,10 @@
     python tool/quickstart.py DATA.synthetic_train 12    # settings for every step
 
 Runs the scripts that real data uses one after the other with configs/quickstart.yaml, and stops at
-the first one that fails; started again, it continues where it stopped. First, a network is trained
-from random weights, without motion loss. From its checkpoint, the baseline and ETC are trained with
-the same seed, data and number of steps; only TRAIN.st_weight differs. Everything is written into
-exp/quickstart; open exp/quickstart/comparison/report.html at the end.
+the first one that fails; started again, it continues where it stopped. From one network, which was
+trained on other streets for an hour and comes with the toolkit, the baseline and ETC are trained on
+with the same seed, data and number of steps; only TRAIN.st_weight differs. Everything is written
+into exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 """
 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
@@ -23,6 +23,7 @@ from pathlib import Path
 from etc.distributed import exclusive_output
 
 TOOLS = Path(__file__).resolve().parent
+START = TOOLS.parent / "pretrained_model/street_pspnet18.pth"
 FOLDER = "exp/quickstart"
 RUNS = {"baseline": ["TRAIN.st_weight", "0"], "etc": []}
 
@@ -41,12 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_and_compare(overrides: list[str]) -> None:
     """Run every script in its turn."""
-    first = ["TRAIN.save_path", f"{FOLDER}/start", "TRAIN.st_weight", "0", "TRAIN.epochs", "12"]
-    run("train_with_flow", *first, *overrides)
     for name, own in RUNS.items():
         folder = f"{FOLDER}/{name}"
         test = ["TEST.ckpt_path", f"{folder}/best.pth", "TEST.save_folder", f"{folder}/result", *overrides]
-        run("train_with_flow", "TRAIN.save_path", folder, "TRAIN.weight", f"{FOLDER}/start/last.pth", *own, *overrides)
+        run("train_with_flow", "TRAIN.save_path", folder, "TRAIN.weight", str(START), *own, *overrides)
         for tool in ("gen_video", "eval_tc", "test"):
             run(tool, *test)
     run("compare", *overrides)

@@ -74,7 +74,7 @@ def with_changes(settings: Settings, **sections: dict[str, Any]) -> Settings:
 
 
 def find_file(path: str | Path) -> Path:
-    """A file that the settings name: at that path, or else among the lists and palettes that come with the toolkit.
+    """A file that the settings name: at that path, or else among the lists, palettes and weights of the toolkit.
 
     So ``data/palettes/cityscapes_names.txt`` is found from whatever folder a script is started in.
     """
