@@ -166,7 +166,8 @@ def test_a_run_goes_on_with_what_is_missing_or_cut(generate, clips, capsys):
 def test_a_named_pipe_among_the_predictions_is_replaced(generate, clips):
     assert generate() == 0
     folder = clips / "out/video"
-    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    # The videos are encoded again: of the same pictures, FFmpeg does not always write the same bytes.
+    before = {path: path.read_bytes() for path in folder.rglob("*.png")}
     for pipe in (folder / "gray" / f"{NAMES[1]}.png", folder / "color" / f"{NAMES[4]}.png"):
         pipe.unlink()
         os.mkfifo(pipe)
