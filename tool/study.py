@@ -5,10 +5,11 @@
     python tool/study.py --config configs/study/street.yaml --only-pages # from the runs that are done
 
 The file names the settings of all runs, the variants with what each changes, and the seeds. All
-variants of a seed start from the same weights and see the same data in the same order. Stopped at
-any moment, the script goes on where it stopped. Everything lies in exp/study/<name>, one JSON line
-per finished run in runs.jsonl. The figures go to --results: summary.json (the rows of this study
-replace its earlier ones) and the page <name>.md with its pictures.
+variants of a seed start from the same weights and see the same data in the same order. Trainings
+and predictions lie in exp/study/<name>. The results go to --results: <name>_runs.jsonl with one line
+per finished run, summary.json (the rows of this study replace its earlier ones) and the page
+<name>.md with its pictures. Stopped at any moment, the script goes on where it stopped; with the
+lines of --results it does so on another machine too.
 """
 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
@@ -21,7 +22,7 @@ from etc.distributed import exclusive_output
 from etc.errors import UserError
 from etc.study.page import write_page
 from etc.study.plan import read_study
-from etc.study.runs import read_runs, run_all
+from etc.study.runs import read_runs, run_all, runs_file
 from etc.study.summary import rows_of, table, write_summary
 
 
@@ -37,15 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: expected 1 or more")
     study = read_study(args.config)
+    results = Path(args.results)
     with exclusive_output(study.folder):
         if not args.only_pages:
-            run_all(study, args.config, jobs=args.jobs)
-        runs = read_runs(study)
+            run_all(study, args.config, results, jobs=args.jobs)
+        runs = read_runs(study, results)
         if not runs:
-            raise UserError(f"{study.folder} holds no finished run: leave --only-pages out")
+            raise UserError(f"{runs_file(study, results)} holds no finished run: leave --only-pages out")
         rows = rows_of(study, runs)
-        write_summary(rows, study.name, Path(args.results))
-        page = write_page(study, args.config, runs, rows, Path(args.results))
+        write_summary(rows, study.name, results)
+        page = write_page(study, args.config, runs, rows, results)
     print(f"{table(rows)}\n\nwritten to {page}")
     return 0
 

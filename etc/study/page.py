@@ -19,7 +19,9 @@ _SMOOTHED = 20  # log entries that a point of a loss curve averages
 
 
 def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Row], folder: Path) -> Path:
-    """Write ``<study>.md``, ``<study>_frontier.png`` and ``<study>_curves.png``.
+    """Write ``<study>.md``, ``<study>_frontier.png`` and, for each seed, ``<study>_curves_seed<seed>.png``.
+
+    The curves of a seed that was trained on another machine stay as they are.
 
     Args:
         study: the plan.
@@ -33,7 +35,9 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
     """
     folder.mkdir(parents=True, exist_ok=True)
     _draw_frontier(rows, study.baseline, folder / f"{study.name}_frontier.png")
-    _draw_curves(study, runs, folder / f"{study.name}_curves.png")
+    for seed in study.seeds:
+        _draw_curves(study, seed, folder / _curves(study, seed))
+    curves = [_curves(study, seed) for seed in study.seeds if (folder / _curves(study, seed)).is_file()]
     lines = [
         f"# Study: {study.name}",
         "",
@@ -51,8 +55,7 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
         "",
         f"![accuracy against changed pixels]({study.name}_frontier.png)",
         "",
-        f"![learning curves]({study.name}_curves.png)",
-        "",
+        *(f"![learning curves]({name})\n" for name in curves),
         "## Variants",
         "",
         *(
@@ -84,22 +87,26 @@ def _draw_frontier(rows: list[Row], baseline: str, path: Path) -> None:
     _save(figure, path)
 
 
-def _draw_curves(study: Study, runs: list[FinishedRun], path: Path) -> None:
-    """Segmentation loss of the first trainings and of the variants, and the validations of the first trainings."""
+def _curves(study: Study, seed: int) -> str:
+    return f"{study.name}_curves_seed{seed}.png"
+
+
+def _draw_curves(study: Study, seed: int, path: Path) -> None:
+    """Validations and segmentation loss of the first training of a seed, and the loss of its variants."""
+    here = [variant for variant in study.variants if (study.run_folder(variant, seed) / "tensorboard").is_dir()]
+    if not here:
+        return
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     if study.start is not None:
-        for seed in study.seeds:
-            plot_scalar(axes[0], study.start_folder(seed), "validation/mIoU", f"seed {seed}", scale=100)
-            plot_scalar(axes[1], study.start_folder(seed), "loss/segmentation", f"seed {seed}")
-    first = min(run.seed for run in runs)
-    for run in runs:
-        if run.seed == first:
-            plot_scalar(axes[2], study.run_folder(run.variant, first), "loss/segmentation", run.variant)
-    axes[0].set_title("first trainings: mIoU, %")
-    axes[1].set_title("first trainings: segmentation loss")
-    axes[2].set_title(f"variants, seed {first}: segmentation loss")
+        plot_scalar(axes[0], study.start_folder(seed), "validation/mIoU", "start", scale=100)
+        plot_scalar(axes[1], study.start_folder(seed), "loss/segmentation", "start")
+    for variant in here:
+        plot_scalar(axes[2], study.run_folder(variant, seed), "loss/segmentation", variant)
+    axes[0].set_title(f"first training, seed {seed}: mIoU, %")
+    axes[1].set_title(f"first training, seed {seed}: segmentation loss")
+    axes[2].set_title(f"variants, seed {seed}: segmentation loss")
     for ax in axes:
         ax.set_xlabel("step")
         ax.grid(color="0.9")

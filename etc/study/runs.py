@@ -1,4 +1,8 @@
-"""The runs of a study: trained, predicted and scored by the scripts in ``tool/``; one JSON line per finished run."""
+"""The runs of a study: trained, predicted and scored by the scripts in ``tool/``; one JSON line per finished run.
+
+The lines hold all that the figures of the study are computed from and lie beside its pages: kept with them, a study
+goes on on another machine without the folders of its runs.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +19,27 @@ from pathlib import Path
 
 from etc.config import TOOLKIT
 from etc.errors import UserError
-from etc.evaluate.metric_list import METRICS
+from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
 from etc.evaluate.results import read_clip_scores
 from etc.study.plan import Study
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
-RUNS_FILE = "runs.jsonl"
+Counts = list[list[list[int]]]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """One line of ``runs.jsonl``.
+    """One line of the file of runs.
 
     Attributes:
         variant: its name.
         seed: its seed.
         fingerprint: as :meth:`etc.study.plan.Study.fingerprint`.
         figures: metric -> its headline figure, a share in [0, 1]; NaN: not counted.
+        strict: hits, row sums and column sums of strict TC of every clip, ``[clips][3][K]``.
+        segmentation: those of mIoU.
         minutes: that training, prediction and scoring took.
     """
 
@@ -41,16 +47,27 @@ class FinishedRun:
     seed: int
     fingerprint: str
     figures: dict[str, float]
+    strict: Counts
+    segmentation: Counts
     minutes: float
 
 
-def read_runs(study: Study) -> list[FinishedRun]:
+def runs_file(study: Study, results: Path) -> Path:
+    """The file with one JSON line per finished run."""
+    return results / f"{study.name}_runs.jsonl"
+
+
+def read_runs(study: Study, results: Path) -> list[FinishedRun]:
     """The runs that are done.
+
+    Args:
+        study: the plan.
+        results: folder of the study's pages.
 
     Raises:
         UserError: a damaged file, or a run that the plan now gives other settings.
     """
-    path = study.folder / RUNS_FILE
+    path = runs_file(study, results)
     if not path.is_file():
         return []
     runs = []
@@ -70,44 +87,44 @@ def read_runs(study: Study) -> list[FinishedRun]:
     return [run for run in runs if run.variant in study.variants and run.seed in study.seeds]
 
 
-def run_all(study: Study, config: str, *, jobs: int) -> None:
+def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
     """Run all that is not done yet; stopped at any moment, it goes on where it stopped.
+
+    Seed by seed: a study that is stopped early has whole comparisons.
 
     Args:
         study: the plan.
         config: its file, for messages.
+        results: folder of the study's pages.
         jobs: how many runs at a time; each gets an equal share of the cores.
 
     Raises:
         UserError: a script failed; its output is in the log of the run.
     """
-    done = {(run.variant, run.seed) for run in read_runs(study)}
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            if study.start is not None:
-                for future in as_completed([pool.submit(_train_start, study, seed, threads) for seed in study.seeds]):
-                    future.result()
-            # Seed by seed: a study that is stopped early has whole comparisons.
-            todo = [(v, seed) for seed in study.seeds for v in study.variants if (v, seed) not in done]
-            logger.info("%s: %d of %d runs to do", config, len(todo), len(study.seeds) * len(study.variants))
-            for finished in as_completed([pool.submit(_run, study, *which, threads) for which in todo]):
-                run: FinishedRun = finished.result()
-                _keep(study, run)
-                logger.info("%s seed %d: done in %.0f minutes", run.variant, run.seed, run.minutes)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    done = {(run.variant, run.seed) for run in read_runs(study, results)}
+    todo = {seed: [v for v in study.variants if (v, seed) not in done] for seed in study.seeds}
+    cores = os.cpu_count() or 1
+    logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(study.variants))
+    for seed, variants in todo.items():
+        if study.start is not None and variants:
+            overrides = study.start_overrides(seed)
+            _script("train_with_flow", study, overrides, study.start_folder(seed), cores)
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                runs = [pool.submit(_run, study, variant, seed, max(1, cores // jobs)) for variant in variants]
+                for finished in as_completed(runs):
+                    run: FinishedRun = finished.result()
+                    _keep(runs_file(study, results), run)
+                    logger.info("%s seed %d: done in %.0f minutes", run.variant, run.seed, run.minutes)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
-def _train_start(study: Study, seed: int, threads: int) -> None:
-    _script("train_with_flow", study, study.start_overrides(seed), study.start_folder(seed), threads)
-
-
-def _keep(study: Study, run: FinishedRun) -> None:
-    path = study.folder / RUNS_FILE
+def _keep(path: Path, run: FinishedRun) -> None:
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Written anew and renamed: a kill leaves no half line.
-    write_text(path, f"{before}{json.dumps(run.__dict__)}\n")
+    write_text(path, f"{before}{json.dumps(run.__dict__, separators=(',', ':'))}\n")
 
 
 def _run(study: Study, variant: str, seed: int, threads: int) -> FinishedRun:
@@ -116,7 +133,15 @@ def _run(study: Study, variant: str, seed: int, threads: int) -> FinishedRun:
         _script(tool, study, study.run_overrides(variant, seed), folder, threads)
     scores = read_clip_scores(folder / "result")
     figures = {metric.key: scores.first.figure(metric) for metric in METRICS}
-    return FinishedRun(variant, seed, study.fingerprint(variant, seed), figures, (time.time() - start) / 60)
+    return FinishedRun(
+        variant=variant,
+        seed=seed,
+        fingerprint=study.fingerprint(variant, seed),
+        figures=figures,
+        strict=scores.clip_counts[HEADLINE].tolist(),
+        segmentation=scores.clip_counts[SEGMENTATION].tolist(),
+        minutes=round((time.time() - start) / 60, 2),
+    )
 
 
 def _script(tool: str, study: Study, overrides: list[str], folder: Path, threads: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from etc.display import tables
 from etc.errors import UserError
-from etc.evaluate.results import read_clip_scores, write_json
+from etc.evaluate.results import write_json
 from etc.metrics.bootstrap import nested_interval
 from etc.study.plan import Study
 from etc.study.runs import FinishedRun
@@ -79,23 +79,17 @@ def rows_of(study: Study, runs: list[FinishedRun]) -> list[Row]:
     Raises:
         UserError: no run of the baseline is done, or the runs were scored on different clips.
     """
-    counts = {(run.variant, run.seed): _clip_counts(study, run) for run in runs}
+    counts = {(run.variant, run.seed): (np.asarray(run.strict), np.asarray(run.segmentation)) for run in runs}
     if not any(variant == study.baseline for variant, _ in counts):
-        raise UserError(f"{study.folder}: no run of the baseline {study.baseline} is done yet")
+        raise UserError(f"study {study.name}: no run of the baseline {study.baseline} is done yet")
     if len({strict.shape for strict, _ in counts.values()}) > 1:
-        raise UserError(f"{study.folder}: the runs were scored on different clips or classes: delete it and run again")
+        raise UserError(f"study {study.name}: its runs were scored on different clips or classes: run them again")
     rows = []
     for variant in study.variants:
         own = [run for run in sorted(runs, key=lambda run: run.seed) if run.variant == variant]
         if own:
             rows.append(_row(study, own, counts))
     return rows
-
-
-def _clip_counts(study: Study, run: FinishedRun) -> ClipCounts:
-    """Kept counts of the clips of a run, ``[clips, 3, K]``: of strict TC and of mIoU."""
-    scores = read_clip_scores(study.run_folder(run.variant, run.seed) / "result")
-    return scores.clip_counts["strict"], scores.clip_counts["segmentation"]
 
 
 def _row(study: Study, own: list[FinishedRun], counts: dict[tuple[str, int], ClipCounts]) -> Row:

@@ -1,14 +1,19 @@
 """The runs of a study: in order, each once, going on where they stopped."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from etc.config import TOOLKIT
 from etc.errors import UserError
 from etc.study import runs
 from etc.study.plan import Study
+
+RESULTS = Path("results")
 
 
 @pytest.fixture
@@ -29,17 +34,26 @@ def called(monkeypatch) -> list[tuple[str, str]]:
     """The scripts that are called, each with its folder; nothing is computed."""
     calls: list[tuple[str, str]] = []
     monkeypatch.setattr(runs, "_script", lambda tool, study, words, folder, threads: calls.append((tool, str(folder))))
-    first = SimpleNamespace(figure=lambda metric: 0.5)
-    monkeypatch.setattr(runs, "read_clip_scores", lambda folder: SimpleNamespace(first=first))
+    counts = {"strict": np.ones((2, 3, 4), np.int64), "segmentation": np.full((2, 3, 4), 5)}
+    scores = SimpleNamespace(first=SimpleNamespace(figure=lambda metric: 0.5), clip_counts=counts)
+    monkeypatch.setattr(runs, "read_clip_scores", lambda folder: scores)
     return calls
 
 
-def test_starts_come_first_and_every_run_is_trained_predicted_and_scored(study, called):
-    runs.run_all(study, "s.yaml", jobs=1)
-    assert called[:2] == [("train_with_flow", f"exp/study/s/start/seed{seed}") for seed in (0, 1)]
+def test_seed_by_seed_the_start_comes_first_and_every_run_is_trained_predicted_and_scored(study, called):
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
     steps = ("train_with_flow", "gen_video", "eval_tc")
-    assert called[2:] == [(t, f"exp/study/s/{v}/seed{seed}") for seed in (0, 1) for v in ("a", "b") for t in steps]
-    assert [(run.variant, run.seed) for run in runs.read_runs(study)] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    expected = []
+    for seed in (0, 1):
+        expected.append(("train_with_flow", f"exp/study/s/start/seed{seed}"))
+        expected += [(t, f"exp/study/s/{v}/seed{seed}") for v in ("a", "b") for t in steps]
+    assert called == expected
+    assert [(run.variant, run.seed) for run in runs.read_runs(study, RESULTS)] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 1),
+        ("b", 1),
+    ]
 
 
 def test_a_study_that_failed_goes_on_with_what_is_not_done(study, called, monkeypatch):
@@ -52,30 +66,40 @@ def test_a_study_that_failed_goes_on_with_what_is_not_done(study, called, monkey
 
     monkeypatch.setattr(runs, "_script", fail_late)
     with pytest.raises(UserError, match="disk full"):
-        runs.run_all(study, "s.yaml", jobs=1)
-    assert [(run.variant, run.seed) for run in runs.read_runs(study)] == [("a", 0)]
+        runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    assert [(run.variant, run.seed) for run in runs.read_runs(study, RESULTS)] == [("a", 0)]
     called.clear()
     monkeypatch.setattr(runs, "_script", record)
-    runs.run_all(study, "s.yaml", jobs=2)
+    runs.run_all(study, "s.yaml", RESULTS, jobs=2)
     assert {folder for _, folder in called if "start" not in folder} == {
         f"exp/study/s/{run}" for run in ("b/seed0", "a/seed1", "b/seed1")
     }
-    assert len(runs.read_runs(study)) == 4
+    assert len(runs.read_runs(study, RESULTS)) == 4
+
+
+def test_a_study_goes_on_without_the_folders_of_its_runs(study, called):
+    runs.run_all(study.model_copy(update={"seeds": [0]}), "s.yaml", RESULTS, jobs=1)
+    shutil.rmtree("exp", ignore_errors=True)
+    called.clear()
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    assert {folder for _, folder in called} == {f"exp/study/s/{name}/seed1" for name in ("start", "a", "b")}
+    kept = runs.read_runs(study, RESULTS)
+    assert len(kept) == 4 and kept[0].strict == np.ones((2, 3, 4)).tolist()
 
 
 def test_a_run_of_other_settings_is_not_taken_for_that_of_the_plan(study, called):
-    runs.run_all(study, "s.yaml", jobs=1)
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
     changed = study.model_copy(update={"variants": {"a": {"TRAIN.st_weight": 0}, "b": {"TRAIN.st_weight": 3}}})
     with pytest.raises(UserError, match="variant b with seed 0 was run with other settings"):
-        runs.read_runs(changed)
+        runs.read_runs(changed, RESULTS)
 
 
 def test_a_damaged_line_is_named(study, called):
-    runs.run_all(study, "s.yaml", jobs=1)
-    path = study.folder / runs.RUNS_FILE
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    path = runs.runs_file(study, RESULTS)
     path.write_text(path.read_text() + json.dumps({"variant": "a"}) + "\n")
-    with pytest.raises(UserError, match=r"runs.jsonl, line 5, is no run"):
-        runs.read_runs(study)
+    with pytest.raises(UserError, match=r"s_runs.jsonl, line 5, is no run"):
+        runs.read_runs(study, RESULTS)
 
 
 def test_a_script_that_fails_is_named_with_its_last_line_and_its_log(study, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,19 +38,13 @@ def counts(seed: int, kept: float) -> np.ndarray:
 
 
 @pytest.fixture
-def scored(monkeypatch):
+def scored():
     """Two variants with two seeds each; b keeps more pixels and is as accurate."""
     tables = {("a", s): (counts(s, 0.8), counts(10 + s, 0.6)) for s in (0, 1)}
     tables |= {("b", s): (counts(s, 0.9), counts(10 + s, 0.6)) for s in (0, 1)}
 
-    def read(folder):
-        variant, seed = folder.parts[-3], int(folder.parts[-2].removeprefix("seed"))
-        strict, segmentation = tables[variant, seed]
-        return SimpleNamespace(clip_counts={"strict": strict, "segmentation": segmentation})
-
-    monkeypatch.setattr(summary, "read_clip_scores", read)
     figures = dict.fromkeys(("strict", "boundary", "flicker", "vc8_correct"), 0.5)
-    runs = [FinishedRun(variant, seed, "", figures, 1.0) for variant, seed in tables]
+    runs = [FinishedRun(*which, "", figures, *(kept.tolist() for kept in pair), 1.0) for which, pair in tables.items()]
     return tables, runs
 
 
