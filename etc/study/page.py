@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from etc.study.controls import Control
 from etc.study.plan import Study
 from etc.study.runs import FinishedRun
 from etc.study.summary import HEAD, Row, cells
@@ -42,12 +43,15 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
         f"# Study: {study.name}",
         "",
         f"Written by `python tool/study.py --config {config}`; do not edit.",
-        f"{len(runs)} of {len(study.variants) * len(study.seeds)} runs are done, on {rows[0].clips} clips;"
+        f"{len(runs)} of {len(study.rows) * len(study.seeds)} runs are done, on {rows[0].clips} clips;"
         f" {sum(run.minutes for run in runs) / 60:.1f} hours of computing without the first trainings.",
         "",
         "All figures in percent, means over the seeds (± standard deviation). `against baseline` and `relative`"
         f" compare with `{study.baseline}`, with 95% intervals over seeds and clips: percentage points of mIoU, and"
-        " how much the share of pixels that change their class between frames changes, in percent of the baseline's.",
+        " how much the share of pixels that change their class between frames changes, in percent of the baseline's;"
+        " `relative by flow` is the latter when frames are compared along the flow of another estimator."
+        " `VC8`: pixels that keep the right class for eight frames. `regions`: connected regions of one class in a"
+        " frame.",
         "",
         f"| {' | '.join(HEAD)} |",
         f"|{'---|' * len(HEAD)}",
@@ -62,11 +66,19 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
             f"- `{name}`: {', '.join(f'`{key}={value}`' for key, value in own.items()) or f'`{study.config}` as it is'}"
             for name, own in study.variants.items()
         ),
+        *(f"- `{name}`: {_filter(study, control)}" for name, control in study.controls.items()),
         "",
     ]
     path = folder / f"{study.name}.md"
     write_text(path, "\n".join(lines))
     return path
+
+
+def _filter(study: Study, control: Control) -> str:
+    if control == "constant":
+        return f"the most frequent class of the predictions of `{study.baseline}`, everywhere"
+    frames, rows, columns = control
+    return f"the predictions of `{study.baseline}`, the majority of {frames} frames, {rows}x{columns} pixels"
 
 
 def _draw_frontier(rows: list[Row], baseline: str, path: Path) -> None:

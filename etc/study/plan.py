@@ -15,6 +15,7 @@ from etc.config import load_settings
 from etc.config.schema import Settings
 from etc.config.yaml_reader import YamlError, parse, read_text
 from etc.errors import ConfigError
+from etc.study.controls import Control
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _OWN = ("TRAIN.save_path", "TRAIN.weight", "TRAIN.manual_seed", "TRAIN.resume", "TEST.ckpt_path", "TEST.save_folder")
@@ -34,6 +35,8 @@ class Study(BaseModel):
         baseline: the variant that the others are compared with.
         variants: name -> its settings, ``{"SECTION.key": value}``; the two words ``{seed}`` and ``{folder}`` in a text
             stand for the seed and for the study's folder.
+        controls: name -> a filter of the baseline's predictions, which are scored like a variant:
+            :data:`etc.study.controls.Control`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,14 +47,20 @@ class Study(BaseModel):
     start: Overrides | None = None
     baseline: str
     variants: dict[str, Overrides] = Field(min_length=1)
+    controls: dict[str, Control] = {}
 
     @model_validator(mode="after")
     def _fits(self) -> Study:
-        for name in (self.name, *self.variants):
+        for name in (self.name, *self.variants, *self.controls):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot name a folder: use letters, digits and . _ + -")
-        if "start" in self.variants:
+        if "start" in (*self.variants, *self.controls):
             raise ValueError("no variant may be called start: that folder holds the first trainings")
+        for name, window in self.controls.items():
+            if name in self.variants:
+                raise ValueError(f"{name} is a variant and a control: call one by another name")
+            if window != "constant" and any(side < 1 or side % 2 == 0 for side in window):
+                raise ValueError(f"control {name}: the sides of a window {list(window)} must be odd")
         if self.baseline not in self.variants:
             raise ValueError(f"baseline {self.baseline} is not among the variants {', '.join(self.variants)}")
         if len(set(self.seeds)) < len(self.seeds):
@@ -61,6 +70,11 @@ class Study(BaseModel):
                 if key in _OWN:
                     raise ValueError(f"{key} is set by the study itself: leave it out")
         return self
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of all that is scored: the variants, then the controls."""
+        return (*self.variants, *self.controls)
 
     @property
     def folder(self) -> Path:
@@ -94,13 +108,16 @@ class Study(BaseModel):
         return load_settings(self.config, self.run_overrides(variant, seed))
 
     def fingerprint(self, variant: str, seed: int) -> str:
-        """Hash of all that the figures of a run depend on, as far as the plan says it: equal means the same run."""
+        """Hash of all that the figures of a variant or control depend on, as far as the plan says it."""
+        if variant in self.controls:
+            content = [self.fingerprint(self.baseline, seed), self.controls[variant]]
+            return hashlib.sha256(json.dumps(content).encode()).hexdigest()
         settings = [self.settings(variant, seed)]
         if self.start is not None:
             settings.append(load_settings(self.config, self.start_overrides(seed)))
         # A setting that a later version adds, with a default that changes nothing, leaves the runs as they are.
-        content = [each.model_dump(exclude_defaults=True) for each in settings]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        dumped = [each.model_dump(exclude_defaults=True) for each in settings]
+        return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
 
     def _words(self, overrides: Overrides, seed: int) -> list[str]:
         words = []

@@ -21,6 +21,7 @@ from etc.config import TOOLKIT
 from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
 from etc.evaluate.results import read_clip_scores
+from etc.study.controls import regions_per_frame, write_control
 from etc.study.plan import Study
 from utils.files import write_text
 
@@ -34,10 +35,12 @@ class FinishedRun:
     """One line of the file of runs.
 
     Attributes:
-        variant: its name.
+        variant: name of the variant or control.
         seed: its seed.
         fingerprint: as :meth:`etc.study.plan.Study.fingerprint`.
-        figures: metric -> its headline figure, a share in [0, 1]; NaN: not counted.
+        figures: metric -> its headline figure, a share in [0, 1]; NaN: not counted. ``regions``: connected regions per
+            frame.
+        changed_by_flow: name of a flow (``FLOW.evaluate_with``) -> share of the counted pixels that change their class.
         strict: hits, row sums and column sums of strict TC of every clip, ``[clips][3][K]``.
         segmentation: those of mIoU.
         minutes: that training, prediction and scoring took.
@@ -47,6 +50,7 @@ class FinishedRun:
     seed: int
     fingerprint: str
     figures: dict[str, float]
+    changed_by_flow: dict[str, float]
     strict: Counts
     segmentation: Counts
     minutes: float
@@ -77,14 +81,14 @@ def read_runs(study: Study, results: Path) -> list[FinishedRun]:
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}, line {number}, is no run: delete the line, and it is run again") from error
     for run in runs:
-        known = run.variant in study.variants and run.seed in study.seeds
+        known = run.variant in study.rows and run.seed in study.seeds
         if known and run.fingerprint != study.fingerprint(run.variant, run.seed):
             folder = study.run_folder(run.variant, run.seed)
             raise UserError(
                 f"{path}: variant {run.variant} with seed {run.seed} was run with other settings than the study now "
                 f"gives it: call the variant by another name, or delete its line and {folder}"
             )
-    return [run for run in runs if run.variant in study.variants and run.seed in study.seeds]
+    return [run for run in runs if run.variant in study.rows and run.seed in study.seeds]
 
 
 def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
@@ -102,7 +106,7 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
         UserError: a script failed; its output is in the log of the run.
     """
     done = {(run.variant, run.seed) for run in read_runs(study, results)}
-    todo = {seed: [v for v in study.variants if (v, seed) not in done] for seed in study.seeds}
+    todo = {seed: [v for v in study.variants if not _is_done(study, v, seed, done)] for seed in study.seeds}
     cores = os.cpu_count() or 1
     logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(study.variants))
     for seed, variants in todo.items():
@@ -111,33 +115,56 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
             _script("train_with_flow", study, overrides, study.start_folder(seed), cores)
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                runs = [pool.submit(_run, study, variant, seed, max(1, cores // jobs)) for variant in variants]
-                for finished in as_completed(runs):
-                    run: FinishedRun = finished.result()
-                    _keep(runs_file(study, results), run)
-                    logger.info("%s seed %d: done in %.0f minutes", run.variant, run.seed, run.minutes)
+                futures = [pool.submit(_run, study, variant, seed, max(1, cores // jobs)) for variant in variants]
+                for finished in as_completed(futures):
+                    runs: list[FinishedRun] = finished.result()
+                    _keep(runs_file(study, results), [run for run in runs if (run.variant, run.seed) not in done])
+                    logger.info("%s seed %d: done in %.0f minutes", runs[0].variant, seed, runs[0].minutes)
             finally:
                 pool.shutdown(cancel_futures=True)
 
 
-def _keep(path: Path, run: FinishedRun) -> None:
+def _is_done(study: Study, variant: str, seed: int, done: set[tuple[str, int]]) -> bool:
+    """Whether a variant is done; the baseline with the controls, which are made from its predictions."""
+    rows = (variant, *study.controls) if variant == study.baseline else (variant,)
+    return all((row, seed) in done for row in rows)
+
+
+def _keep(path: Path, runs: list[FinishedRun]) -> None:
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(run.__dict__, separators=(",", ":")) for run in runs)
     # Written anew and renamed: a kill leaves no half line.
-    write_text(path, f"{before}{json.dumps(run.__dict__, separators=(',', ':'))}\n")
+    write_text(path, before + "".join(f"{line}\n" for line in lines))
 
 
-def _run(study: Study, variant: str, seed: int, threads: int) -> FinishedRun:
+def _run(study: Study, variant: str, seed: int, threads: int) -> list[FinishedRun]:
+    """Train, predict and score a variant; the baseline with the controls."""
     start, folder = time.time(), study.run_folder(variant, seed)
+    overrides = study.run_overrides(variant, seed)
     for tool in ("train_with_flow", "gen_video", "eval_tc"):
-        _script(tool, study, study.run_overrides(variant, seed), folder, threads)
-    scores = read_clip_scores(folder / "result")
-    figures = {metric.key: scores.first.figure(metric) for metric in METRICS}
+        _script(tool, study, overrides, folder, threads)
+    settings = study.settings(variant, seed)
+    runs = [_finished(study, variant, seed, regions_per_frame(settings), start)]
+    for name, control in (study.controls if variant == study.baseline else {}).items():
+        start, folder = time.time(), study.run_folder(name, seed)
+        result = folder / "result"
+        write_control(control, settings, result / "video/gray")
+        own = [f"TEST.predictions={result}/video/gray", f"TEST.save_folder={result}"]
+        _script("eval_tc", study, [*overrides, *own], folder, threads)
+        filtered = settings.model_copy(update={"TEST": settings.TEST.model_copy(update={"save_folder": str(result)})})
+        runs.append(_finished(study, name, seed, regions_per_frame(filtered), start))
+    return runs
+
+
+def _finished(study: Study, variant: str, seed: int, regions: float, start: float) -> FinishedRun:
+    scores = read_clip_scores(study.run_folder(variant, seed) / "result")
     return FinishedRun(
         variant=variant,
         seed=seed,
         fingerprint=study.fingerprint(variant, seed),
-        figures=figures,
+        figures={metric.key: scores.first.figure(metric) for metric in METRICS} | {"regions": regions},
+        changed_by_flow={by.name: 1 - by.results["pixel_consistency"] for by in scores.by_flow},
         strict=scores.clip_counts[HEADLINE].tolist(),
         segmentation=scores.clip_counts[SEGMENTATION].tolist(),
         minutes=round((time.time() - start) / 60, 2),

@@ -25,20 +25,22 @@ ClipCounts = tuple[np.ndarray, np.ndarray]  # of strict TC and of mIoU, int64 [c
 
 @dataclass(frozen=True)
 class Row:
-    """One variant; shares in [0, 1], means over its seeds.
+    """One variant or control; shares in [0, 1], means over its seeds.
 
     Attributes:
         study: name of the study.
-        variant: name of the variant.
+        variant: its name.
         seeds: the seeds that are done.
         clips: number of clips that each was scored on.
         miou: over the labelled frames of the clips.
         pixel_consistency: share of the counted pixels that keep their class.
         tc_strict, boundary, flicker, vc8_correct: as :data:`etc.evaluate.metric_list.METRICS`.
+        regions: connected regions of one class per frame; few in a coarse prediction.
         spread_miou: standard deviation of ``miou`` over the seeds; NaN for one seed.
         spread_pixel_consistency: that of ``pixel_consistency``.
         delta_miou: mIoU minus that of the baseline, with the bounds of its 95% interval over seeds and clips.
         delta_changed_pixels_relative: changed pixels over those of the baseline, minus 1, with its bounds.
+        changed_relative_by_flow: the same without bounds under each flow that the study is scored with.
     """
 
     study: str
@@ -51,10 +53,12 @@ class Row:
     boundary: float
     flicker: float
     vc8_correct: float
+    regions: float
     spread_miou: float
     spread_pixel_consistency: float
     delta_miou: Interval
     delta_changed_pixels_relative: Interval
+    changed_relative_by_flow: dict[str, float]
 
 
 def changed_pixels(totals: np.ndarray) -> float:
@@ -72,7 +76,7 @@ def labelled_miou(totals: np.ndarray) -> float:
 
 
 def rows_of(study: Study, runs: list[FinishedRun]) -> list[Row]:
-    """One row per variant that has a finished run, in the order of the plan.
+    """One row per variant or control that has a finished run, in the order of the plan.
 
     Differences are over the seeds that both the variant and the baseline have.
 
@@ -85,20 +89,26 @@ def rows_of(study: Study, runs: list[FinishedRun]) -> list[Row]:
     if len({strict.shape for strict, _ in counts.values()}) > 1:
         raise UserError(f"study {study.name}: its runs were scored on different clips or classes: run them again")
     rows = []
-    for variant in study.variants:
+    for variant in study.rows:
         own = [run for run in sorted(runs, key=lambda run: run.seed) if run.variant == variant]
         if own:
-            rows.append(_row(study, own, counts))
+            bases = {run.seed: run for run in runs if run.variant == study.baseline}
+            rows.append(_row(study, own, bases, counts))
     return rows
 
 
-def _row(study: Study, own: list[FinishedRun], counts: dict[tuple[str, int], ClipCounts]) -> Row:
+def _row(
+    study: Study,
+    own: list[FinishedRun],
+    bases: dict[int, FinishedRun],
+    counts: dict[tuple[str, int], ClipCounts],
+) -> Row:
     variant = own[0].variant
     mine = [counts[variant, run.seed] for run in own]
     miou = [labelled_miou(segmentation.sum(0)) for _, segmentation in mine]
     consistency = [1 - changed_pixels(strict.sum(0)) for strict, _ in mine]
-    both = [run.seed for run in own if (study.baseline, run.seed) in counts]
-    pairs = [(counts[study.baseline, seed], counts[variant, seed]) for seed in both]
+    both = [run for run in own if run.seed in bases]
+    pairs = [(counts[study.baseline, run.seed], counts[variant, run.seed]) for run in both]
     nothing = (math.nan,) * 3
     return Row(
         study=study.name,
@@ -111,12 +121,21 @@ def _row(study: Study, own: list[FinishedRun], counts: dict[tuple[str, int], Cli
         spread_pixel_consistency=float(np.std(consistency, ddof=1)) if len(own) > 1 else math.nan,
         delta_miou=_difference(pairs, 1, _more_miou) if variant != study.baseline else nothing,
         delta_changed_pixels_relative=_difference(pairs, 0, _fewer_changes) if variant != study.baseline else nothing,
+        changed_relative_by_flow=_changed_by_flow(both, bases) if variant != study.baseline else {},
         **{name: float(np.mean([run.figures[key] for run in own])) for name, key in _FIGURES.items()},
     )
 
 
 # Field of Row -> metric; the others are counted here, over the classes that the labels hold.
-_FIGURES = {"tc_strict": "strict", "boundary": "boundary", "flicker": "flicker", "vc8_correct": "vc8_correct"}
+_FIGURES = {"tc_strict": "strict"} | {key: key for key in ("boundary", "flicker", "vc8_correct", "regions")}
+
+
+def _changed_by_flow(runs: list[FinishedRun], bases: dict[int, FinishedRun]) -> dict[str, float]:
+    """Flow -> changed pixels over those of the baseline's run of the same seed, minus 1, mean over the runs."""
+    if not runs:
+        return {}
+    relative = [{f: x / bases[run.seed].changed_by_flow[f] - 1 for f, x in run.changed_by_flow.items()} for run in runs]
+    return {flow: float(np.mean([each[flow] for each in relative])) for flow in relative[0]}
 
 
 def _more_miou(before: np.ndarray, after: np.ndarray) -> float:
@@ -164,11 +183,23 @@ def table(rows: list[Row]) -> str:
     return tables.table([list(HEAD), *map(cells, rows)])
 
 
-HEAD = ("variant", "seeds", "mIoU", "against baseline", "changed pixels", "relative", "TC strict", "flicker", "VC8")
+HEAD = (
+    "variant",
+    "seeds",
+    "mIoU",
+    "against baseline",
+    "changed pixels",
+    "relative",
+    "relative by flow",
+    "TC strict",
+    "flicker",
+    "VC8",
+    "regions",
+)
 
 
 def cells(row: Row) -> list[str]:
-    """The cells of :data:`HEAD` for a row, in percent."""
+    """The cells of :data:`HEAD` for a row, in percent but for the regions."""
     changed = 100 * (1 - row.pixel_consistency)
     return [
         row.variant,
@@ -177,9 +208,11 @@ def cells(row: Row) -> list[str]:
         _with_bounds(row.delta_miou, 2),
         _with_spread(changed, 100 * row.spread_pixel_consistency, 3),
         _with_bounds(row.delta_changed_pixels_relative, 1),
+        ", ".join(f"{flow} {100 * value:+.1f}" for flow, value in row.changed_relative_by_flow.items()) or "-",
         tables.percent(row.tc_strict),
         tables.percent(row.flicker, 3),
         tables.percent(row.vc8_correct),
+        f"{row.regions:.0f}",
     ]
 
 

@@ -15,6 +15,9 @@ baseline: base
 variants:
   base: {{TRAIN.st_weight: 0}}
   js: {{TRAIN.st_weight: 2, TRAIN.motion_distance: js, DISTILL.teacher_weight: "{{folder}}/t{{seed}}.pth"}}
+controls:
+  time3: [3, 1, 1]
+  flat: constant
 """
 
 
@@ -49,6 +52,13 @@ def test_the_fingerprint_of_a_run_changes_with_its_settings_and_with_those_of_it
     assert plan("st_weight: 0", "st_weight: 1").fingerprint("js", 3) == before  # of another variant
 
 
+def test_the_fingerprint_of_a_control_changes_with_the_baseline_and_with_the_filter(plan):
+    before = plan().fingerprint("time3", 3)
+    assert plan("st_weight: 0", "st_weight: 1").fingerprint("time3", 3) != before
+    assert plan("[3, 1, 1]", "[5, 1, 1]").fingerprint("time3", 3) != before
+    assert plan("st_weight: 2", "st_weight: 4").fingerprint("time3", 3) == before
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -60,6 +70,11 @@ def test_the_fingerprint_of_a_run_changes_with_its_settings_and_with_those_of_it
         ("  js:", "  ../js:", "cannot name a folder"),
         ("  js:", "  start:", "no variant may be called start"),
         ("name: tiny", "nome: tiny", "nome"),
+        ("[3, 1, 1]", "[4, 1, 1]", "control time3: the sides of a window [4, 1, 1] must be odd"),
+        ("[3, 1, 1]", "[3, 1]", "controls.time3"),
+        ("flat: constant", "flat: blurred", "controls.flat"),
+        ("time3: [", "js: [", "js is a variant and a control"),
+        ("time3: [", "start: [", "no variant may be called start"),
         ("quickstart.yaml", "nothing.yaml", "nothing.yaml"),
         ("name: tiny", "name: [", "is not a YAML file"),
     ],

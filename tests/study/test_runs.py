@@ -35,7 +35,10 @@ def called(monkeypatch) -> list[tuple[str, str]]:
     calls: list[tuple[str, str]] = []
     monkeypatch.setattr(runs, "_script", lambda tool, study, words, folder, threads: calls.append((tool, str(folder))))
     counts = {"strict": np.ones((2, 3, 4), np.int64), "segmentation": np.full((2, 3, 4), 5)}
-    scores = SimpleNamespace(first=SimpleNamespace(figure=lambda metric: 0.5), clip_counts=counts)
+    first = SimpleNamespace(figure=lambda metric: 0.5, name="dis", results={"pixel_consistency": 0.75})
+    scores = SimpleNamespace(first=first, by_flow=[first], clip_counts=counts)
+    monkeypatch.setattr(runs, "regions_per_frame", lambda settings: len(settings.TEST.save_folder))
+    monkeypatch.setattr(runs, "write_control", lambda c, settings, folder: calls.append((str(c), str(folder))))
     monkeypatch.setattr(runs, "read_clip_scores", lambda folder: scores)
     return calls
 
@@ -85,6 +88,27 @@ def test_a_study_goes_on_without_the_folders_of_its_runs(study, called):
     assert {folder for _, folder in called} == {f"exp/study/s/{name}/seed1" for name in ("start", "a", "b")}
     kept = runs.read_runs(study, RESULTS)
     assert len(kept) == 4 and kept[0].strict == np.ones((2, 3, 4)).tolist()
+
+
+def test_controls_are_made_from_the_baseline_of_each_seed(study, called):
+    study = study.model_copy(update={"seeds": [0], "controls": {"c": (3, 1, 1)}})
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    out = "exp/study/s/c/seed0"
+    assert called[4:6] == [("(3, 1, 1)", f"{out}/result/video/gray"), ("eval_tc", out)]
+    base, control, other = runs.read_runs(study, RESULTS)
+    assert (base.variant, control.variant, other.variant) == ("a", "c", "b")
+    assert control.figures["regions"] == len(f"{out}/result") and control.changed_by_flow == {"dis": 0.25}
+    assert base.figures["regions"] == len("exp/study/s/a/seed0/result")
+
+
+def test_a_control_that_is_added_later_needs_the_baseline_again_and_keeps_its_line(study, called):
+    study = study.model_copy(update={"seeds": [0]})
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    called.clear()
+    more = study.model_copy(update={"controls": {"c": "constant"}})
+    runs.run_all(more, "s.yaml", RESULTS, jobs=1)
+    assert ("gen_video", "exp/study/s/a/seed0") in called
+    assert [run.variant for run in runs.read_runs(more, RESULTS)] == ["a", "b", "c"]
 
 
 def test_a_run_of_other_settings_is_not_taken_for_that_of_the_plan(study, called):

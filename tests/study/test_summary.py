@@ -43,8 +43,12 @@ def scored():
     tables = {("a", s): (counts(s, 0.8), counts(10 + s, 0.6)) for s in (0, 1)}
     tables |= {("b", s): (counts(s, 0.9), counts(10 + s, 0.6)) for s in (0, 1)}
 
-    figures = dict.fromkeys(("strict", "boundary", "flicker", "vc8_correct"), 0.5)
-    runs = [FinishedRun(*which, "", figures, *(kept.tolist() for kept in pair), 1.0) for which, pair in tables.items()]
+    figures = dict.fromkeys(("strict", "boundary", "flicker", "vc8_correct", "regions"), 0.5)
+    changed = {("a", 0): 0.2, ("a", 1): 0.1, ("b", 0): 0.1, ("b", 1): 0.08}
+    runs = [
+        FinishedRun(*which, "", figures, {"dis": changed[which]}, *(kept.tolist() for kept in pair), 1.0)
+        for which, pair in tables.items()
+    ]
     return tables, runs
 
 
@@ -67,6 +71,8 @@ def test_the_figures_equal_loops_over_seeds_and_classes(scored):
     assert after.delta_miou == pytest.approx((0, 0, 0))
     mean, low, high = after.delta_changed_pixels_relative
     assert mean == pytest.approx(-0.5, abs=0.05) and low <= mean <= high < 0
+    assert after.changed_relative_by_flow == pytest.approx({"dis": (-0.5 - 0.2) / 2})
+    assert before.changed_relative_by_flow == {}
     assert (before.seeds, before.clips) == ([0, 1], CLIPS) and math.isnan(before.delta_miou[0])
 
 
