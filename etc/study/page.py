@@ -46,6 +46,7 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
         f"{len(runs)} of {len(study.rows) * len(study.seeds)} runs are done, on {rows[0].clips} clips;"
         f" {sum(run.minutes for run in runs) / 60:.1f} hours of computing without the first trainings.",
         "",
+        *([study.note, ""] if study.note else []),
         "All figures in percent, means over the seeds (± standard deviation). `against baseline` and `relative`"
         f" compare with `{study.baseline}`, with 95% intervals over seeds and clips: percentage points of mIoU, and"
         " how much the share of pixels that change their class between frames changes, in percent of the baseline's;"

@@ -35,6 +35,7 @@ class Study(BaseModel):
         baseline: the variant that the others are compared with.
         variants: name -> its settings, ``{"SECTION.key": value}``; the two words ``{seed}`` and ``{folder}`` in a text
             stand for the seed and for the study's folder.
+        note: what a reader of the page must know.
         controls: name -> a filter of the baseline's predictions, which are scored like a variant:
             :data:`etc.study.controls.Control`.
     """
@@ -48,6 +49,7 @@ class Study(BaseModel):
     baseline: str
     variants: dict[str, Overrides] = Field(min_length=1)
     controls: dict[str, Control] = {}
+    note: str = ""
 
     @model_validator(mode="after")
     def _fits(self) -> Study:
