@@ -233,8 +233,6 @@ def imported(arch: str, *, classes: int, pad_to: int | None = None) -> Segmentat
         home, factory = find(arch)
     except ValueError as error:
         raise ValueError(f"arch {arch!r}: {error}") from error.__cause__ or error
-    if not callable(factory):
-        raise ValueError(f"arch {arch!r} is a {type(factory).__name__}, expected a function of classes")
     try:
         inspect.signature(factory).bind(classes=classes)
     except TypeError as error:

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -140,14 +140,15 @@ def _file_of(folder: Path, module: str) -> bool:
     return path.with_suffix(".py").is_file() or path.is_dir()
 
 
-def find(name: str) -> tuple[Repository | None, Any]:
-    """Import the object that a name as of :func:`split_name` stands for.
+def find(name: str) -> tuple[Repository | None, Callable[..., Any]]:
+    """Import the function that a name as of :func:`split_name` stands for.
 
     Returns:
-        The repository that its code must run in (:meth:`Repository.active`), if any, and the object.
+        The repository that its code must run in (:meth:`Repository.active`), if any, and the function.
 
     Raises:
-        ValueError: a name of another form, or nothing to import there. The error of the import is its cause.
+        ValueError: a name of another form, nothing to import there, or no function. The error of an import is its
+            cause.
     """
     home, module_name, factory = split_name(name)
     try:
@@ -161,4 +162,7 @@ def find(name: str) -> tuple[Repository | None, Any]:
     if not hasattr(module, factory):
         # Naming its file shows when another module of that name was found first.
         raise ValueError(f"there is no {factory} in {getattr(module, '__file__', None) or module_name}")
-    return home, getattr(module, factory)
+    found = getattr(module, factory)
+    if not callable(found):
+        raise ValueError(f"{factory} is no function but of type {type(found).__name__}")
+    return home, found

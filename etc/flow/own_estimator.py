@@ -53,8 +53,6 @@ def imported_estimator(name: str) -> OwnEstimator:
         home, factory = find(name)
     except ValueError as error:
         raise UserError(f"FLOW.name {name}: {error}") from error.__cause__ or error
-    if not callable(factory):
-        raise UserError(f"FLOW.name {name}: {name.rpartition(':')[2]} is no function but a {type(factory).__name__}")
     needed = needed_arguments(factory)
     if needed:
         raise UserError(

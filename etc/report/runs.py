@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from etc.predict.clips import generate
 from etc.predict.predictor import predictor_from
 from etc.report.cost import Cost, costs
 from etc.train.checkpoint import read_checkpoint
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = (".pth", ".pt", ".tar", ".safetensors")
 
@@ -211,7 +214,8 @@ def _check_miou(folder: Path, miou: dict[str, Any], made_with: str | None) -> No
 def check_comparable(runs: list[Run]) -> None:
     """Raise UserError where two runs have the same name, or were not scored on the same clips with the same flow.
 
-    Nor may their mIoU be of different frames, or of predictors with different settings.
+    Nor may their mIoU be of different frames. Different settings of prediction are a warning: windows or scales
+    may be what is compared.
     """
     first = runs[0]
     for i, run in enumerate(runs[1:], 1):
@@ -256,18 +260,23 @@ def _check_frames_alike(run: Run, first: Run) -> None:
 
 
 def _check_tests_alike(one: Run, other: Run) -> None:
-    """Refuse mIoU of different frames, labels or settings of the predictor, which would share a row."""
+    """Refuse mIoU of different frames or labels, which would share a row; name different settings of prediction."""
     mine, theirs = one.miou or {}, other.miou or {}
     own, others = mine["predictor"], theirs["predictor"]
     for what, before, after in (
         ("numbers of frames", mine["frames"], theirs["frames"]),
         ("frames or labels", mine["frames_sha256"][:12], theirs["frames_sha256"][:12]),
-        *((f"settings ({key})", own.get(key), others.get(key)) for key in sorted(own | others)),
     ):
         if before != after:
             raise UserError(
                 f"the {MIOU_FILE} of {one.name} and {other.name} come from tests with different {what}: {before} and "
-                f"{after}: run tool/test.py for both with the same list and settings"
+                f"{after}: run tool/test.py for both with the same list"
+            )
+    for key in sorted(own | others):
+        if own.get(key) != others.get(key):
+            logger.warning(
+                "the mIoU of %s was tested with %s %s, that of %s with %s: it is not only the training that differs",
+                *(one.name, key, own.get(key), other.name, others.get(key)),
             )
 
 

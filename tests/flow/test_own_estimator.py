@@ -112,5 +112,5 @@ def test_the_traceback_of_a_factory_is_kept(mine):
 
 def test_flow_has_no_gradient_and_what_is_no_function_is_named(mine):
     assert not build_flow(f"{mine}:Learns").estimate(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)).requires_grad
-    with pytest.raises(UserError, match=r"FLOW\.name somebodys_flow:number: number is no function but a int"):
+    with pytest.raises(UserError, match=r"FLOW\.name somebodys_flow:number: number is no function but of type int"):
         build_flow(f"{mine}:number")

@@ -167,6 +167,7 @@ def test_a_name_that_leads_nowhere_says_what_was_looked_for(research, name, mess
 
 def test_names_of_the_standard_library_stay_with_it(tmp_path):
     root = write(
-        tmp_path / "r", {"logging.py": "raise RuntimeError('mine')", "net.py": "import logging\nx = logging.INFO"}
+        tmp_path / "r",
+        {"logging.py": "raise RuntimeError('mine')", "net.py": "import logging\ndef x():\n    return logging.INFO"},
     )
-    assert find(f"{root}:net:x")[1] == 20
+    assert find(f"{root}:net:x")[1]() == 20
