@@ -32,7 +32,8 @@ def kitti_step_lists(root: str | Path) -> Lists:
     Raises:
         UserError: the folder is not in that layout.
     """
-    root, lists = Path(root), {}
+    root = Path(root)
+    lists: Lists = {}
     for split in _SPLITS:
         if not (root / _LABELS / split).is_dir():
             continue

@@ -41,24 +41,28 @@ def vspw_lists(root: str | Path) -> Lists:
         raise UserError(f"{root} has neither train.txt nor val.txt: {_EXPECTED}")
     if not (root / "data").is_dir():
         raise UserError(f"{root} has no folder data: {_EXPECTED}")
-    names = _class_names(root / _NAMES)
+    names = class_names(root / _NAMES)
     frames = Pattern("data/{clip}/origin/{frame}.jpg", "frames")
     labels = Pattern("data/{clip}/mask/{frame}.png", "labels")
     clips = {clip: frames for (_, clip), frames in clips_of_patterns(root, frames, labels).items()}
     return lists_of_splits(root, clips, splits) | {"names.txt": "".join(f"{name}\n" for name in names)}
 
 
-def _class_names(path: Path) -> list[str]:
-    """The names of the classes, which the file gives with their label values, ``{"wall": "1", ...}``."""
+def class_names(path: Path) -> list[str]:
+    """The names of the classes, which the file gives with their label values, ``{"wall": "1", ...}``.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
     try:
         values = json.loads(regular_file(path).read_text(encoding="utf-8"))
-        names = {int(value): str(name) for name, value in values.items()}
+        names = {int(value): " ".join(name.split()) for name, value in values.items()}
     except OSError as error:
-        raise UserError(f"{path} is missing, which names the classes: {_EXPECTED}") from error
+        raise UserError(f"cannot read {path}, which names the classes: {error.strerror}; {_EXPECTED}") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f'{path}: expected the class names of VSPW as JSON, {{"wall": "1", ...}}') from error
-    if names.keys() - {0} != {*range(1, _CLASSES + 1)}:
-        raise UserError(f"{path}: expected names for the label values 1..{_CLASSES} (and 0, others)")
+    if names.keys() - {0} != {*range(1, _CLASSES + 1)} or len(names) < len(values) or not all(names.values()):
+        raise UserError(f"{path}: expected one name for each of the label values 1..{_CLASSES} (and 0, others)")
     return [names[value] for value in range(1, _CLASSES + 1)]
 
 
