@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from etc.data.folders import check_name, folders_below
-from etc.data.masks import mask_folders, split_masks
+from etc.data.masks import are_deep_label_maps, mask_folders, split_masks
 from etc.errors import UserError
 
 _LONGEST = 240  # bytes of a name; file systems allow 255, with hash and suffix
@@ -205,13 +205,14 @@ def frame_folders(root: Path, *, leave_out: Callable[[Path], bool] = lambda fold
     if not masks:
         return found
     first, frames = next(iter(masks.items()))
+    what = "masks (label maps of 16 bits)" if are_deep_label_maps(found[first]) else "masks"
     beside = "" if frames is None else f", whose frames are in {frames.relative_to(root)}"
     if len(masks) == len(found):
         raise UserError(
-            f"{root} holds only folders that seem to hold masks, the first is {first.relative_to(root)}: give the "
+            f"{root} holds only folders that seem to hold {what}, the first is {first.relative_to(root)}: give the "
             "folder of the frames"
         )
-    logger.warning("%s: %d folders of masks are left out: %s%s", root, len(masks), first.relative_to(root), beside)
+    logger.warning("%s: %d folders of %s are left out: %s%s", root, len(masks), what, first.relative_to(root), beside)
     return {folder: own for folder, own in found.items() if folder not in masks}
 
 

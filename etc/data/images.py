@@ -240,10 +240,14 @@ class LabelFile(NamedTuple):
         if (self.pixels[:, :, 1:3] != red[:, :, None]).any():
             raise UserError(
                 f"{self.path} is a picture in colours: expected a label map with one channel of ids (labels in the "
-                "colours of DATA.colors_path are read with DATA.label_map color, predictions with "
-                "TEST.prediction_ids color)"
+                "colours of DATA.colors_path are read with DATA.label_map color, those with the class in the red "
+                "channel with DATA.label_map red, predictions in colours with TEST.prediction_ids color)"
             )
         return red
+
+    def red(self) -> np.ndarray:
+        """The red channel, uint8 ``[H, W]``; of a gray or palette file its values, uint8 or uint16."""
+        return self.pixels if self.pixels.ndim == 2 else self.pixels[:, :, 0]
 
     def colors(self) -> np.ndarray:
         """RGB, uint8 ``[H, W, 3]``.

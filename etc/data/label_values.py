@@ -16,7 +16,6 @@ from etc.data.images import image_size, read_label_file
 from etc.data.labels import (
     IGNORE,
     INVALID,
-    ColorTable,
     LabelTable,
     color_codes,
     label_table_of,
@@ -67,10 +66,10 @@ def check_labels(settings: Settings, frames: Sequence[Frame], source: str) -> No
         if found.looked_at >= SAMPLE and found.has_class(table):
             break
         found.add(frame, Path(settings.DATA.data_root), table)
-    if not isinstance(table, ColorTable):
+    if isinstance(table, np.ndarray):
         _check_outside(found, settings)
     _check_void(found, table, settings)
-    if not isinstance(table, ColorTable):
+    if isinstance(table, np.ndarray):
         _check_meaning(found, table, settings)
         _check_palettes(found, settings)
     _log_classes(found, table, settings)
@@ -116,7 +115,7 @@ class _Found:
         source: the list file or setting.
         total: number of labels.
         looked_at: number of labels that were read.
-        pixels: number of pixels of each gray value, int64 ``[65536]``; of colours: of each train id.
+        pixels: number of pixels of each gray value, int64 ``[65536]``; of files in colours: of each train id.
         first: the first file that holds a value outside the classes, and that value.
         depths: bits per gray value.
         palettes: files with a palette whose colours are used.
@@ -137,8 +136,8 @@ class _Found:
         if size != wanted:
             raise UserError(f"{path}: label is {size[0]}x{size[1]}, its frame is {wanted[0]}x{wanted[1]}")
         self.looked_at += 1
-        if isinstance(table, ColorTable):
-            self.pixels[:256] += np.bincount(table.train_ids(file.colors(), path).ravel(), minlength=256)
+        if not isinstance(table, np.ndarray):
+            self.pixels[:256] += np.bincount(table.train_ids(file).ravel(), minlength=256)
             return
         ids = file.ids()
         counts = np.bincount(ids.ravel(), minlength=65536)
@@ -160,7 +159,7 @@ class _Found:
 
     def train_ids(self, table: LabelTable) -> np.ndarray:
         """The train id of each value."""
-        return self.values if isinstance(table, ColorTable) else _train_ids(self.values, table)
+        return _train_ids(self.values, table) if isinstance(table, np.ndarray) else self.values
 
     def __str__(self) -> str:
         return f"{self.source}: the {self.looked_at} labels looked at (of {self.total})"

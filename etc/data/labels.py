@@ -14,8 +14,8 @@ from etc.config import find_file
 from etc.config.fields import LabelMap
 from etc.config.schema import Settings
 from etc.config.yaml_reader import YamlError, parse
-from etc.data.images import read_label_file
-from etc.data.layouts import COLOR, VOID_ZERO, is_mapping_file, label_ids_of
+from etc.data.images import LabelFile, read_label_file
+from etc.data.layouts import COLOR, RED, VOID_ZERO, is_mapping_file, label_ids_of
 from etc.errors import UserError
 from utils.files import regular_file
 
@@ -29,6 +29,7 @@ def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[
     Train ids are 0..classes-1 and 255 (ignore). ``label_map`` is a value of ``DATA.label_map``:
 
     - ``"none"``: values are train ids already; those of ``ignore_label`` are ignored,
+    - ``"red"``: the same, of the red channel,
     - ``"void_zero"``: 0 is ignored, the values 1..classes are the classes,
     - a name in :data:`etc.data.layouts.LABEL_MAPS`: every value up to its highest one that stands for no class is
       ignored,
@@ -46,7 +47,8 @@ def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[
         return _mapped(label_map, classes)
     if is_mapping_file(label_map):
         return _mapped(read_label_map(label_map), classes)
-    label_ids, table = label_ids_of(label_map), np.full(256, INVALID, np.uint8)
+    label_ids = None if label_map == RED else label_ids_of(label_map)
+    table = np.full(256, INVALID, np.uint8)
     if label_ids is None:
         table[:classes] = np.arange(classes)
         table[np.append(ignore_label, IGNORE)] = IGNORE
@@ -70,7 +72,8 @@ def label_table_of(settings: Settings) -> LabelTable:
     data = settings.DATA
     if data.label_map == COLOR:
         return ColorTable(read_colors(data.colors_path, data.classes)[: data.classes])
-    return label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
+    return RedTable(table) if data.label_map == RED else table
 
 
 def read_label_map(path: str | Path) -> dict[int, int]:
@@ -116,25 +119,50 @@ class ColorTable(NamedTuple):
 
     colors: np.ndarray
 
-    def train_ids(self, colors: np.ndarray, path: str | Path) -> np.ndarray:
-        """The class of each colour, uint8 ``[H, W]`` of uint8 ``[H, W, 3]``; 255 is no class.
+    def train_ids(self, file: LabelFile) -> np.ndarray:
+        """The class of each colour, uint8 ``[H, W]``; 255 is no class.
 
         Raises:
-            UserError: a colour of no class.
+            UserError: the file is gray, or has a colour of no class.
         """
         black = np.zeros((1, 3), np.uint8)
         known, first = np.unique(color_codes(np.concatenate([self.colors, black])), return_index=True)
         ids = np.where(first < len(self.colors), first, IGNORE).astype(np.uint8)
+        colors = file.colors()
         codes = color_codes(colors)
         place = np.searchsorted(known, codes).clip(max=len(known) - 1)
         wrong = known[place] != codes
         if wrong.any():
             color = colors[wrong][0].tolist()
-            raise UserError(f"{path}: {color} is the colour of no class of DATA.colors_path")
+            raise UserError(f"{file.path}: {color} is the colour of no class of DATA.colors_path")
         return ids[place]
 
 
-LabelTable = np.ndarray | ColorTable
+class RedTable(NamedTuple):
+    """Label files with train ids in the red channel; green and blue hold the number of the instance.
+
+    Attributes:
+        table: as :func:`label_table` makes it.
+    """
+
+    table: np.ndarray
+
+    def train_ids(self, file: LabelFile) -> np.ndarray:
+        """The class of each pixel, uint8 ``[H, W]``; 255 is no class.
+
+        Raises:
+            UserError: a value outside the classes.
+        """
+        ids, wrong = to_train_ids(file.red(), self.table)
+        if wrong is not None:
+            raise UserError(
+                f"{file.path}: the value {wrong} of the red channel is outside the classes (DATA.classes; with "
+                "DATA.label_map red it holds train ids, and 255 where there is no class)"
+            )
+        return ids
+
+
+LabelTable = np.ndarray | ColorTable | RedTable
 
 
 def color_codes(colors: np.ndarray) -> np.ndarray:
@@ -173,12 +201,12 @@ def read_train_ids(path: str | Path, table: LabelTable, shape: tuple[int, int] |
         UserError: as :func:`~etc.data.images.read_label`, another size, or a value outside the classes.
     """
     file = read_label_file(path)
-    label = file.colors() if isinstance(table, ColorTable) else file.ids()
-    if shape is not None and label.shape[:2] != tuple(shape):
-        raise UserError(f"{path}: label is {label.shape[1]}x{label.shape[0]}, its frame is {shape[1]}x{shape[0]}")
-    if isinstance(table, ColorTable):
-        return table.train_ids(label, path)
-    ids, wrong = to_train_ids(label, table)
+    height, width = file.pixels.shape[:2]
+    if shape is not None and (height, width) != tuple(shape):
+        raise UserError(f"{path}: label is {width}x{height}, its frame is {shape[1]}x{shape[0]}")
+    if not isinstance(table, np.ndarray):
+        return table.train_ids(file)
+    ids, wrong = to_train_ids(file.ids(), table)
     if wrong is not None:
         raise UserError(f"{path}: label value {wrong} is outside the classes (DATA.classes, DATA.label_map)")
     return ids

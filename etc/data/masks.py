@@ -47,7 +47,8 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
 
     A folder with the name of masks (``mask``, ``Annotations``, ``gtFine``) is one where the folder that takes its place
     in the path (``origin``, ``JPEGImages``) holds pictures of the same numbers, or where its pictures are label maps. A
-    folder with another name is one where its pictures are label maps and those of the folder in its place are not.
+    folder with another name is one where its pictures are label maps and those of the folder in its place are not, or
+    where they are label maps of 16 bits (the instances of KITTI-MOTS), wherever their frames are.
 
     Args:
         folders: folder -> its pictures, which are not masks of each other.
@@ -77,8 +78,8 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
                 found[folder] = next(iter(frames), None)
         elif are_label_maps(images):
             frames = [other for other in frames_of(folder, words=False) if not are_label_maps(folders[other])]
-            if frames:
-                found[folder] = frames[0]
+            if frames or are_deep_label_maps(images):
+                found[folder] = next(iter(frames), None)
     return found
 
 
@@ -94,6 +95,17 @@ def _names_mask_folder(part: str) -> bool:
 def are_label_maps(images: Sequence[Path]) -> bool:
     """Whether pictures look like label maps, by the first one, the last one and the one in the middle of them."""
     return all(_is_label_map(images[index]) for index in {0, len(images) // 2, len(images) - 1})
+
+
+def are_deep_label_maps(images: Sequence[Path]) -> bool:
+    """Whether pictures are label maps of 16 bits. No video is: cameras of so many bits have more values than that."""
+    return are_label_maps(images) and _has_16_bits(images[0])
+
+
+@lru_cache(maxsize=4096)
+def _has_16_bits(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.mode.startswith("I")
 
 
 @lru_cache(maxsize=4096)

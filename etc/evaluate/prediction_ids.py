@@ -76,8 +76,8 @@ class PredictionReader:
             UserError: the file cannot be read, or holds a value that its kind does not allow.
         """
         file = read_label_file(path)
-        if isinstance(self._table, ColorTable):
-            return self._table.train_ids(file.colors(), path)
+        if not isinstance(self._table, np.ndarray):
+            return self._table.train_ids(file)
         ids, wrong = to_train_ids(file.ids(), self._table)
         if wrong is None:
             return ids

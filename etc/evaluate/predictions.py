@@ -11,7 +11,7 @@ import numpy as np
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES
-from etc.data.layouts import COLOR
+from etc.data.layouts import COLOR, RED
 from etc.data.lists import Clip
 from etc.data.origin import digest
 from etc.errors import UserError
@@ -47,7 +47,7 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
         kind = test.prediction_ids
     if kind == "auto" and not test.predictions:
         kind = "train"  # as tool/gen_video.py writes them
-    if label_map in ("none", COLOR):
+    if label_map in ("none", COLOR, RED):
         # Data sets whose labels are train ids come without label ids; then those of Cityscapes may be stated.
         label_map = CITYSCAPES.name if kind == "label" else "none"
     predictions = Predictions(

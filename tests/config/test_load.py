@@ -475,7 +475,9 @@ def test_a_folder_named_by_a_date_is_a_name():
     assert load_settings(None, ["TEST.save_folder=2024-01-02"]).TEST.save_folder == "2024-01-02"
 
 
-@pytest.mark.parametrize("folder", ["cityscapes", "camvid", "cityscapes_mini", "synthetic"])
+@pytest.mark.parametrize(
+    "folder", ["cityscapes", "camvid", "cityscapes_mini", "synthetic", "vspw", "kitti_step", "davis"]
+)
 def test_the_three_rows_of_a_data_set_differ_only_in_what_they_are_named_for(folder):
     rows = {
         name: load_settings(REPOSITORY / f"configs/{folder}/pspnet18_{name}.yaml").model_dump()

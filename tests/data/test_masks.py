@@ -122,3 +122,24 @@ def test_annotations_alone_are_refused_and_a_folder_of_them_given_itself_is_take
     with pytest.raises(UserError, match=r"only folders that seem to hold masks, the first is Annotations/bear"):
         folder_lists(tmp_path)
     assert len(frame_folders(tmp_path / "Annotations")) == 1
+
+
+@pytest.mark.parametrize("place", ["instances/{}", "training/masks_elsewhere/{}/deep"])
+def test_label_maps_of_16_bits_are_no_clip_wherever_their_frames_are(tmp_path, caplog, place):
+    """The instances of KITTI-MOTS: their frames lie two folders deep in another archive, or are not there at all."""
+    instances = tmp_path / place.format("0000")
+    for number in range(3):
+        picture(tmp_path / f"training/image_02/0000/{number:06d}.png")
+        instances.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(IDS.astype(np.uint16) * 1003).save(instances / f"{number:06d}.png")
+    assert folder_lists(tmp_path) == {"clips.lst": "".join(f"training/image_02/0000/{n:06d}.png\n" for n in range(3))}
+    assert "1 folders of masks (label maps of 16 bits) are left out: " in caplog.text
+    with pytest.raises(UserError, match=r"seem to hold masks \(label maps of 16 bits\), the first is "):
+        folder_lists(instances)
+
+
+def test_a_camera_of_16_bits_makes_frames(tmp_path):
+    for number in range(3):
+        (tmp_path / "thermal").mkdir(exist_ok=True)
+        Image.fromarray(RNG.integers(7000, 9000, (16, 16)).astype(np.uint16)).save(tmp_path / f"thermal/{number}.png")
+    assert [folder.name for folder in frame_folders(tmp_path)] == ["thermal"]

@@ -19,7 +19,9 @@ from etc.data.labels import label_table, read_colors, read_names, read_train_ids
 from etc.data.layouts import LAYOUTS
 from etc.data.lists import check_files, read_clips, read_frames
 from etc.data.origin import Origin
+from etc.data.parallel import clip_names_in
 from etc.data.video import open_source
+from etc.data.vspw import class_names as vspw_names
 from etc.display.mp4 import Mp4Writer
 from etc.errors import UserError
 from etc.evaluate.results import FrameScores, read_clip_scores, read_result
@@ -29,6 +31,7 @@ from etc.predict.provenance import claim_output_folder
 from etc.train.checkpoint import load_checkpoint, save_checkpoint
 from etc.train.teacher_cache import TeacherLogits
 from model import load_student
+from tests import trees
 from tests.evaluate.test_results import scores_of
 
 HEIGHT, WIDTH = 24, 32
@@ -251,6 +254,18 @@ def class_names(folder: Path) -> Reader:
     return Reader(path, lambda: read_names(path, 19), fits=lambda names: len(names) == 19 and all(names))
 
 
+def names_of_vspw(folder: Path) -> Reader:
+    path = folder / "label_num_dic_final.json"
+    path.write_text(json.dumps(trees.VSPW_NAMES))
+    return Reader(path, lambda: vspw_names(path), fits=lambda names: len(names) == 124 and all(names))
+
+
+def names_of_clips(folder: Path) -> Reader:
+    path = folder / "train.txt"
+    path.write_text("".join(f"clip_{k}\n" for k in range(9)))
+    return Reader(path, lambda: clip_names_in(path), fits=lambda names: all(names) and len({*names}) == len(names))
+
+
 def clip_results(folder: Path) -> Reader:
     scores_of(torch.randint(0, 9, (2, 19, 19), generator=torch.Generator().manual_seed(1))).save(folder)
 
@@ -305,6 +320,8 @@ READERS = {
     "video": video,
     "colours": colours,
     "class names": class_names,
+    "class names, VSPW": names_of_vspw,
+    "names of clips": names_of_clips,
     "tc.json": clip_results,
     "miou.json": frame_results,
     "source.json": source_note,
