@@ -1,6 +1,5 @@
 """Metrics of torchmetrics against the accumulators that they wrap, in one process and as if in two."""
 
-import math
 import pickle
 import subprocess
 import sys
@@ -54,7 +53,6 @@ def figure(result):
 @pytest.mark.parametrize("case", CASES)
 def test_two_updates_and_a_reset_give_what_the_accumulator_gives(case):
     metric, expected = (build() for build in CASES[case])
-    assert math.isnan(float(metric.compute()))
     assert float(metric(*arguments(case, 0))) == pytest.approx(figure(fed(case, 0).compute()), abs=1e-6)
     metric.update(*arguments(case, 1))
     expected.merge(fed(case, 0)).merge(fed(case, 1))
@@ -94,6 +92,7 @@ print(float(metric.compute()), int(metric.counts.sum()))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_of_gloo_have_the_same_figure(tmp_path):
     commands = [[sys.executable, "-c", _RANK, str(rank), str(tmp_path / "store")] for rank in range(2)]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
