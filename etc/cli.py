@@ -38,7 +38,7 @@ PREDICTOR = "TEST.mode TEST.test_h TEST.test_w TEST.overlap TEST.scales TEST.fli
 ESTIMATOR = "FLOW.name FLOW.weights FLOW.preset FLOW.input FLOW.scale"
 SCORING = (
     "DATA.classes DATA.label_map DATA.names_path DATA.colors_path DATA.gaps DATA.cuts FLOW.cache FLOW.evaluate_with "
-    "FLOW.occlusion TRAIN.ignore_label TEST.prediction_ids TEST.allow_gaps TEST.strides TEST.device"
+    "FLOW.occlusion TRAIN.ignore_label TEST.prediction_ids TEST.allow_gaps TEST.strides TEST.protocols TEST.device"
 )
 ALL = " ".join(SECTIONS)
 

@@ -6,6 +6,7 @@
     python tool/eval_tc.py --frames my/videos --predictions my_masks     # several videos
     python tool/eval_tc.py --frames frames --predictions masks DATA.classes 5 DATA.names_path names.txt
     python tool/eval_tc.py --cityscapes sampled --predictions masks DATA.data_root /data/cityscapes
+    python tool/eval_tc.py --config FILE --vspw                      # the figures of VSPW's scripts
     python tool/eval_tc.py --config FILE "FLOW.evaluate_with=[dis, raft_small]" "TEST.strides=[1, 2]"
 
 Predictions are PNG files of 8 or 16 bits, with or without palette, that hold train ids, Cityscapes
@@ -43,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cityscapes", choices=PUBLISHED_CLIPS, help="clips of the published protocol; sets TEST.cityscapes"
     )
+    parser.add_argument(
+        "--vspw", action="store_true", help="TC, mIoU, weighted IoU, VC8, VC16 of VSPW; sets TEST.protocols, keeps cuts"
+    )
     parser.add_argument("--allow-gaps", action="store_true", help="frames may lack a prediction; sets TEST.allow_gaps")
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = config_and_overrides(args)
@@ -71,6 +75,8 @@ def config_and_overrides(args: argparse.Namespace) -> tuple[str | Path | None, l
         scored = f"{folder} {args.frames and Path(args.frames).resolve()} {args.cityscapes}"
         name = f"{folder.parent.name}_{folder.name}-{hashlib.sha256(os.fsencode(scored)).hexdigest()[:8]}"
         overrides.append(f"TEST.save_folder=exp/eval_tc/{name}")
+    if args.vspw:
+        overrides += ["TEST.protocols=[vspw]", "DATA.cuts=keep", "DATA.gaps=keep"]  # its scripts know no breaks
     for key in ("frames", "predictions", "cityscapes", "allow_gaps"):
         if getattr(args, key):
             overrides.append(f"TEST.{key}={getattr(args, key)}")

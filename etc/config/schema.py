@@ -166,6 +166,11 @@ class Test(Section):
         description="distances of the two frames of a scored pair; the first gives the main result",
         min_length=1,
     )
+    # The names are those of etc/evaluate/metric_list.py: config must not import evaluate.
+    protocols: list[Literal["vspw", "per-pair", "majority", "flow-free"]] = Field(
+        [],
+        description="score as other publications do, too: docs/scoring.md",
+    )
     pad_to: Positive | None = Field(None, description="pad frames to multiples of this; empty: as the network needs")
     base_size: int = Field(
         0, description="resize the long side of frames before prediction, pixels; 0: no", ge=0, le=LARGEST_SIDE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from etc.data.labels import IGNORE
 from etc.errors import UserError
-from etc.evaluate.metric_list import HEADLINE, METRICS, Accumulator, ChunkAccumulator, Needs
+from etc.evaluate.metric_list import HEADLINE, Accumulator, ChunkAccumulator, Needs, metrics_of
+from etc.evaluate.windows import WindowScorer
 from etc.flow.build import FlowSource
 from etc.metrics.warping import visible_pixels
 
@@ -65,14 +67,14 @@ class ClipScorer:
     Args:
         classes: number of classes K.
         pairs: what counts the pairs of its frames, one for each flow and each distance of frames.
+        protocols: as ``TEST.protocols``.
     """
 
-    def __init__(self, classes: int, pairs: list[PairScorer]) -> None:
+    def __init__(self, classes: int, pairs: list[PairScorer], protocols: Collection[str] = ()) -> None:
         self.pairs = pairs
-        self.frames = {m.key: m.build(classes) for m in METRICS if m.needs == "labelled frame" and not m.counts_of}
-        self.chunks = {
-            m.key: LabelledChunks(m.build(classes)) for m in METRICS if m.needs == "labelled clip" and not m.counts_of
-        }
+        counting = [metric for metric in metrics_of(protocols) if not metric.counts_of]
+        self.frames = {m.key: m.build(classes) for m in counting if m.needs == "labelled frame"}
+        self.chunks = {m.key: LabelledChunks(m.build(classes)) for m in counting if m.needs == "labelled clip"}
         self.shape: tuple[int, ...] = ()
 
     def add(self, frame: ScoredFrame | None) -> None:
@@ -116,13 +118,16 @@ class PairScorer:
         flow: gives the flow of a pair by the frames' paths.
         occlusion: strict: drop occluded pixels by a backward flow, where the data set itself does not name them.
         stride: distance of the frames of a pair.
+        protocols: as ``TEST.protocols``.
     """
 
-    def __init__(self, classes: int, flow: FlowSource, *, occlusion: bool, stride: int = 1) -> None:
+    def __init__(
+        self, classes: int, flow: FlowSource, *, occlusion: bool, stride: int = 1, protocols: Collection[str] = ()
+    ) -> None:
         self.flow, self.occlusion, self.stride = flow, occlusion, stride
-        self.metrics = [
-            (metric, metric.build(classes)) for metric in METRICS if metric.needs_flow and not metric.counts_of
-        ]
+        counting = [metric for metric in metrics_of(protocols) if metric.needs_flow and not metric.counts_of]
+        self.metrics = [(metric, metric.build(classes)) for metric in counting]
+        self.windows = WindowScorer([own for metric, own in self.metrics if metric.needs == "window"], flow, stride)
         self.headline = next((metric, own) for metric, own in self.metrics if metric.key == HEADLINE)
         self.classes = classes
         self.pixels = self.skipped = 0
@@ -142,6 +147,10 @@ class PairScorer:
             else:
                 self.pairs.append((last.prediction, self._add_pair(last, frame)))
         self.frames.append(frame)
+        if frame is None:
+            self.windows.add_gap()
+        else:
+            self.windows.add(frame.path, frame.prediction)
 
     def counts(self, pairs: int) -> PairCounts:
         """All counts, with room for the headline figures of that many pairs."""
@@ -180,7 +189,9 @@ class PairScorer:
         elif needs == "label pair":
             if last.label is not None and frame.label is not None:
                 accumulator.update(last.label, frame.label, flow.forward, valid=visible)
-        elif len(self.pairs) == self.stride and self.pairs[0] is not None:  # the pair that ends where this one begins
+        elif (
+            needs == "triple" and len(self.pairs) == self.stride and self.pairs[0] is not None
+        ):  # the pair that ends where this one begins
             first, flow_before = self.pairs[0]
             middle = last.prediction
             if flow.valid is not None:

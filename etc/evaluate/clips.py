@@ -27,7 +27,7 @@ from etc.data.synthetic import is_to_be_rendered
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipCounts, ClipScorer, Counts, PairCounts, PairScorer, ScoredFrame
-from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION, classes_averaged
+from etc.evaluate.metric_list import HEADLINE, SEGMENTATION, classes_averaged, metrics_of
 from etc.evaluate.predictions import check_predictions_folder, predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
 from etc.flow.build import FlowSource, flow_source
@@ -98,19 +98,19 @@ def score_clips(
     predictions.check_unchanged()
     pooled, segments = _pooled(counts), _of_segments(so_far, len(flows))
     by_flow = [
-        _flow_scores(flow, own, pooled.frames, parts, clips, len(names))
+        _flow_scores(flow, own, pooled.frames, parts, clips, settings)
         for flow, own, parts in zip(flows, pooled.pairs, segments, strict=True)
     ]
     called = clip_names(clips)
     tables = pooled.frames | pooled.pairs[0].metrics
-    parts = tables | segments[0]
+    parts, metrics = tables | segments[0], metrics_of(settings.TEST.protocols)
     return ClipScores(
         classes=names,
         clips=called,
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
         predictions=predictions.facts(),
-        clip_counts={m.key: m.kept(parts[m.key]).numpy() for m in METRICS if m.statistic and not m.counts_of},
+        clip_counts={m.key: m.kept(parts[m.key]).numpy() for m in metrics if m.statistic and not m.counts_of},
         settings=settings,
         gaps=[called[part] for part in breaks.parts_after(breaks.gaps)],
         cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
@@ -175,8 +175,9 @@ def evaluation_flow(settings: Settings, name: str, device: torch.device) -> Flow
 
 
 def _scorer(settings: Settings, flows: list[FlowSetting]) -> ClipScorer:
-    classes, occlusion = settings.DATA.classes, settings.FLOW.occlusion
-    return ClipScorer(classes, [PairScorer(classes, f.source, occlusion=occlusion, stride=f.stride) for f in flows])
+    classes, occlusion, protocols = settings.DATA.classes, settings.FLOW.occlusion, settings.TEST.protocols
+    pairs = [PairScorer(classes, f.source, occlusion=occlusion, stride=f.stride, protocols=protocols) for f in flows]
+    return ClipScorer(classes, pairs, protocols)
 
 
 def _pooled(clips: list[ClipCounts]) -> ClipCounts:
@@ -212,17 +213,18 @@ def _of_segments(so_far: list[list[Counts]], flows: int) -> list[Counts]:
 
 
 def _flow_scores(
-    flow: FlowSetting, counts: PairCounts, frames: Counts, segments: Counts, clips: list[Clip], classes: int
+    flow: FlowSetting, counts: PairCounts, frames: Counts, segments: Counts, clips: list[Clip], settings: Settings
 ) -> FlowScores:
     """The scores under one flow at one stride, of all clips together and of each."""
+    classes, metrics = settings.DATA.classes, metrics_of(settings.TEST.protocols)
     tables = frames | counts.metrics
     parts = tables | segments
-    results = {m.key: m.compute(classes, tables[m.counted_by].sum(0)) for m in METRICS}
+    results = {m.key: m.compute(classes, m.across_clips(tables[m.counted_by]).sum(0)) for m in metrics}
     pixels, scored, skipped = counts.totals.sum(0).tolist()
     rows = []
     for i, clip in enumerate(clips):
-        own = {m.key: m.compute(classes, tables[m.counted_by][i]) for m in METRICS}
-        figures = {m.key: m.figure(own[m.key]) for m in METRICS}
+        own = {m.key: m.compute(classes, tables[m.counted_by][i]) for m in metrics}
+        figures = {m.key: m.figure(own[m.key]) for m in metrics}
         averaged = {key: classes_averaged(result) for key, result in own.items()}
         pairs = counts.headline[i, : max(0, len(clip) - flow.stride)].tolist()
         rows.append(ClipFigures(figures, pairs, {key: count for key, count in averaged.items() if count is not None}))
@@ -231,7 +233,7 @@ def _flow_scores(
         stride=flow.stride,
         flow=flow.source.key,
         results=results,
-        intervals={m.key: bootstrap_interval(m.kept(parts[m.counted_by]), m.statistic) for m in METRICS if m.statistic},
+        intervals={m.key: bootstrap_interval(m.kept(parts[m.counted_by]), m.statistic) for m in metrics if m.statistic},
         coverage=results[HEADLINE]["pixels"] / pixels if pixels else math.nan,
         scored=scored,
         skipped=skipped,

@@ -1,12 +1,13 @@
 """The list of clip metrics: one entry per metric, and the only place that names it.
 
 The scorer, the tables of the terminal, ``tc.json``, ``tc.csv``, the comparison and the HTML report all loop over
-:data:`METRICS`. A new metric is an accumulator (``counts``, ``update``, ``compute``) and one entry here.
+:data:`METRICS`, and over those of :data:`PROTOCOLS` that ``TEST.protocols`` asks for. A new metric is an accumulator
+(``counts``, ``update``, ``compute``) and one entry here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -17,14 +18,20 @@ from torch import Tensor
 
 from etc.metrics import (
     FlickerRate,
+    FlowFreeConsistency,
+    MajorityAgreement,
+    PerPairConsistency,
     SegmentationIoU,
     TemporalConsistency,
     VideoConsistency,
+    VspwTemporalConsistency,
+    VspwVideoConsistency,
     frequency_weighted_iou,
     iou_counts,
     mean_iou,
     pixel_accuracy,
 )
+from etc.metrics.protocols import mean_of_clips
 
 BOUNDARY_BAND = 0.005  # of the image diagonal
 _VIDEO_CONSISTENCY: dict[Literal["vspw", "correct"], str] = {  # definition -> what it counts
@@ -41,12 +48,13 @@ SEGMENTATION = "segmentation"
 #   dequantised pair  update(ids_t, ids_next, flow): the same, with the flow as it was before a file rounded it
 #   label pair        as pair, with the labels of two frames that both have one
 #   triple            update(a, b, c, flow_ab, flow_bc, backward_ab, backward_bc, valid): predictions of three frames
+#   window            update(ids, flows): predictions of five frames [5, H, W]; flow from the middle one to the others
 #   labelled frame    update(ids, label)
 #   labelled clip     update(ids, labels), both [T, H, W]: consecutive labelled frames, in chunks which repeat the last
 #                     ``overlap`` frames of the one before; ``overlap`` is an attribute of the accumulator
 # All are numpy arrays: ids uint8 [H, W] with 255 for no class, flow float32 [2, H, W] in pixels, visible bool [H, W],
 # or None where nothing is known of occlusion.
-Needs = Literal["pair", "dequantised pair", "label pair", "triple", "labelled frame", "labelled clip"]
+Needs = Literal["pair", "dequantised pair", "label pair", "triple", "window", "labelled frame", "labelled clip"]
 
 
 class Accumulator(Protocol):
@@ -99,6 +107,7 @@ class ClipMetric:
             ``labelled``, or ``fixed``, where the run has no influence on them. A comparison of runs leaves out the
             classes that one of the runs lacks.
         column: its name where room is scarce; empty: its key.
+        across_clips: counts of whole clips ``[clips, ...]`` -> what is summed over clips, as they are or weighed.
     """
 
     key: str
@@ -113,11 +122,12 @@ class ClipMetric:
     counts_of: str = ""
     averages: Literal["occur", "labelled", "fixed"] = "fixed"
     column: str = ""
+    across_clips: Callable[[Tensor], Tensor] = _unchanged
 
     @property
     def needs_flow(self) -> bool:
         """Whether it is counted anew for each flow and each stride."""
-        return self.needs in ("pair", "dequantised pair", "label pair", "triple")
+        return self.needs in ("pair", "dequantised pair", "label pair", "triple", "window")
 
     @property
     def counted_by(self) -> str:
@@ -236,3 +246,89 @@ METRICS: list[ClipMetric] = [
         averages="labelled",
     ),
 ]
+
+# By the name in TEST.protocols: how other publications score, to compare with their tables; shown behind METRICS.
+PROTOCOLS: dict[str, list[ClipMetric]] = {
+    "vspw": [
+        ClipMetric(
+            key="tc_vspw",
+            label="TC of VSPW",
+            build=VspwTemporalConsistency,
+            needs="pair",
+            figure=_mean,
+            statistic=partial(mean_iou, convention="target"),
+            kept=iou_counts,
+            averages="occur",
+        ),
+        ClipMetric(
+            key="miou_vspw",
+            label="mIoU of VSPW",
+            build=SegmentationIoU,
+            needs="labelled frame",
+            note="over the classes of the labels",
+            statistic=partial(mean_iou, convention="target"),
+            kept=iou_counts,
+            counts_of=SEGMENTATION,
+            averages="labelled",
+        ),
+        ClipMetric(
+            key="weighted_iou_vspw",
+            label="weighted IoU of VSPW",
+            build=SegmentationIoU,
+            needs="labelled frame",
+            note="by the pixels of the labels",
+            statistic=frequency_weighted_iou,
+            kept=iou_counts,
+            counts_of=SEGMENTATION,
+        ),
+        *(
+            ClipMetric(
+                key=f"vc{window}_vspw_script",
+                label=f"VC{window} of VSPW",
+                build=partial(VspwVideoConsistency, window=window),
+                needs="labelled clip",
+                note="as vspw, with 255 as a label",
+            )
+            for window in (8, 16)
+        ),
+    ],
+    "per-pair": [
+        ClipMetric(
+            key="tc_per_pair",
+            label="TC per pair",
+            build=PerPairConsistency,
+            needs="pair",
+            note="mIoU of each pair; mean over pairs, then clips",
+            across_clips=mean_of_clips,
+        )
+    ],
+    "majority": [
+        ClipMetric(
+            key="majority",
+            label="agreement with the majority",
+            build=MajorityAgreement,
+            needs="window",
+            note="of five frames along the flow",
+        )
+    ],
+    "flow-free": [
+        ClipMetric(
+            key="flow_free",
+            label="flow-free consistency",
+            build=FlowFreeConsistency,
+            needs="labelled clip",
+            note="unchanged where the label is",
+        )
+    ],
+}
+
+
+def metrics_of(protocols: Collection[str]) -> list[ClipMetric]:
+    """All metrics that clips are scored with: the usual ones, and those of the protocols asked for."""
+    return [*METRICS, *(metric for name, own in PROTOCOLS.items() if name in protocols for metric in own)]
+
+
+def metrics_in(*results: Mapping[str, Any]) -> list[ClipMetric]:
+    """The metrics to show of results by metric: the usual ones, and those of protocols that all the results have."""
+    extra = metrics_of(PROTOCOLS)[len(METRICS) :]
+    return [*METRICS, *(metric for metric in extra if all(metric.key in own for own in results))]

@@ -19,7 +19,7 @@ from etc.config import dump_settings, load_settings
 from etc.config.schema import Settings
 from etc.data.labels import class_names
 from etc.errors import UserError
-from etc.evaluate.metric_list import HEADLINE, METRICS, ClipMetric, classes_averaged
+from etc.evaluate.metric_list import HEADLINE, ClipMetric, classes_averaged, metrics_in
 from etc.metrics import iou_scores
 from etc.predict.provenance import predictor_settings
 from utils.files import regular_file, write_text
@@ -101,13 +101,14 @@ class FlowScores:
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> FlowScores:
         """The inverse of :meth:`record`, which must hold ``clips`` too. KeyError and the like for another record."""
-        keys = [metric.key for metric in METRICS]
+        metrics = metrics_in(record)
+        keys = [metric.key for metric in metrics]
         scores = cls(
             name=record["flow_name"],
             stride=record["stride"],
             flow=record["flow"],
             results={key: record[key] for key in keys},
-            intervals={m.key: tuple(record[f"{m.key}_interval"]) for m in METRICS if m.statistic},
+            intervals={m.key: tuple(record[f"{m.key}_interval"]) for m in metrics if m.statistic},
             coverage=record["coverage"],
             scored=record["pairs"]["scored"],
             skipped=record["pairs"]["skipped"],
@@ -116,7 +117,7 @@ class FlowScores:
                 for clip in record["clips"]
             ],
         )
-        for metric in METRICS:
+        for metric in metrics:
             scores.figure(metric)
         return scores
 
@@ -195,19 +196,20 @@ class ClipScores:
         One column per metric; then, for each metric that is a mean over classes, how many it averages; then the share
         of the pixels that a class has.
         """
-        means = [m.key for m in METRICS if classes_averaged(self.first.results[m.key]) is not None]
-        rows: list[list[Any]] = [["flow_name", "stride", "kind", "name", *(metric.key for metric in METRICS)]]
+        metrics = metrics_in(self.first.results)
+        means = [m.key for m in metrics if classes_averaged(self.first.results[m.key]) is not None]
+        rows: list[list[Any]] = [["flow_name", "stride", "kind", "name", *(metric.key for metric in metrics)]]
         rows[0] += [*(f"{key}_classes" for key in means), "pixel_share"]
         for scores in self.by_flow:
             head = [scores.name, scores.stride]
             averaged = [classes_averaged(scores.results[key]) for key in means]
-            rows.append([*head, "all", "", *map(scores.figure, METRICS), *averaged, math.nan])
+            rows.append([*head, "all", "", *map(scores.figure, metrics), *averaged, math.nan])
             nowhere = [math.nan for _ in means]
             for k, (name, share) in enumerate(zip(self.classes, scores.pixel_shares(), strict=True)):
-                rows.append([*head, "class", name, *(_of_class(scores.results[m.key], k) for m in METRICS)])
+                rows.append([*head, "class", name, *(_of_class(scores.results[m.key], k) for m in metrics)])
                 rows[-1] += [*nowhere, share]
             for name, clip in zip(self.clips, scores.clips, strict=True):
-                rows.append([*head, "clip", name, *(clip.figures[m.key] for m in METRICS)])
+                rows.append([*head, "clip", name, *(clip.figures[m.key] for m in metrics)])
                 rows[-1] += [*(clip.classes[key] for key in means), math.nan]
         return rows
 
@@ -224,8 +226,8 @@ def read_clip_scores(folder: Path) -> ClipScores:
         UserError: a file is missing, or ``tc.json`` was written by another version of the toolkit.
     """
     path = folder / TC_FILE
-    kept = [metric.key for metric in METRICS if metric.statistic and not metric.counts_of]
     tc, settings = read_result(path), load_settings(folder / TC_SETTINGS_FILE)
+    kept = [metric.key for metric in metrics_in(tc) if metric.statistic and not metric.counts_of]
     try:
         control = tc["constant"]
         return ClipScores(

@@ -6,7 +6,7 @@ import math
 
 from etc.data.labels import class_names
 from etc.display.tables import WIDTH, percent, table, table_in_blocks
-from etc.evaluate.metric_list import HEADLINE, METRICS, PUBLISHED, SEGMENTATION, classes_averaged
+from etc.evaluate.metric_list import HEADLINE, METRICS, PUBLISHED, SEGMENTATION, classes_averaged, metrics_in
 from etc.evaluate.results import ClipScores, FlowScores, FrameScores
 
 SHOWN_CLIPS = 5  # of the least consistent ones; the files hold all
@@ -19,7 +19,7 @@ def clip_table(result: ClipScores) -> str:
     """Every figure of a scoring, fit for 100 columns."""
     scores, constant = result.first, result.constant
     rows = [["temporal consistency", "%", "note"]]
-    for metric in METRICS:
+    for metric in metrics_in(scores.results):
         averaged = classes_averaged(scores.results[metric.key])
         note = metric.note or _interval_note(scores.intervals.get(metric.key), result.interval_parts)
         notes = [note, "" if averaged is None else f"{averaged} classes"]
@@ -80,7 +80,7 @@ def _least_consistent(result: ClipScores) -> str:
 
 def _flow_table(by_flow: list[FlowScores], parts: tuple[int, str]) -> str:
     """One column per flow and stride, with all that depends on them."""
-    shown = [metric for metric in METRICS if metric.needs_flow]
+    shown = [metric for metric in metrics_in(by_flow[0].results) if metric.needs_flow]
     columns = [["flow", "stride"]]
     for metric in shown:
         columns[0] += [f"{metric.label} %"]

@@ -1,7 +1,7 @@
 """mIoU, mAcc and allAcc from confusion counts."""
 
 import math
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -76,18 +76,21 @@ def confusion(pred: Labels, target: Labels, num_classes: int, ignore_label: int 
     return counts[:k, :k].contiguous()
 
 
-def iou_scores(counts: Tensor | np.ndarray, convention: Literal["present", "published"] = "present") -> IouScores:
+Convention = Literal["present", "published", "target"]
+
+
+def iou_scores(counts: Tensor | np.ndarray, convention: Convention = "present") -> IouScores:
     """Turns confusion counts into figures.
 
     Args:
         counts: ``[K, K]``, rows are the target.
         convention: ``"present"`` averages IoU over the classes that occur in target or prediction, and
             accuracy over those that occur in the target. ``"published"`` averages both over all K classes,
-            an absent one counting as 0.
+            an absent one counting as 0. ``"target"`` averages both over the classes that occur in the target.
 
     Returns:
-        ``mIoU``, ``mAcc`` and ``allAcc`` in [0, 1]; ``iou``, one value per class (an absent one is NaN under
-        "present", 0 under "published"); ``pixels``, how many were counted; ``mIoU_classes`` and ``mAcc_classes``,
+        ``mIoU``, ``mAcc`` and ``allAcc`` in [0, 1]; ``iou``, one value per class (one that is not averaged is NaN, an
+        absent one 0 under "published"); ``pixels``, how many were counted; ``mIoU_classes`` and ``mAcc_classes``,
         how many classes are averaged; ``class_pixels``, how many pixels have each class in target or prediction.
         Without any pixel all shares are NaN: nothing was measured.
 
@@ -97,11 +100,12 @@ def iou_scores(counts: Tensor | np.ndarray, convention: Literal["present", "publ
     table = counts.detach().cpu().numpy() if isinstance(counts, Tensor) else np.asarray(counts)
     if table.ndim != 2 or table.shape[0] != table.shape[1]:
         raise ValueError(f"counts must be [K, K], got {list(table.shape)}")
-    require_choice("convention", convention, ("present", "published"))
+    require_choice("convention", convention, get_args(Convention))
     hits, truth, pixels = table.diagonal(), table.sum(1), int(table.sum())
     union = truth + table.sum(0) - hits
     absent = 0.0 if convention == "published" and pixels else math.nan
-    iou = np.divide(hits, union, out=np.full(len(hits), absent), where=union > 0)
+    averaged = truth > 0 if convention == "target" else union > 0
+    iou = np.divide(hits, union, out=np.full(len(hits), absent), where=averaged)
     accuracy = np.divide(hits, truth, out=np.full(len(hits), absent), where=truth > 0)
     return {
         "mIoU": float(np.nanmean(iou)) if pixels else math.nan,
@@ -149,14 +153,15 @@ def iou_counts(counts: Tensor) -> Tensor:
     return torch.stack([counts.diagonal(dim1=-2, dim2=-1), counts.sum(-1), counts.sum(-2)], dim=-2)
 
 
-def mean_iou(totals: np.ndarray, convention: Literal["present", "published"] = "present") -> float:
+def mean_iou(totals: np.ndarray, convention: Convention = "present") -> float:
     """mIoU from :func:`iou_counts` ``[3, K]``, as :func:`iou_scores` gives it for the counts themselves."""
     hits, rows, columns = totals
     union = rows + columns - hits
     if not union.any():
         return math.nan
-    iou = hits[union > 0] / union[union > 0]
-    return float(iou.mean() if convention == "present" else iou.sum() / len(union))
+    averaged = rows > 0 if convention == "target" else union > 0
+    iou = hits[averaged] / union[averaged]
+    return float(iou.sum() / len(union) if convention == "published" else iou.mean())
 
 
 def occurring_classes(totals: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from etc.config import with_changes
 from etc.data.labels import IGNORE
 from etc.distributed import device_of
 from etc.evaluate.clips import SetAside, evaluation_flow_names, score_clips
-from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
+from etc.evaluate.metric_list import HEADLINE, PROTOCOLS, SEGMENTATION, metrics_of
 from etc.evaluate.results import ClipFigures, ClipScores
 from etc.metrics import occurring_classes
 from etc.report.clip_views import ClipViewer, settings_of_predictions
@@ -107,7 +107,7 @@ def _scored_again(run: Run, viewer: ClipViewer, set_aside: SetAside) -> ClipScor
     settings = with_changes(
         settings,
         FLOW={"evaluate_with": [first], "occlusion": run.scores.settings.FLOW.occlusion},
-        TEST={"strides": settings.TEST.strides[:1]},
+        TEST={"strides": settings.TEST.strides[:1], "protocols": run.scores.settings.TEST.protocols},
     )
     again = score_clips(settings, device_of(settings.TEST.device), set_aside=set_aside)
     own, new = run.scores, again.first
@@ -126,5 +126,5 @@ def _scored_again(run: Run, viewer: ClipViewer, set_aside: SetAside) -> ClipScor
 
 def _merged(own: dict[str, _T], again: dict[str, _T]) -> dict[str, _T]:
     """By metric: what was scored again, and the run's own where labels decide."""
-    decided = {metric.key for metric in METRICS if not metric.of_predictions_alone}
+    decided = {metric.key for metric in metrics_of(PROTOCOLS) if not metric.of_predictions_alone}
     return again | {key: value for key, value in own.items() if key in decided}

@@ -12,7 +12,7 @@ import torch
 
 from etc.display.machine import machine
 from etc.display.tables import WIDTH, percent, table_in_blocks
-from etc.evaluate.metric_list import HEADLINE, METRICS, ClipMetric, classes_averaged
+from etc.evaluate.metric_list import HEADLINE, ClipMetric, classes_averaged, metrics_in
 from etc.evaluate.results import write_csv, write_json
 from etc.metrics import bootstrap_interval, occurring_classes
 from etc.report.common_classes import CommonClasses, common_classes, labelled_classes
@@ -43,12 +43,13 @@ def compare(
     found = common_classes(own)
     rows = []
     parts, word = runs[0].scores.interval_parts
+    metrics = metrics_in(*(run.scores.first.results for run in runs))
     for i, run in enumerate(runs):
         scores, spent = run.scores.first, cost.get(run.name)
         row: ComparisonRow = {"run": run.name, "flow": scores.flow, "stride": scores.stride}
         row |= {"interval parts": parts, "intervals over": word}
         row["mIoU"], row["mIoU classes"] = _labelled_miou(run)
-        for metric in METRICS:
+        for metric in metrics:
             row |= _figure(metric, runs, i)
             if metric.statistic:
                 low, high = scores.intervals[metric.key]
@@ -146,7 +147,7 @@ def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
         return ["-" if math.isnan(row[key]) else f"{row[key] * scale:.{digits}f}" for row in rows]
 
     lines = []
-    for metric in METRICS:
+    for metric in metrics_in(*rows):
         lines.append((metric.label, share(metric.key, metric.digits)))
         if f"{metric.key} classes" in rows[0] and any(not math.isnan(row[metric.key]) for row in rows):
             lines.append(("  classes averaged", number(f"{metric.key} classes", 0)))
