@@ -113,9 +113,8 @@ def counted_parts(
             part = futures[future]
             progress(part.stop - part.start)
             yield part, pickle.loads(future.result())
-        pool.shutdown()
     finally:
-        ours.close()
+        ours.close()  # ends all workers at once, whatever they do: nobody wants it any more
         pool.shutdown(cancel_futures=True)
         alive.close()
 
