@@ -40,8 +40,9 @@ def number_of_workers(
     """How many worker processes this process shall start; 1: it counts by itself.
 
     Args:
-        wanted: the number; ``None``: all cores, as far as each worker has 16 pairs of 1024x2048 pixels to score, or as
-            many pixels in smaller or larger pairs. The processes that torchrun started on a machine share its cores.
+        wanted: the number; ``None``: one for each thread of PyTorch (all cores, or ``OMP_NUM_THREADS``, of which
+            torchrun gives 1 to each of several processes), as far as each has 16 pairs of 1024x2048 pixels to score, or
+            as many pixels in smaller or larger pairs.
         settings: the settings.
         device: where flow is computed.
         flows: what clips are scored with.
@@ -63,13 +64,7 @@ def number_of_workers(
     for clip in clips:
         width, height = image_size(root / clip[0].image)
         pixels += width * height * sum(max(0, len(clip) - flow.stride) for flow in flows)
-    cores = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(cores, pixels // _WORTH_A_WORKER // distributed.world_size()))
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), pixels // _WORTH_A_WORKER // distributed.world_size()))
 
 
 def counted_parts(
@@ -110,9 +105,9 @@ def counted_parts(
         with _interrupts_held():
             futures = {pool.submit(_count, given): given.part for given in parts}
         for future in as_completed(futures):
-            part = futures[future]
+            part, counts = futures[future], pickle.loads(future.result())
             progress(part.stop - part.start)
-            yield part, pickle.loads(future.result())
+            yield part, counts
     finally:
         ours.close()  # ends all workers at once, whatever they do: nobody wants it any more
         pool.shutdown(cancel_futures=True)

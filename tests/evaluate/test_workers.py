@@ -208,21 +208,18 @@ def test_a_number_of_workers_below_one_and_pixels_set_aside_by_workers_are_refus
 def test_by_default_each_worker_has_16_pairs_of_1024x2048_pixels(size, pairs, cores, expected, monkeypatch):
     settings = load_settings(None, ["DATA.data_root=.", "FLOW.name=dis"])
     flows = flow_settings(settings, torch.device("cpu"))
-    monkeypatch.setattr(workers, "_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     monkeypatch.setattr(workers, "image_size", lambda path: size[::-1])
     clips = [[Frame("0.png", None)] * (pairs + 1)]
     assert number_of_workers(None, settings, torch.device("cpu"), flows, clips) == expected
     assert number_of_workers(3, settings, torch.device("cpu"), flows, clips) == 3
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # other processes of torchrun have the other cores
-    shared = number_of_workers(None, settings, torch.device("cpu"), flows, clips)
-    assert shared == min(expected, 2)
 
 
 def test_a_network_on_a_gpu_stays_in_one_process(tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(tmp_path)
     clips, gpu = [[Frame("0.png", None)] * 10_000], torch.device("cuda")
     monkeypatch.setattr(workers, "image_size", lambda path: (2048, 1024))
-    monkeypatch.setattr(workers, "_cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     own = load_settings(None, ["DATA.data_root=.", own_estimator(tmp_path, "pass")])
     flows = flow_settings(own, gpu)
     assert number_of_workers(None, own, gpu, flows, clips) == 1 and not caplog.text
