@@ -252,8 +252,8 @@ def _message(error: Exception) -> str:
     message = str(error)
     if _worker_was_killed(error):
         return (
-            "a worker process was killed, often by lack of memory: free some memory, or lower TRAIN.workers "
-            f"({_report(error).strip().rstrip('.')})"
+            "a worker process was killed, often by lack of memory: free some memory, or lower TRAIN.workers or "
+            f"--workers ({_report(error).strip().rstrip('.')})"
         )
     if _is_lack_of_memory(error):
         return (

@@ -12,7 +12,8 @@
 Predictions are PNG files of 8 or 16 bits, with or without palette, that hold train ids, Cityscapes
 label ids or class colours (detected, or set by TEST.prediction_ids). Each belongs to the frame of
 the same name. The first run computes optical flow and keeps it in FLOW.cache; later runs read it.
-Writes tc.json and tc.csv into TEST.save_folder. torchrun shares the clips between processes.
+Writes tc.json and tc.csv into TEST.save_folder. All cores share the clips (--workers), and torchrun
+shares them between machines and GPUs; the figures do not depend on either.
 docs/scoring.md explains the scores.
 """
 
@@ -48,13 +49,19 @@ def main(argv: list[str] | None = None) -> int:
         "--vspw", action="store_true", help="TC, mIoU, weighted IoU, VC8, VC16 of VSPW; sets TEST.protocols, keeps cuts"
     )
     parser.add_argument("--allow-gaps", action="store_true", help="frames may lack a prediction; sets TEST.allow_gaps")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that score (default: all cores; fewer where there is little to score)",
+    )
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = config_and_overrides(args)
     settings = cli.settings_from(args)
     check_one_source(settings, args.overrides)
     with distributed.process_group(device_of(settings.TEST.device)) as device:
         with distributed.exclusive_output(settings.TEST.save_folder, "tc"):
-            result = score_clips(settings, device)
+            result = score_clips(settings, device, workers=args.workers)
             if distributed.rank() == 0:
                 result.save(settings.TEST.save_folder)
         if distributed.rank() == 0:

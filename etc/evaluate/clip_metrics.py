@@ -1,4 +1,4 @@
-"""All counts of one clip, fed frame by frame, in memory that does not grow with the clip."""
+"""All counts of one clip, or of a part of one, fed frame by frame, in memory that does not grow with the clip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from etc.data.labels import IGNORE
 from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, Accumulator, ChunkAccumulator, Needs, metrics_of
-from etc.evaluate.windows import WindowScorer
+from etc.evaluate.windows import REACH, WindowScorer
 from etc.flow.build import FlowSource
 from etc.metrics.warping import visible_pixels
 
@@ -41,12 +41,13 @@ class PairFlow(NamedTuple):
 
 
 class PairCounts(NamedTuple):
-    """Counts of one clip under one flow at one stride.
+    """Counts of one clip, or of a part, under one flow at one stride.
 
     Attributes:
         metrics: counts of the metrics that need flow.
         totals: int64 ``[3]``: pixels of the scored pairs, scored pairs, skipped pairs.
-        headline: float64 ``[pairs]``, the headline figure of each pair, NaN where it was skipped; 0 behind the last.
+        headline: float64 ``[pairs]``, the headline figure of each pair, NaN where it was skipped; 0 where it was not
+            counted.
     """
 
     metrics: Counts
@@ -62,16 +63,22 @@ class ClipCounts(NamedTuple):
 
 
 class ClipScorer:
-    """Counts one clip.
+    """Counts one clip, or a part of one.
+
+    The first ``lead`` frames of a part are counted in the part before; pairs, triples and windows that end in this
+    part reach back to them.
 
     Args:
         classes: number of classes K.
         pairs: what counts the pairs of its frames, one for each flow and each distance of frames.
         protocols: as ``TEST.protocols``.
+        lead: frames that are not counted.
     """
 
-    def __init__(self, classes: int, pairs: list[PairScorer], protocols: Collection[str] = ()) -> None:
-        self.pairs = pairs
+    def __init__(
+        self, classes: int, pairs: list[PairScorer], protocols: Collection[str] = (), *, lead: int = 0
+    ) -> None:
+        self.pairs, self.lead = pairs, lead
         counting = [metric for metric in metrics_of(protocols) if not metric.counts_of]
         self.frames = {m.key: m.build(classes) for m in counting if m.needs == "labelled frame"}
         self.chunks = {m.key: LabelledChunks(m.build(classes)) for m in counting if m.needs == "labelled clip"}
@@ -87,16 +94,18 @@ class ClipScorer:
             self.shape = self.shape or frame.prediction.shape
             if frame.prediction.shape != self.shape:
                 raise UserError(f"the predictions of {frame.path.name} and of the frames before differ in size")
-            if frame.label is not None:
+            if frame.label is not None and not self.lead:
                 for accumulator in self.frames.values():
                     accumulator.update(frame.prediction, frame.label)
         for chunks in self.chunks.values():
-            chunks.add(frame)
+            chunks.add(frame, counted=not self.lead)
         for pairs in self.pairs:
-            pairs.add(frame)
+            if self.lead <= pairs.reach:  # flow takes long to read
+                pairs.add(frame, counted=not self.lead)
+        self.lead = max(0, self.lead - 1)
 
-    def counts(self, pairs: int) -> ClipCounts:
-        """All counts of the clip, with room for the headline figures of that many pairs."""
+    def counts(self, pairs: int | None = None) -> ClipCounts:
+        """All counts, with room for the headline figures of that many pairs; ``None``: of those counted."""
         for chunks in self.chunks.values():
             chunks.end()
         accumulators = self.frames | {key: chunks.accumulator for key, chunks in self.chunks.items()}
@@ -136,31 +145,45 @@ class PairScorer:
         self.frames: deque[ScoredFrame | None] = deque(maxlen=stride)
         self.pairs: deque[tuple[np.ndarray, PairFlow] | None] = deque(maxlen=stride)
 
-    def add(self, frame: ScoredFrame | None) -> None:
-        """Count the pair that ends at the next frame of the clip; ``None``: it has no prediction."""
+    @property
+    def reach(self) -> int:
+        """How many frames before a frame something begins that ends at it: a triple, or a window if any is counted."""
+        return (REACH if self.windows.accumulators else 2) * self.stride
+
+    def add(self, frame: ScoredFrame | None, *, counted: bool = True) -> None:
+        """Take the pair that ends at the next frame of the clip; ``None``: it has no prediction.
+
+        A pair that is not counted can still be the first one of a triple.
+        """
         if len(self.frames) == self.stride:
             last = self.frames[0]
             if last is None or frame is None:
-                self.skipped += 1
-                self.figures.append(math.nan)
                 self.pairs.append(None)
+                if counted:
+                    self.skipped += 1
+                    self.figures.append(math.nan)
             else:
-                self.pairs.append((last.prediction, self._add_pair(last, frame)))
+                flow = self._flow(last, frame)
+                if counted:
+                    self._add_pair(last, frame, flow)
+                self.pairs.append((last.prediction, flow))
         self.frames.append(frame)
         if frame is None:
             self.windows.add_gap()
         else:
-            self.windows.add(frame.path, frame.prediction)
+            self.windows.add(frame.path, frame.prediction, counted=counted)
 
-    def counts(self, pairs: int) -> PairCounts:
-        """All counts, with room for the headline figures of that many pairs."""
-        figures = torch.zeros(pairs, dtype=torch.float64)
+    def counts(self, pairs: int | None = None) -> PairCounts:
+        """All counts, with room for the headline figures of that many pairs; ``None``: of those counted."""
+        figures = torch.zeros(len(self.figures) if pairs is None else pairs, dtype=torch.float64)
         figures[: len(self.figures)] = torch.tensor(self.figures, dtype=torch.float64)
         totals = torch.tensor([self.pixels, len(self.figures) - self.skipped, self.skipped])
         return PairCounts({metric.key: own.counts for metric, own in self.metrics}, totals, figures)
 
-    def _add_pair(self, last: ScoredFrame, frame: ScoredFrame) -> PairFlow:
-        flow = flow_of_pair(self.flow, last.path, frame.path, frame.prediction.shape, occlusion=self.occlusion)
+    def _flow(self, last: ScoredFrame, frame: ScoredFrame) -> PairFlow:
+        return flow_of_pair(self.flow, last.path, frame.path, frame.prediction.shape, occlusion=self.occlusion)
+
+    def _add_pair(self, last: ScoredFrame, frame: ScoredFrame, flow: PairFlow) -> None:
         visible = flow.valid
         if flow.backward is not None:
             # The check takes most of the time: once for all metrics.
@@ -171,7 +194,6 @@ class PairScorer:
             self._update(own, metric.needs, last, frame, flow, visible)
         self.pixels += frame.prediction.size
         self.figures.append(headline.figure(headline.compute(self.classes, accumulator.counts - before)))
-        return flow
 
     def _update(
         self,
@@ -241,15 +263,19 @@ class LabelledChunks:
         self.accumulator = accumulator
         self.frames: list[tuple[np.ndarray, np.ndarray]] = []  # prediction and label
 
-    def add(self, frame: ScoredFrame | None) -> None:
-        """The next frame of the clip; one without prediction or label ends the run."""
+    def add(self, frame: ScoredFrame | None, *, counted: bool = True) -> None:
+        """The next frame of the clip; one without prediction or label ends the run.
+
+        A frame that is not counted belongs to the chunk before, which the first chunk here overlaps.
+        """
         if frame is None or frame.label is None:
             self.end()
             return
         self.frames.append((frame.prediction, frame.label))
-        if len(self.frames) == _CHUNK:
+        if len(self.frames) == _CHUNK and counted:
             self._flush()
-            self.frames = self.frames[-self.accumulator.overlap :]
+        if len(self.frames) == _CHUNK or not counted:
+            del self.frames[: max(0, len(self.frames) - self.accumulator.overlap)]
 
     def end(self) -> None:
         """Count what is left of the run."""

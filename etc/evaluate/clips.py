@@ -1,58 +1,73 @@
 """Runs the metrics over clips; labelled frames alone are scored in etc/evaluate/frames.py.
 
-Everything is counted into integer tables with one row per clip. Processes started by torchrun share the clips and
-sum their tables, so that the result is the same to the last pixel for any number of processes.
+Everything is counted into integer tables with one row per clip. Worker processes, and processes started by torchrun,
+share the clips or parts of them, and their tables are summed, so that the result is the same to the last pixel for any
+number of processes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
-from etc.data.breaks import breaks_in
+from etc.data.breaks import Breaks, breaks_in
 from etc.data.frame_values import check_values
-from etc.data.labels import IGNORE, class_names, label_table_of, read_train_ids
+from etc.data.labels import class_names
 from etc.data.lists import Clip, Frame, clip_names, frames_sha256
 from etc.data.sources import clips_to_score, source_of_clips
 from etc.data.synthetic import is_to_be_rendered
 from etc.distributed import device_of
 from etc.errors import UserError
-from etc.evaluate.clip_metrics import ClipCounts, ClipScorer, Counts, PairCounts, PairScorer, ScoredFrame
+from etc.evaluate.clip_metrics import ClipCounts, Counts, PairCounts
+from etc.evaluate.clip_parts import Part, PartCounter, PartTables, SetAside, cut
+from etc.evaluate.flows import FlowSetting, flow_settings
 from etc.evaluate.metric_list import HEADLINE, SEGMENTATION, classes_averaged, metrics_of
-from etc.evaluate.predictions import check_predictions_folder, predictions_from
+from etc.evaluate.predictions import Predictions, check_not_written, check_predictions_folder, predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
-from etc.flow.build import FlowSource, flow_source
+from etc.evaluate.workers import counted_parts, number_of_workers
 from etc.flow.plausible import warn_if_implausible
 from etc.metrics import bootstrap_interval, iou_scores
-from etc.weights import weight_files
-from flownet import VARIANTS
 
 SEGMENTS = 10  # that a single clip is divided into, for intervals
 _SEGMENT_FRAMES = 5  # of each segment, at least
 
-# Index of a clip, index of a frame in it -> the pixels to set aside, bool [H, W]; None: none of them.
-SetAside = Callable[[int, int], np.ndarray | None]
 
+class _Checked(NamedTuple):
+    """All that is known before the first pair is scored.
 
-class FlowSetting(NamedTuple):
-    """A flow, and a distance of the frames of a pair (stride), that clips are scored with."""
+    Attributes:
+        flows: what clips are scored with.
+        whole: the clips as they are listed.
+        predictions: their predictions.
+        classes: names of the classes.
+        breaks: where the clips break.
+        clips: the parts between breaks, which are scored as clips.
+        files: the prediction of each of their frames; ``None``: a gap.
+    """
 
-    name: str
-    stride: int
-    source: FlowSource
+    flows: list[FlowSetting]
+    whole: list[Clip]
+    predictions: Predictions
+    classes: list[str]
+    breaks: Breaks
+    clips: list[list[Frame]]
+    files: list[list[Path | None]]
 
 
 def score_clips(
-    settings: Settings, device: torch.device | None = None, *, set_aside: SetAside | None = None
+    settings: Settings,
+    device: torch.device | None = None,
+    *,
+    workers: int | None = 1,
+    set_aside: SetAside | None = None,
 ) -> ClipScores:
     """Score the temporal consistency of predictions: ``TEST.predictions``, or those of ``tool/gen_video.py``.
 
@@ -60,61 +75,100 @@ def score_clips(
     ``device`` (default: that of the settings), and kept in ``FLOW.cache``. Pixels that are set aside count neither in
     predictions nor in labels.
 
+    With several workers, processes of one thread each share the clips; long clips are cut into parts, which read up to
+    16 frames before them again. The result is the same to the last pixel. A script that asks for them must keep its
+    work behind ``if __name__ == "__main__"``, because every worker imports it.
+
+    Args:
+        settings: the settings.
+        device: where flow is computed.
+        workers: number of worker processes; 1: none, this process scores; ``None``: all cores, as far as it is worth
+            it, see :func:`etc.evaluate.workers.number_of_workers`.
+        set_aside: which pixels to set aside; with one worker only.
+
     Raises:
         UserError: as :class:`etc.evaluate.predictions.Predictions`; missing frames or lists; class names that do
             not fit; clips shorter than a stride; predictions that changed meanwhile.
+        ValueError: ``set_aside`` with several workers.
     """
-    # All settings and labels are checked first: whatever is wrong with them must not waste the scoring. Everything that
-    # can be looked at comes before the clips, which may have to be rendered.
+    if workers != 1 and set_aside is not None:
+        raise ValueError("set_aside cannot be called in worker processes: give it with workers=1")
+    device = device or device_of(settings.TEST.device)
+    checked = _checked(settings, device)
+    flows, predictions, clips = checked.flows, checked.predictions, checked.clips
+    workers = number_of_workers(workers, settings, device, flows, clips)
+    ends = segment_ends(len(clips[0])) if len(clips) == 1 else []
+    counter = PartCounter(settings, flows, predictions.reader, ends)
+    tables = PartTables(counter, clips)
+    parts = [counter.frames_of(part, clips[part.clip], checked.files[part.clip]) for part in _own(clips, workers)]
+    try:
+        frames = sum(given.part.stop - given.part.start for given in parts)
+        with (
+            tqdm(total=frames, desc="score", unit="frame", disable=distributed.rank() > 0) as bar,
+            closing(
+                counted_parts(counter, parts, device, workers, set_aside=set_aside, progress=bar.update)
+            ) as counted,
+        ):
+            for part, found in counted:
+                tables.add(part, found)
+    except UserError:
+        check_not_written(predictions.folder)  # which may be the reason
+        raise
+    predictions.check_unchanged()
+    return _scores(settings, checked, _pooled(tables.counts), _of_segments(tables.so_far, len(flows)))
+
+
+def _own(clips: list[list[Frame]], workers: int) -> list[Part]:
+    """The parts that this process counts, with its workers."""
+    parts = cut([len(clip) for clip in clips], int(distributed.sum_counts(torch.tensor(workers))))
+    distributed.warn_of_idle_processes(len(parts), "clips, or parts of clips, to score")
+    return parts[distributed.rank() :: distributed.world_size()]
+
+
+def _checked(settings: Settings, device: torch.device) -> _Checked:
+    """Everything is checked first: whatever is wrong must not waste the scoring.
+
+    What can be looked at without the clips comes before them, because they may have to be rendered.
+    """
     if is_to_be_rendered(settings):
         check_predictions_folder(settings)
         class_names(settings)
-    flows = flow_settings(settings, device or device_of(settings.TEST.device))
+    flows = flow_settings(settings, device)
     whole = clips_to_score(settings)
     check_values(settings, [frame for clip in whole for frame in clip], source_of_clips(settings))
     predictions = predictions_from(settings, whole)
     names = class_names(settings)  # before what takes long
     breaks = breaks_in(whole, settings)
     clips, files = breaks.split(whole), breaks.split(predictions.files)
-    longest = max(map(len, clips)) - 1
-    if longest < max(settings.TEST.strides):
-        raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest + 1} frames")
-    distributed.warn_of_idle_processes(len(clips), "clips to score")
+    longest = max(map(len, clips))
+    if longest <= max(settings.TEST.strides):
+        raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest} frames")
     if distributed.rank() == 0:
         _warn_of_flow(settings, flows, clips)
-    # Clips of other processes keep the zeros of a scorer that saw no frame.
-    counts = [_scorer(settings, flows).counts(longest) for _ in clips]
-    ends = segment_ends(len(clips[0])) if len(clips) == 1 else []
-    so_far = [_scorer(settings, flows).counts_so_far() for _ in ends]
-    own = range(distributed.rank(), len(clips), distributed.world_size())
-    for index in tqdm(own, desc="score", unit="clip", disable=distributed.rank() > 0):
-        scorer = _scorer(settings, flows)
-        for t, (frame, file) in enumerate(zip(clips[index], files[index], strict=True)):
-            scored = None if file is None else _scored_frame(settings, frame, file, predictions.read(file))
-            scorer.add(_without(scored, set_aside and set_aside(index, t)))
-            if t + 1 in ends:
-                so_far[ends.index(t + 1)] = scorer.counts_so_far()
-        counts[index] = scorer.counts(longest)
-    predictions.check_unchanged()
-    pooled, segments = _pooled(counts), _of_segments(so_far, len(flows))
+    return _Checked(flows, whole, predictions, names, breaks, clips, files)
+
+
+def _scores(settings: Settings, checked: _Checked, pooled: ClipCounts, segments: list[Counts]) -> ClipScores:
+    """The scores of all counts."""
+    clips, breaks = checked.clips, checked.breaks
     by_flow = [
         _flow_scores(flow, own, pooled.frames, parts, clips, settings)
-        for flow, own, parts in zip(flows, pooled.pairs, segments, strict=True)
+        for flow, own, parts in zip(checked.flows, pooled.pairs, segments, strict=True)
     ]
     called = clip_names(clips)
     tables = pooled.frames | pooled.pairs[0].metrics
     parts, metrics = tables | segments[0], metrics_of(settings.TEST.protocols)
     return ClipScores(
-        classes=names,
+        classes=checked.classes,
         clips=called,
         by_flow=by_flow,
         constant=_constant(tables[SEGMENTATION].sum(0)),
-        predictions=predictions.facts(),
+        predictions=checked.predictions.facts(),
         clip_counts={m.key: m.kept(parts[m.key]).numpy() for m in metrics if m.statistic and not m.counts_of},
         settings=settings,
         gaps=[called[part] for part in breaks.parts_after(breaks.gaps)],
         cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
-        frames_sha256=frames_sha256((frame for clip in whole for frame in clip), settings.DATA.data_root),
+        frames_sha256=frames_sha256((frame for clip in checked.whole for frame in clip), settings.DATA.data_root),
     )
 
 
@@ -134,50 +188,6 @@ def segment_ends(frames: int) -> list[int]:
     """
     segments = min(SEGMENTS, frames // _SEGMENT_FRAMES)
     return [round(frames * (i + 1) / segments) for i in range(segments)] if segments > 1 else []
-
-
-def flow_settings(settings: Settings, device: torch.device) -> list[FlowSetting]:
-    """Every flow of ``FLOW.evaluate_with`` with every stride, the headline first.
-
-    Raises:
-        UserError: as :func:`evaluation_flow`.
-    """
-    flows = {name: evaluation_flow(settings, name, device) for name in evaluation_flow_names(settings)}
-    return [FlowSetting(name, stride, flow) for name, flow in flows.items() for stride in settings.TEST.strides]
-
-
-def evaluation_flow_names(settings: Settings) -> list[str]:
-    """The flows that clips are scored with: ``FLOW.evaluate_with``, or ``FLOW.name`` where it is empty."""
-    return settings.FLOW.evaluate_with or [settings.FLOW.name]
-
-
-def evaluation_flow(settings: Settings, name: str, device: torch.device) -> FlowSource:
-    """The flow that an entry of ``FLOW.evaluate_with`` names.
-
-    Args:
-        settings: ``dis@PRESET`` sets the preset and ``NAME@WEIGHTS`` the weights; otherwise ``FLOW.preset`` applies,
-            and ``FLOW.weights`` to the estimator of ``FLOW.name``.
-        name: the entry.
-        device: where flow is computed.
-
-    Raises:
-        UserError: an unknown estimator or preset, or weights that are missing.
-    """
-    estimator, _, choice = name.partition("@")
-    weights = settings.FLOW.weights if estimator == settings.FLOW.name else None
-    change: dict[str, Any] = {"name": estimator, "weights": weights}
-    if choice:
-        change["preset" if estimator == "dis" else "weights"] = choice
-    elif weights is None and estimator in VARIANTS and weight_files()[estimator].path.is_file():
-        change["weights"] = str(weight_files()[estimator].path)
-    # Not validated again: the estimator checks its preset and weights itself.
-    return flow_source(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
-
-
-def _scorer(settings: Settings, flows: list[FlowSetting]) -> ClipScorer:
-    classes, occlusion, protocols = settings.DATA.classes, settings.FLOW.occlusion, settings.TEST.protocols
-    pairs = [PairScorer(classes, f.source, occlusion=occlusion, stride=f.stride, protocols=protocols) for f in flows]
-    return ClipScorer(classes, pairs, protocols)
 
 
 def _pooled(clips: list[ClipCounts]) -> ClipCounts:
@@ -247,26 +257,3 @@ def _constant(segmentation: Tensor) -> ConstantControl:
     control = torch.zeros_like(segmentation)
     control[:, labels.argmax()] = labels
     return ConstantControl(int(labels.argmax()), iou_scores(control)["mIoU"])
-
-
-def _without(frame: ScoredFrame | None, aside: np.ndarray | None) -> ScoredFrame | None:
-    """A frame whose pixels that are set aside have neither a class nor a label."""
-    if frame is None or aside is None:
-        return frame
-    label = None if frame.label is None else np.where(aside, np.uint8(IGNORE), frame.label)
-    return ScoredFrame(frame.path, np.where(aside, np.uint8(IGNORE), frame.prediction), label)
-
-
-def _scored_frame(settings: Settings, frame: Frame, file: Path, prediction: np.ndarray) -> ScoredFrame:
-    data = settings.DATA
-    root, label = Path(data.data_root), None
-    if frame.label is not None:
-        table = label_table_of(settings)
-        label = read_train_ids(root / frame.label, table, prediction.shape)
-        holes = int(((prediction == IGNORE) & (label != IGNORE)).sum())
-        if holes:
-            raise UserError(
-                f"{file}: {holes} pixels have no class (255) where {root / frame.label} has one, and mIoU needs one "
-                "everywhere: predict a class there, or score against a list without labels"
-            )
-    return ScoredFrame(root / frame.image, prediction, label)

@@ -96,6 +96,7 @@ class Predictions:
     Attributes:
         files: the file of each frame of each clip; ``None``: a gap.
         kind: ``train``, ``label`` or ``color``.
+        reader: reads a file as :meth:`read` does, and does not ask who writes the folder.
         fingerprint: text that changes with any byte of the files.
 
     Raises:
@@ -124,8 +125,8 @@ class Predictions:
         check_made_alike(every, self._note_file, self._note())
         found = [file for file in every if file is not None]
         self.fingerprint = self._fingerprint()
-        self._read = PredictionReader(detect_kind(found, values) if kind == "auto" else kind, values)
-        self.kind = self._read.kind
+        self.reader = PredictionReader(detect_kind(found, values) if kind == "auto" else kind, values)
+        self.kind = self.reader.kind
 
     def read(self, path: Path) -> np.ndarray:
         """A prediction as train ids, uint8 ``[H, W]``; 255 is no class.
@@ -134,7 +135,7 @@ class Predictions:
             UserError: the file cannot be read, holds a value that its kind does not allow, or another run writes it.
         """
         try:
-            return self._read(path)
+            return self.reader(path)
         except UserError:
             check_not_written(self.folder)
             raise

@@ -33,8 +33,10 @@ class WindowScorer:
         self.accumulators, self.flow, self.stride = accumulators, flow, stride
         self.frames: deque[_Frame | None] = deque(maxlen=REACH * stride + 1)
 
-    def add(self, path: Path, prediction: np.ndarray) -> None:
+    def add(self, path: Path, prediction: np.ndarray, *, counted: bool = True) -> None:
         """Count the window that ends at the next frame of the clip, given with its ids, uint8 ``[H, W]``.
+
+        A window that is not counted leaves its frames for those that follow.
 
         Raises:
             UserError: the flow cannot be read or computed, or the data set lacks it.
@@ -43,7 +45,7 @@ class WindowScorer:
             return
         self.frames.append(_Frame(path, prediction))
         window = [frame for frame in list(self.frames)[:: self.stride] if frame is not None]
-        if len(window) <= REACH:
+        if len(window) <= REACH or not counted:
             return
         middle = window[REACH // 2]
         flows = [self._flow(middle, other) for other in window if other is not middle]

@@ -28,7 +28,8 @@ from etc.display.tables import percent
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
-from etc.evaluate.clips import SetAside, evaluation_flow, evaluation_flow_names
+from etc.evaluate.clip_parts import SetAside
+from etc.evaluate.flows import evaluation_flow, evaluation_flow_names
 from etc.evaluate.metric_list import HEADLINE
 from etc.evaluate.predictions import Predictions, predictions_from
 from etc.evaluate.results import TC_FILE

@@ -16,7 +16,9 @@ import numpy as np
 from etc.config import with_changes
 from etc.data.labels import IGNORE
 from etc.distributed import device_of
-from etc.evaluate.clips import SetAside, evaluation_flow_names, score_clips
+from etc.evaluate.clip_parts import SetAside
+from etc.evaluate.clips import score_clips
+from etc.evaluate.flows import evaluation_flow_names
 from etc.evaluate.metric_list import HEADLINE, PROTOCOLS, SEGMENTATION, metrics_of
 from etc.evaluate.results import ClipFigures, ClipScores
 from etc.metrics import occurring_classes

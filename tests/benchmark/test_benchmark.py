@@ -102,7 +102,7 @@ def test_the_script_writes_a_page_with_its_command_and_the_same_figures_as_json(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["forward", "gen_video", "labels", "memory", "step", "correlation"])
+@pytest.mark.parametrize("name", ["forward", "gen_video", "labels", "memory", "step", "correlation", "workers"])
 def test_every_other_benchmark_runs_at_tiny_sizes(name, capsys):
     assert run("benchmark", "--quick", name) == 0
     figures = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{name} ")]
