@@ -30,6 +30,7 @@ from etc.train.optimization import Optimization
 from etc.train.pictures import training_pictures
 from etc.train.resume import (
     check_progress,
+    check_same_start,
     check_same_tensors,
     check_same_training,
     checkpoint_to_resume,
@@ -68,6 +69,7 @@ class Trainer:
         self.folder = Path(train.save_path)
         # Before anything that costs time: may this run write here, and which checkpoint does it continue?
         resumed = checkpoint_to_resume(settings)
+        check_same_start(resumed, settings)
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
         if is_to_be_rendered(settings):
             new_student(settings, device)  # an unknown network or wrong weights
