@@ -104,6 +104,27 @@ def made_with(settings: Settings, data: ClipDataset, student: nn.Module) -> dict
     }
 
 
+def check_same_inputs(now: dict[str, Any]) -> None:
+    """Refuse to train where the machines of the processes have other data, networks or versions.
+
+    Args:
+        now: what :func:`made_with` gives in this process.
+
+    Raises:
+        UserError: in every process, where two of them differ.
+    """
+    everywhere = [made | made["inputs"] for made in distributed.gathered(now)]
+    for rank, found in enumerate(everywhere):
+        first = everywhere[0]
+        other = next((key for key in first if key != "inputs" and first[key] != found.get(key)), None)
+        if other is not None:
+            was, is_ = (str(values.get(other))[:12] for values in (first, found))
+            raise UserError(
+                f"{other} is {was} in process 0 and {is_} in process {rank}: their machines must have the same frames, "
+                "labels, weights, code and versions"
+            )
+
+
 def inputs_of(settings: Settings, data: ClipDataset) -> dict[str, str]:
     """The files and the code that settings name, with a hash of each; of frames and labels only of their sizes."""
     train, distill = settings.TRAIN, settings.DISTILL

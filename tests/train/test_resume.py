@@ -195,6 +195,20 @@ def test_processes_that_would_go_on_from_different_states_are_refused_with_what_
     assert "process 0 would train on from epoch 1" in other and "process 1 from epoch 2" in other
 
 
+def test_processes_with_other_data_or_versions_are_refused(monkeypatch):
+    def refused_beside(other: dict) -> str:
+        monkeypatch.setattr(distributed, "gathered", lambda value: [value, value, other])
+        with pytest.raises(UserError) as error:
+            resume_module.check_same_inputs(own)
+        return str(error.value)
+
+    own = {"frames": 9, "torch": "2.9", "inputs": {"frames and labels": "a" * 64}}
+    resume_module.check_same_inputs(own)
+    assert refused_beside(own | {"frames": 8}).startswith("frames is 9 in process 0 and 8 in process 2: their machines")
+    assert "frames and labels is aaaaaaaaaaaa in" in refused_beside(own | {"inputs": {"frames and labels": "b" * 64}})
+    assert "process 0 and None in process 2" in refused_beside(own | {"inputs": {}})
+
+
 def test_an_edited_network_is_refused_with_what_differs(checkpoint, monkeypatch):
     folder, overrides = checkpoint
 
