@@ -24,7 +24,7 @@ from etc.config import DEFAULT_CONFIG, TOOLKIT, find_file, load_settings
 from etc.config.schema import SECTIONS, Settings
 from etc.config.words import type_of
 from etc.data.layouts import check_layout
-from etc.errors import ConfigError, UserError
+from etc.errors import ConfigError, UserError, is_lack_of_memory
 
 USER_ERROR = 2
 HELP_WIDTH = 104
@@ -210,7 +210,7 @@ def run(main: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return interrupts.INTERRUPTED
     except (UserError, OSError, RuntimeError, MemoryError) as error:
-        known = isinstance(error, UserError | OSError) or _worker_was_killed(error) or _is_lack_of_memory(error)
+        known = isinstance(error, UserError | OSError) or _worker_was_killed(error) or is_lack_of_memory(error)
         if not known:
             raise
         if os.environ.get("ETC_DEBUG") == "1":
@@ -231,17 +231,6 @@ def _worker_was_killed(error: Exception) -> bool:
     return isinstance(error, BrokenProcessPool) or (str(error).startswith("DataLoader worker (pid") and not crashed)
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
-    """Whether memory ended: torch has a type for that on GPUs alone, and two sentences on CPUs."""
-    said = ("not enough memory", "can't allocate memory")
-    # By its name, as not every script imports torch.
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(s in str(error) for s in said)
-    )
-
-
 def _report(error: Exception) -> str:
     """PyTorch's report with the signal, which is the cause of the one that it raises at last."""
     return str(error.__cause__ if str(error.__cause__).startswith("DataLoader worker (pid") else error)
@@ -255,7 +244,7 @@ def _message(error: Exception) -> str:
             "a worker process was killed, often by lack of memory: free some memory, or lower TRAIN.workers or "
             f"--workers ({_report(error).strip().rstrip('.')})"
         )
-    if _is_lack_of_memory(error):
+    if is_lack_of_memory(error):
         return (
             "not enough memory: lower TRAIN.batch_size or the training crop, TEST.batch_size_gen, TEST.base_size or "
             f"TEST.pad_to, FLOW.scale ({(str(error).splitlines() or ['MemoryError'])[0]})"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -92,6 +93,15 @@ def sum_counts(counts: Tensor) -> Tensor:
     total = counts.to("cpu", copy=True)
     dist.all_reduce(total, group=_patient_group())
     return total.to(counts.device)
+
+
+def gathered(value: Any) -> list[Any]:
+    """A value of every process, something small that pickle takes, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=_patient_group())
+    return values
 
 
 def share_buffers(module: nn.Module) -> None:

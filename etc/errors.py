@@ -9,3 +9,14 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """A setting that cannot be used; the message names its key."""
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether memory ended: torch has a type for that on GPUs alone, and two sentences on CPUs."""
+    said = ("not enough memory", "can't allocate memory")
+    # By its name, as not everything that runs imports torch.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(sentence in str(error) for sentence in said)
+    )

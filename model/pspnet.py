@@ -43,7 +43,8 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[0] == 1 and any(needs_two_images(pool) for pool in self.features):
             raise normalisation_error(x)
-        return torch.cat([x, *(resize(pool(x), x.shape[-2:]) for pool in self.features)], dim=1)
+        # Autocast interpolates in float32, and a single float32 part would make the whole result float32.
+        return torch.cat([x, *(resize(pool(x), x.shape[-2:]).to(x.dtype) for pool in self.features)], dim=1)
 
 
 def needs_two_images(pool: nn.Module) -> bool:

@@ -77,6 +77,36 @@ def test_the_error_of_one_process_is_shown_and_ends_the_others(tmp_path):
     assert "error: this rank cannot go on" in done.stderr
 
 
+KILLED = """
+import os, signal, sys
+import torch
+from etc import cli, distributed
+
+def main():
+    with distributed.process_group(torch.device("cpu")), distributed.exclusive_output(sys.argv[1]):
+        distributed.barrier()
+        if distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory ends
+        distributed.barrier()
+    return 0
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
+"""
+
+
+def test_a_process_that_is_killed_ends_the_others_and_the_folder_is_free(tmp_path):
+    (tmp_path / "ranks.py").write_text(KILLED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command += [str(tmp_path / "ranks.py"), str(tmp_path / "run")]
+    # The patient group alone would wait for days.
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "SIGKILL" in done.stderr
+    with distributed.exclusive_output(tmp_path / "run"):  # no other process holds it any more
+        pass
+
+
 @pytest.mark.parametrize(("local", "named"), [(None, "LOCAL_RANK is not set"), ("4", "LOCAL_RANK is 4")])
 def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch, local, named):
     monkeypatch.setenv("RANK", "0")

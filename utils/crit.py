@@ -392,12 +392,13 @@ def similarity(q: Tensor, k: Tensor, normalize: Normalize = "cosine") -> Callabl
     the returned function takes a slice of the rows (positions of ``q``) and gives ``[N, rows, h*w]``."""
     if q.shape != k.shape:
         raise ValueError(f"the maps of two frames differ in shape: {tuple(q.shape)} and {tuple(k.shape)}")
-    q, k = q.flatten(2), k.flatten(2)
+    # once, not in every block: k is read as a whole by each of them
+    q, k = q.flatten(2), full_precision(k).flatten(2)
     rows, columns = scales(q, k, normalize)
 
     def block(part: slice) -> Tensor:
         scaled = full_precision(q[:, :, part]) * rows[:, None, part]
-        return torch.bmm(scaled.transpose(1, 2), full_precision(k)) * columns[:, None]
+        return torch.bmm(scaled.transpose(1, 2), k) * columns[:, None]
 
     return block
 

@@ -29,9 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 def validate(
-    network: nn.Module, settings: Settings, device: torch.device, *, clips: int | None = None
+    network: nn.Module,
+    settings: Settings,
+    device: torch.device,
+    *,
+    clips: int | None = None,
+    flow: FlowSource | None = None,
 ) -> dict[str, float]:
     """mIoU on ``DATA.val_list`` and strict TC on the first ``clips`` (all) of the clips to validate.
+
+    Without ``flow`` the flow is that of the settings, built anew.
 
     Returns:
         ``{"mIoU", "TC"}`` and, by their keys, the other metrics of the counts of strict TC, in [0, 1]; mIoU only where
@@ -47,7 +54,7 @@ def validate(
     every = validation_clips(settings)[:clips]
     if not every:
         return scores
-    flow, root = flow_source(settings, device), Path(settings.DATA.data_root)
+    flow, root = flow or flow_source(settings, device), Path(settings.DATA.data_root)
     strict = TemporalConsistency(settings.DATA.classes)
     own = breaks_in(every, settings).split(every)[distributed.rank() :: distributed.world_size()]
     for clip in tqdm(own, desc="validate TC", unit="clip", leave=False, disable=distributed.rank() > 0):
@@ -62,6 +69,19 @@ def validate(
     strict_counts = distributed.sum_counts(strict.counts)
     others = {m.key: m.compute(settings.DATA.classes, strict_counts) for m in METRICS if m.counts_of == HEADLINE}
     return scores | {"TC": iou_scores(strict_counts)["mIoU"], **others}
+
+
+def validation_flow(settings: Settings, device: torch.device) -> FlowSource | None:
+    """The flow that all validations of a training read; ``None`` where they need none.
+
+    A network takes none of the device's memory before a pair is missing in the cache.
+
+    Raises:
+        UserError: as :func:`etc.flow.build.flow_source`.
+    """
+    if settings.TRAIN.val_freq == 0 or not validation_clips(settings):
+        return None
+    return flow_source(settings, device)
 
 
 def check_validation(settings: Settings, network: nn.Module, device: torch.device) -> None:

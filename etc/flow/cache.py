@@ -10,7 +10,7 @@ import torch
 from etc.data.frame_names import folder_key, pair_name
 from etc.data.images import read_image
 from etc.data.origin import Origin, read_origin
-from etc.errors import UserError
+from etc.errors import UserError, is_lack_of_memory
 from etc.flow.estimators import FlowEstimator
 from etc.flow.files import read_flow, write_kitti
 
@@ -80,6 +80,11 @@ class CachedFlow:
             return None
         return flow if flow.shape[1:] == tuple(shape) else None
 
+    def has(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> bool:
+        """Whether the cache has the flow of a pair, by what its file says of itself: damage shows when it is read."""
+        origin = read_origin(self.path(path_t, path_k, shape))
+        return origin is not None and origin.is_of((path_t, path_k), self.key)
+
     def write(self, path: Path, flow: np.ndarray, origin: Origin) -> None:
         """Write the flow of a pair, float32 ``[2, H, W]``, into its cache file."""
         write_kitti(path, flow, origin=origin.text)
@@ -99,7 +104,8 @@ class CachedFlow:
         """The flow of a pair whose images are read already, RGB uint8 ``[H, W, 3]``; it is not written.
 
         Raises:
-            UserError: frames of different sizes or too small, or a flow of another size or that is not finite.
+            UserError: frames of different sizes or too small, a flow of another size or that is not finite, or not
+                enough memory.
         """
         name, shape = self.estimator.name, image_t.shape[:2]
         pair = [torch.from_numpy(image).permute(2, 0, 1)[None].float() for image in (image_t, image_k)]
@@ -107,6 +113,14 @@ class CachedFlow:
             flow = self.estimator.estimate(*pair)
         except ValueError as error:
             raise UserError(f"FLOW.name {name}, {path_t} to {path_k.name}: {error}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_lack_of_memory(error):
+                raise
+            raise UserError(
+                f"FLOW.name {name} needs more memory than there is for frames of {shape[1]}x{shape[0]}: set FLOW.scale "
+                "(0.5 needs a quarter), or fill FLOW.cache before with tool/precompute_flow.py, where nothing else is "
+                f"in memory ({(str(error).splitlines() or ['MemoryError'])[0]})"
+            ) from error
         if flow.shape != (1, 2, *shape):
             raise UserError(f"FLOW.name {name} gave a flow {tuple(flow.shape)} for frames of {shape}")
         if not flow.isfinite().all():

@@ -144,7 +144,8 @@ class RaftFlow:
             self.key = f"{name}-{source.name.lower()}"
         else:
             self.key = f"{name}-{_load(self.network, name, weights)[:12]}"
-        self.network.eval().requires_grad_(False).to(device)
+        self.network.eval().requires_grad_(False)
+        self.device = device
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; any size: both sides are padded to a multiple of 8, at least 128."""
@@ -154,7 +155,7 @@ class RaftFlow:
         height, width = rgb_t.shape[-2:]
         size = [max(128, -(-side // 8) * 8) for side in (height, width)]
         pair = [_padded(x.float() / 127.5 - 1, *size) for x in (rgb_t, rgb_k)]
-        return _run(self.network, *pair)[-1][..., :height, :width].to(rgb_t.device)
+        return _run(self.network, self.device, *pair)[-1][..., :height, :width].to(rgb_t.device)
 
 
 class FlowNet2Flow:
@@ -190,14 +191,15 @@ class FlowNet2Flow:
         self.name = name
         self.check = check
         self.key = f"{name}-{file.sha256[:12]}"
-        self.network.requires_grad_(False).to(device)
+        self.network.requires_grad_(False)
+        self.device = device
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`; sides of at least 64."""
         _check_images(rgb_t, rgb_k, smallest=64)
         if self.check:
             check_range(rgb_t, rgb_k)
-        return _run(self.network, rgb_t.float(), rgb_k.float()).to(rgb_t.device)
+        return _run(self.network, self.device, rgb_t.float(), rgb_k.float()).to(rgb_t.device)
 
 
 class ScaledFlow:
@@ -319,9 +321,11 @@ def _download(name: str, source) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _run(network: nn.Module, image_t: Tensor, image_k: Tensor) -> Any:
-    """A network on its own device. No inference mode: autograd could not save its flow for the motion loss."""
-    device = next(network.parameters()).device
+def _run(network: nn.Module, device: str | torch.device, image_t: Tensor, image_k: Tensor) -> Any:
+    """A network on a device. No inference mode: autograd could not save its flow for the motion loss."""
+    # It moves there at its first flow: whoever reads cached flow alone needs none of the device's memory for it.
+    device = torch.device(device)
+    network.to(device)
     # Half precision has no room for displacements of 100 pixels and fractions of them.
     with torch.autocast(device.type, enabled=False):
         return network(image_t.to(device), image_k.to(device))

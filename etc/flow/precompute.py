@@ -76,19 +76,45 @@ def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | to
     pairs = list(dict.fromkeys(pair for purpose in purposes for pair in frame_pairs(settings, purpose)))
     check_frames([path for pair in pairs for path in pair])
     own = pairs[distributed.rank() :: distributed.world_size()]
+    computed = fill(flow, own)
+    total, kept = distributed.sum_counts(torch.tensor([computed, len(own) - computed])).tolist()
+    return total, kept
+
+
+def fill(flow: CachedFlow, pairs: list[FramePair]) -> int:
+    """Compute the flow that the cache lacks; the progress says how long it will take, and how much disk.
+
+    Args:
+        flow: the estimator and the cache.
+        pairs: those of this process. The others are supposed to have as many.
+
+    Returns:
+        Pairs computed.
+
+    Raises:
+        UserError: as :meth:`etc.flow.cache.CachedFlow.compute`.
+    """
+    sizes: list[int] = []
     computed = 0
-    loaded = ordered_map(partial(_to_do, flow), own, workers=READERS, ahead=AHEAD)
-    bar = tqdm(total=len(own), desc=f"flow {flow.key}", unit="pair", disable=distributed.rank() > 0)
+    loaded = ordered_map(partial(_to_do, flow), pairs, workers=READERS, ahead=AHEAD)
+    bar = tqdm(total=len(pairs), desc=f"flow {flow.key}", unit="pair", disable=distributed.rank() > 0)
     with bar, closing(loaded), TaskQueue(workers=WRITERS, pending=2 * WRITERS) as writers:
-        for pair, todo in zip(own, loaded, strict=True):
+        for pair, todo in zip(pairs, loaded, strict=True):
             if todo is not None:
                 origin, *images = todo
                 path = flow.path(*pair, images[0].shape[:2])
-                writers.put(flow.write, path, flow.compute(*pair, *images), origin)
+                writers.put(_write, flow, path, flow.compute(*pair, *images), origin, sizes)
                 computed += 1
+            if sizes:
+                whole = sum(sizes) / len(sizes) * len(pairs) * distributed.world_size()
+                bar.set_postfix_str(f"about {tqdm.format_sizeof(whole, 'B', 1024)} of disk", refresh=False)
             bar.update()
-    total, kept = distributed.sum_counts(torch.tensor([computed, len(own) - computed])).tolist()
-    return total, kept
+    return computed
+
+
+def _write(flow: CachedFlow, path: Path, values: np.ndarray, origin: Origin, sizes: list[int]) -> None:
+    flow.write(path, values, origin)
+    sizes.append(path.stat().st_size)
 
 
 def _to_do(flow: CachedFlow, pair: FramePair) -> tuple[Origin, np.ndarray, np.ndarray] | None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import cv2
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from etc import distributed
@@ -26,6 +25,7 @@ from etc.motion import MotionLoss
 from etc.networks import compile_in_place, new_network, teacher_network
 from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
+from etc.train.parallel import data_parallel
 from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask
 from model import SegmentationNetwork
@@ -128,7 +128,7 @@ def new_task(settings: Settings, student: SegmentationNetwork, device: torch.dev
     if train.self_training is not None:
         pseudo_labeler = _pseudo_labeler(settings, student, threshold=train.self_training)
     return MotionTask(
-        student=_data_parallel(student, segmentation, device),
+        student=data_parallel(student, segmentation, device, (train.train_h, train.train_w)),
         segmentation_loss=segmentation,
         motion_loss=motion,
         motion_flow=train.motion_flow,
@@ -173,15 +173,6 @@ def _class_weight(given: str | list[float], classes: int) -> Tensor | None:
 def _shortened(given: str | list[float]) -> str:
     text = str(given)
     return text if len(text) <= 80 or isinstance(given, str) else f"{text[:80]}..."
-
-
-def _data_parallel(student: nn.Module, segmentation: nn.Module, device: torch.device) -> nn.Module:
-    if distributed.world_size() == 1:
-        return student
-    ids = [device.index] if device.type == "cuda" else None
-    # A loss that does not read the auxiliary head gives it no gradient.
-    unused = not isinstance(segmentation, crit.CriterionDSN)
-    return DistributedDataParallel(student, device_ids=ids, find_unused_parameters=unused)
 
 
 def _online_flow(settings: Settings, device: torch.device) -> FlowEstimator:

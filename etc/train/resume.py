@@ -58,6 +58,30 @@ def checkpoint_to_resume(settings: Settings) -> tuple[Path, dict[str, Any]] | No
     return path, content
 
 
+def check_same_start(resumed: tuple[Path, dict[str, Any]] | None, settings: Settings) -> None:
+    """Refuse to train where the processes would go on from different states: each reads the checkpoint by itself.
+
+    Args:
+        resumed: what :func:`checkpoint_to_resume` found in this process.
+        settings: for the message.
+
+    Raises:
+        UserError: in every process, where two of them differ.
+    """
+    start = "the first weights"
+    if resumed is not None:
+        path, content = resumed
+        start = f"epoch {content['epoch']}, step {content['step']} of {path} (sha256 {sha256_of(path)[:12]})"
+    starts = distributed.gathered(start)
+    other = next((rank for rank, found in enumerate(starts) if found != starts[0]), None)
+    if other is not None:
+        raise UserError(
+            f"process 0 would train on from {starts[0]}, process {other} from {starts[other]}: TRAIN.save_path "
+            f"{settings.TRAIN.save_path} must be one folder that all machines share, and so must FLOW.cache, "
+            "DISTILL.cache and DATA.data_root of a rendered world (docs/scaling.md)"
+        )
+
+
 def made_with(settings: Settings, data: ClipDataset, student: nn.Module) -> dict[str, Any]:
     """What the weights of a training depend on, besides its settings; kept in its checkpoints.
 
@@ -78,6 +102,27 @@ def made_with(settings: Settings, data: ClipDataset, student: nn.Module) -> dict
         "toolkit": etc.__version__,
         "torch": str(torch.__version__),
     }
+
+
+def check_same_inputs(now: dict[str, Any]) -> None:
+    """Refuse to train where the machines of the processes have other data, networks or versions.
+
+    Args:
+        now: what :func:`made_with` gives in this process.
+
+    Raises:
+        UserError: in every process, where two of them differ.
+    """
+    everywhere = [made | made["inputs"] for made in distributed.gathered(now)]
+    for rank, found in enumerate(everywhere):
+        first = everywhere[0]
+        other = next((key for key in first if key != "inputs" and first[key] != found.get(key)), None)
+        if other is not None:
+            was, is_ = (str(values.get(other))[:12] for values in (first, found))
+            raise UserError(
+                f"{other} is {was} in process 0 and {is_} in process {rank}: their machines must have the same frames, "
+                "labels, weights, code and versions"
+            )
 
 
 def inputs_of(settings: Settings, data: ClipDataset) -> dict[str, str]:

@@ -21,15 +21,20 @@ from etc.config.schema import Settings
 from etc.data.labels import read_colors
 from etc.data.synthetic import is_to_be_rendered
 from etc.errors import UserError
-from etc.evaluate.validation import check_validation, validate
+from etc.evaluate.validation import check_validation, validate, validation_flow
+from etc.flow.build import FlowSource
+from etc.flow.cache import CachedFlow
 from etc.train.batch import ClipBatch
 from etc.train.build import new_loader, new_student, new_task
 from etc.train.checkpoint import HOW_TO_GO_ON, save_checkpoint
 from etc.train.data import cached_teacher_logits, training_set
+from etc.train.flow_cache import fill_flow_cache
 from etc.train.optimization import Optimization
 from etc.train.pictures import training_pictures
 from etc.train.resume import (
     check_progress,
+    check_same_inputs,
+    check_same_start,
     check_same_tensors,
     check_same_training,
     checkpoint_to_resume,
@@ -68,6 +73,7 @@ class Trainer:
         self.folder = Path(train.save_path)
         # Before anything that costs time: may this run write here, and which checkpoint does it continue?
         resumed = checkpoint_to_resume(settings)
+        check_same_start(resumed, settings)
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
         if is_to_be_rendered(settings):
             new_student(settings, device)  # an unknown network or wrong weights
@@ -80,7 +86,10 @@ class Trainer:
         # may draw first weights, which must not shift the student's random numbers.
         with torch.random.fork_rng(devices=[]):
             check_validation(settings, self.student, device)
+            self.validation_flow: FlowSource | None = validation_flow(settings, device)
         self.task = new_task(settings, self.student, device)
+        if self.task.flow is not None and self.validation_flow is not None:
+            self.validation_flow = CachedFlow(self.task.flow, settings.FLOW.cache)  # one network for both
         if teacher_logits is not None:
             assert self.task.distillation is not None, "logits are cached only where DISTILL is used"
             teacher_logits.fill(self.task.distillation.teacher, self.data.image_files(), device)
@@ -91,6 +100,7 @@ class Trainer:
         # Whether the validation that is due after the last finished epoch, if any, is done.
         self.validated = True
         self.made_with = made_with(settings, self.data, self.student)
+        check_same_inputs(self.made_with)
         if resumed is not None:
             self._restore(*resumed)
 
@@ -102,6 +112,7 @@ class Trainer:
             on = HOW_TO_GO_ON.format(path=self.folder / "last.pth")
             logger.info("%s: all %d epochs are trained already; %s", self.folder, self.epoch, on)
             return self.metrics
+        fill_flow_cache(self.settings, self.data, self.device)
         writer = None
         if distributed.rank() == 0:
             write_text(self.folder / "settings.yaml", dump_settings(self.settings))
@@ -235,7 +246,8 @@ class Trainer:
         try:
             # Eager: frames have another size than crops, and compiling for each takes minutes.
             with torch.compiler.set_stance("force_eager"):
-                scores = validate(network, self.settings, self.device, clips=self.settings.TRAIN.val_clips)
+                clips, flow = self.settings.TRAIN.val_clips, self.validation_flow
+                scores = validate(network, self.settings, self.device, clips=clips, flow=flow)
         except UserError as error:
             raise UserError(
                 f"validation after epoch {self.epoch}: {error}; the training so far is in {self.folder / 'last.pth'}: "

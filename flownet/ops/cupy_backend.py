@@ -167,9 +167,14 @@ def _launch(
 
     device = next(a.device for a in arguments if isinstance(a, Tensor))
     values = tuple(a.data_ptr() if isinstance(a, Tensor) else int(a) for a in arguments)
-    function = _module(source, dtype).get_function(kernel)
     with cupy.cuda.Device(device.index), _cupy_stream(torch.cuda.current_stream(device)):
-        function(grid, block, values, shared_mem=shared_bytes)
+        _function(source, kernel, dtype, device.index)(grid, block, values, shared_mem=shared_bytes)
+
+
+@functools.cache
+def _function(source: str, kernel: str, dtype: torch.dtype, device: int | None):
+    """A kernel on the current device, whose index is part of the key: cupy loads it anew for every object it gives."""
+    return _module(source, dtype).get_function(kernel)
 
 
 @functools.cache

@@ -50,30 +50,37 @@ class FakeCupy:
 
     def RawModule(self, *, code, options):
         self.events.append(("compiled", options))
-        return SimpleNamespace(
-            get_function=lambda name: (
-                lambda grid, block, values, *, shared_mem: self.events.append((name, grid, block, values, shared_mem))
-            )
-        )
+        return SimpleNamespace(get_function=self.get_function)
+
+    def get_function(self, name):
+        self.events.append(("loaded", name))
+        return lambda grid, block, values, *, shared_mem: self.events.append((name, grid, block, values, shared_mem))
 
 
-def test_a_launch_enters_device_and_stream_and_compiles_once_for_all_shapes(monkeypatch):
+def test_a_launch_enters_device_and_stream_and_compiles_and_loads_once_for_all_shapes(monkeypatch):
     cupy = FakeCupy()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     stream = SimpleNamespace(cuda_stream=77, __cuda_stream__=lambda: (0, 77))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     cupy_backend._module.cache_clear()
+    cupy_backend._function.cache_clear()
     try:
-        for height in (5, 300):
+        for height in (300, 5, 7):
             x = torch.zeros(2, 3, height, 7)
             out = cupy_backend.channelnorm(x)
             name, grid, block, values, shared = cupy.events[-1]
             assert name == "channelnorm_forward"
             assert (grid, block, shared) == ((-(-2 * height * 7 // 256), 1), (256, 1), 0)
             assert values == (x.data_ptr(), out.data_ptr(), 2, 3, height * 7)
-            assert cupy.events[-3:-1] == [("device", None), ("stream", 77)]
+        assert cupy.events[-3:-1] == [("device", None), ("stream", 77)]
+        # cupy loads a kernel for the current device: behind the guard, and not at every launch.
+        assert [event[0] for event in cupy.events] == [
+            *("device", "stream", "compiled", "loaded", "channelnorm_forward"),
+            *("device", "stream", "channelnorm_forward") * 2,
+        ]
         assert [event for event in cupy.events if event[0] == "compiled"] == [
             ("compiled", ("-std=c++17", "-DSCALAR=float"))
         ]
     finally:
         cupy_backend._module.cache_clear()
+        cupy_backend._function.cache_clear()

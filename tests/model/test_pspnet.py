@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models import resnet18
 
 from model import PSPNet, build_model, parameter_groups
@@ -209,3 +210,19 @@ def test_a_failing_download_says_where_to_put_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
     with pytest.raises(OSError, match=r"no route to host.*checkpoints/resnet18-f37072fd.pth.*pretrained to false"):
         build_model("psp18", classes=4, pretrained=True)
+
+
+def test_features_have_half_precision_under_the_autocast_of_a_gpu():
+    """CUDA's autocast interpolates in float32, unlike the CPU's. Fake tensors follow its rules without a GPU."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.float16)
+    try:
+        with FakeTensorMode(), torch.device("cuda"):
+            outputs = PSPNet(classes=5).outputs(torch.randn(2, 3, 65, 65))
+            enlarged = nn.functional.interpolate(outputs["logits"], scale_factor=2.0, mode="bilinear")
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+    assert enlarged.dtype == torch.float32
+    assert {name: x.dtype for name, x in outputs.items()} == dict.fromkeys(("logits", "fea", "dsn"), torch.float16)

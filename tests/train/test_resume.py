@@ -1,11 +1,13 @@
 """What a training may be continued from: the checkpoint of the same training, undamaged."""
 
+import hashlib
 import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from etc import distributed
@@ -164,6 +166,47 @@ def test_another_number_of_processes_is_refused_with_both_numbers(checkpoint, mo
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     message = refused(overrides)
     assert "was trained by 1 processes, now there are 2" in message and "torchrun --nproc_per_node 1" in message
+
+
+def resumes_alone(rank: int, folder: str) -> None:
+    """One of two machines without a shared disk: only the first has the checkpoint."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    settings, path = load_settings(None, [f"TRAIN.save_path={folder}"]), Path(folder) / "last.pth"
+    resume_module.check_same_start((path, {"epoch": 1, "step": 7}), settings)  # both have it
+    resume_module.check_same_start(None, settings)  # none has it
+    found = []
+    for start in ((path, {"epoch": 1, "step": 7}) if rank == 0 else None, (path, {"epoch": 1 + rank, "step": 7})):
+        try:
+            resume_module.check_same_start(start, settings)
+        except UserError as error:
+            found.append(str(error))
+    (Path(folder) / f"{rank}.txt").write_text("\n".join(found))
+    dist.destroy_process_group()
+
+
+def test_processes_that_would_go_on_from_different_states_are_refused_with_what_must_be_shared(tmp_path):
+    (tmp_path / "last.pth").write_bytes(b"state")
+    torch.multiprocessing.spawn(resumes_alone, (str(tmp_path),), nprocs=2)
+    lacking, other = (tmp_path / "0.txt").read_text().splitlines()
+    assert (tmp_path / "1.txt").read_text().splitlines() == [lacking, other]
+    digest = hashlib.sha256(b"state").hexdigest()[:12]
+    assert f"epoch 1, step 7 of {tmp_path}/last.pth (sha256 {digest}), process 1 from the first weights" in lacking
+    assert f"TRAIN.save_path {tmp_path} must be one folder that all machines share" in lacking
+    assert "process 0 would train on from epoch 1" in other and "process 1 from epoch 2" in other
+
+
+def test_processes_with_other_data_or_versions_are_refused(monkeypatch):
+    def refused_beside(other: dict) -> str:
+        monkeypatch.setattr(distributed, "gathered", lambda value: [value, value, other])
+        with pytest.raises(UserError) as error:
+            resume_module.check_same_inputs(own)
+        return str(error.value)
+
+    own = {"frames": 9, "torch": "2.9", "inputs": {"frames and labels": "a" * 64}}
+    resume_module.check_same_inputs(own)
+    assert refused_beside(own | {"frames": 8}).startswith("frames is 9 in process 0 and 8 in process 2: their machines")
+    assert "frames and labels is aaaaaaaaaaaa in" in refused_beside(own | {"inputs": {"frames and labels": "b" * 64}})
+    assert "process 0 and None in process 2" in refused_beside(own | {"inputs": {}})
 
 
 def test_an_edited_network_is_refused_with_what_differs(checkpoint, monkeypatch):

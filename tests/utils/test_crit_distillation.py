@@ -406,3 +406,31 @@ def test_the_similarity_matrix_is_never_held_whole(monkeypatch):
     with LargestTensor() as largest:
         CriterionSDcos_sig()(*interleaved(students, teachers)).backward()
     assert 24**2 * 3 <= largest.elements <= 10_000  # the whole matrix has 331,776
+
+
+class Conversions(TorchDispatchMode):
+    """Elements that were converted to another precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        returned = function(*arguments, **(options or {}))
+        if function is torch.ops.aten._to_copy.default:
+            self.elements += returned.numel()
+        return returned
+
+
+def test_half_precision_maps_are_converted_once_whatever_the_blocks(monkeypatch):
+    student, teacher = ([x.half() for x in maps(2, (1, 3, 24, 24), seed=seed)] for seed in (0, 1))
+    results = []
+    for entries in (10_000, 2**23):  # 34 blocks of rows, or one
+        monkeypatch.setattr(crit, "BLOCK_ENTRIES", entries)
+        with Conversions() as conversions:
+            results.append(CriterionSDcos_sig()(*interleaved(student, teacher)))
+        # Student and teacher, q and k; the teacher's once more for their lengths.
+        assert conversions.elements <= 6 * 3 * 24 * 24
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=0)
+    as_float = CriterionSDcos_sig()(*interleaved([x.float() for x in student], [x.float() for x in teacher]))
+    assert torch.equal(results[1], as_float)

@@ -1,0 +1,61 @@
+"""The student under DDP, which must know whether every parameter gets a gradient in every step."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from etc import distributed
+from etc.errors import UserError
+from model.external import UnclearOutput
+
+
+def data_parallel(
+    student: nn.Module, segmentation_loss: nn.Module, device: torch.device, crop: tuple[int, int]
+) -> nn.Module:
+    """The student, wrapped in DDP where several processes train.
+
+    Args:
+        student: the network, on ``device``.
+        segmentation_loss: called as ``(outputs, label)``.
+        device: where it trains.
+        crop: height and width of the images that it trains on.
+
+    Raises:
+        UserError: the network returns no clear logits.
+    """
+    if distributed.world_size() == 1:
+        return student
+    ids = [device.index] if device.type == "cuda" else None
+    idle = parameters_without_gradient(student, segmentation_loss, device, crop)
+    # DDP waits for the gradient of every parameter, and finds those that get none only if it is told to look.
+    return DistributedDataParallel(student, device_ids=ids, find_unused_parameters=bool(idle))
+
+
+def parameters_without_gradient(
+    student: nn.Module, segmentation_loss: nn.Module, device: torch.device, crop: tuple[int, int]
+) -> list[str]:
+    """Names of the trained parameters that the segmentation loss gives no gradient, found by one backward pass.
+
+    An auxiliary head that the loss does not read is one reason, a branch whose result the network throws away another.
+    The other losses do not count: a batch without neighbours has none of them. A copy of the student is tried, and
+    random numbers are drawn from a copy of their state: the training that follows is the same as without.
+
+    Raises:
+        UserError: the network returns no clear logits.
+    """
+    probe = copy.deepcopy(student).train()
+    # Two images, as batch norm after a global pooling cannot normalise a single one.
+    images = torch.zeros(2, 3, *crop, device=device).contiguous(memory_format=torch.channels_last)
+    label = torch.zeros(2, *crop, dtype=torch.int64, device=device)
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), torch.compiler.set_stance("force_eager"):
+        try:
+            outputs = probe(images)
+        except UnclearOutput as error:
+            raise UserError(f"TRAIN.arch, in training: {error}") from error
+        segmentation_loss.to(device)(outputs, label).backward()
+    return [name for name, p in probe.named_parameters() if p.requires_grad and p.grad is None]
