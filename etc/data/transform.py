@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etc.data.labels import IGNORE
 
@@ -194,7 +194,19 @@ def _warp(image: np.ndarray, crop: CropMap, interpolation: int, border: int, val
     return cv2.warpAffine(image, crop.matrix, (w, h), flags=interpolation, borderMode=border, borderValue=value)
 
 
-def denormalise(image: Tensor) -> Tensor:
-    """Undo :func:`normalise` on tensors: normalised float ``[N, 3, H, W]`` -> RGB 0..255, same shape."""
-    mean, std = (torch.from_numpy(x).to(image.device).view(1, 3, 1, 1) for x in (MEAN, STD))
-    return image * std + mean
+class Denormalise(nn.Module):
+    """Undoes :func:`normalise` on tensors: normalised float ``[N, 3, H, W]`` -> RGB 0..255, same shape.
+
+    A module, because its constants then lie on the device: copied there in every call, they would be waited for.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.from_numpy(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image * self.std + self.mean

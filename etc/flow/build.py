@@ -34,8 +34,8 @@ class FlowSource(Protocol):
         """Whether the flow of a pair is available."""
 
 
-def flow_estimator(settings: Settings, device: str | torch.device = "cpu") -> FlowEstimator:
-    """The flow estimator of the settings.
+def flow_estimator(settings: Settings, device: str | torch.device = "cpu", *, check: bool = True) -> FlowEstimator:
+    """The flow estimator of the settings; ``check``: whether it looks at the values of images, see :func:`build_flow`.
 
     Raises:
         UserError: ``FLOW.name dataset``, which estimates nothing, and as :func:`etc.flow.build_flow`.
@@ -50,6 +50,7 @@ def flow_estimator(settings: Settings, device: str | torch.device = "cpu") -> Fl
         device=device,
         normalized=flow.input == "normalized",
         scale=flow.scale,
+        check=check,
     )
 
 

@@ -61,6 +61,7 @@ def build_flow(
     device: str | torch.device = "cpu",
     normalized: bool = False,
     scale: float = 1.0,
+    check: bool = True,
 ) -> FlowEstimator:
     """Build an estimator.
 
@@ -73,22 +74,24 @@ def build_flow(
         normalized: the published code's two mistakes: mean/std-normalised images instead of 0..255, and
             FlowNet2's vectors not scaled along when images are resized to multiples of 64.
         scale: in (0, 1]; images are reduced by it before the estimation, for those too large for the memory.
+        check: whether the values of images are looked at (never where ``normalized``), which reads some back from their
+            device; not needed where the toolkit itself has read the images.
 
     Raises:
         UserError: an unknown name, weights that are missing or do not fit, or a scale that cannot be used.
     """
+    check = check and not normalized
     if name in CONSTRUCTORS:
         # Reduced images of a black frame hold fractions: ScaledFlow looks before it reduces.
-        check = not normalized and scale == 1
-        estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized, check))
+        estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized, check and scale == 1))
     elif ":" in name:
         estimator = imported_estimator(name)
     else:
         known = ", ".join(FLOW_ESTIMATORS)
         raise UserError(f"flow estimator {name!r} is none of {known}, and no package.module:factory of your own")
     if scale != 1:
-        estimator = ScaledFlow(estimator, scale=scale, check=not normalized)
-    return NormalizedInput(estimator) if normalized else estimator
+        estimator = ScaledFlow(estimator, scale=scale, check=check)
+    return NormalizedInput(estimator, device) if normalized else estimator
 
 
 class DisFlow:
@@ -228,20 +231,21 @@ class ScaledFlow:
         pair = [F.interpolate(x.float(), size, mode="bilinear", antialias=True) for x in (rgb_t, rgb_k)]
         flow = F.interpolate(self.estimator.estimate(*pair), (height, width), mode="bilinear")
         # By the true ratio of each side: rounded sizes are not reduced by the scale exactly.
-        return flow * flow.new_tensor([width / size[1], height / size[0]]).view(1, 2, 1, 1)
+        return torch.stack([flow[:, 0] * (width / size[1]), flow[:, 1] * (height / size[0])], 1)
 
 
 class NormalizedInput:
     """Feeds an estimator mean/std-normalised images: 58 times too little contrast, as published."""
 
-    def __init__(self, estimator: FlowEstimator) -> None:
+    def __init__(self, estimator: FlowEstimator, device: str | torch.device = "cpu") -> None:
         self.estimator = estimator
         self.name = estimator.name
         self.key = f"{estimator.key}-normalized"
+        self._statistics = [torch.from_numpy(x).view(1, 3, 1, 1).to(device) for x in (MEAN, STD)]
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`FlowEstimator`."""
-        mean, std = (torch.from_numpy(x).to(rgb_t.device).view(1, 3, 1, 1) for x in (MEAN, STD))
+        mean, std = (x.to(rgb_t.device) for x in self._statistics)
         return self.estimator.estimate((rgb_t - mean) / std, (rgb_k - mean) / std)
 
 

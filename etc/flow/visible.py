@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etc.flow.build import FlowSource
-from etc.metrics.warping import visible_pixels
+from etc.metrics.warping import agreeing_pixels, visible_pixels
 
 
 class VisibleFlow:
@@ -35,6 +35,9 @@ class VisibleFlow:
 
 
 def visible_in_pairs(flow: Tensor, backward_flow: Tensor) -> Tensor:
-    """The forward-backward check for a batch: flows ``[N, 2, H, W]``, pixels -> bool ``[N, 1, H, W]``."""
+    """The forward-backward check for a batch: float32 flows ``[N, 2, H, W]``, pixels -> bool ``[N, 1, H, W]``.
+
+    Made for training steps: it does not look whether the flow is finite, which would wait for the device.
+    """
     pairs = zip(flow, backward_flow, strict=True)
-    return torch.stack([visible_pixels(forward, backward)[None] for forward, backward in pairs])
+    return torch.stack([agreeing_pixels(forward, backward)[None] for forward, backward in pairs])

@@ -131,7 +131,7 @@ class SegmentationIoU:
     def __init__(self, num_classes: int) -> None:
         require_classes(num_classes, limit=32767)
         self.num_classes = num_classes
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device="cpu")
 
     def update(self, pred: Labels, target: Labels) -> None:
         """Adds predicted and true ids of a frame, or of a batch of frames; see :func:`confusion`."""

@@ -56,7 +56,7 @@ class TemporalConsistency:
         if boundary_band is not None and (protocol != "strict" or not 0 < boundary_band <= 1):
             raise ValueError(f"boundary_band {boundary_band}: expected 0 < share <= 1, strict protocol")
         self.num_classes, self.protocol, self.boundary_band = num_classes, protocol, boundary_band
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device="cpu")
 
     def update(
         self,

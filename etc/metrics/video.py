@@ -39,7 +39,7 @@ class VideoConsistency:
         if not 2 <= window <= 254:
             raise ValueError(f"window must be 2..254 frames, got {window}")
         self.num_classes, self.window, self.definition = num_classes, window, definition
-        self.counts = torch.zeros(2, dtype=torch.int64)
+        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")
 
     @property
     def overlap(self) -> int:
@@ -69,7 +69,7 @@ class VideoConsistency:
 
     def _add_window(self, consistent: int, counted: int) -> None:
         if counted:
-            self.counts += torch.tensor([round(consistent / counted * 2**40), 1])
+            self.counts += torch.tensor([round(consistent / counted * 2**40), 1], device="cpu")
 
     def merge(self, other: "VideoConsistency") -> "VideoConsistency":
         """Adds the windows of ``other``; returns self. ValueError when the two measure different things."""
@@ -95,7 +95,7 @@ class FlickerRate:
     """
 
     def __init__(self) -> None:
-        self.counts = torch.zeros(2, dtype=torch.int64)
+        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")
 
     def update(
         self,

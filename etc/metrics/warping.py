@@ -140,11 +140,15 @@ def visible_pixels(flow: Tensor | np.ndarray, backward_flow: Tensor | np.ndarray
 
     Source: Sundaram et al., Dense point trajectories, ECCV 2010, equation 5.
     """
-    like = torch.zeros(1, *flow.shape[-2:], dtype=torch.uint8, device=getattr(flow, "device", None))
-    forward, backward = (as_flow(f, n, like)[0] for f, n in ((flow, "flow"), (backward_flow, "backward_flow")))
-    visible = torch.empty(like.shape[1:], dtype=torch.bool, device=forward.device)
-    for rows in row_blocks(like[0]):
-        x, y = pixel_positions(like[0], rows)
+    like = torch.zeros(1, *flow.shape[-2:], dtype=torch.uint8, device=getattr(flow, "device", "cpu"))
+    return agreeing_pixels(*(as_flow(f, n, like)[0] for f, n in ((flow, "flow"), (backward_flow, "backward_flow"))))
+
+
+def agreeing_pixels(forward: Tensor, backward: Tensor) -> Tensor:
+    """:func:`visible_pixels` of float32 tensors ``[2, H, W]`` on one device, unchecked: nothing is read back."""
+    visible = torch.empty(forward.shape[1:], dtype=torch.bool, device=forward.device)
+    for rows in row_blocks(visible):
+        x, y = pixel_positions(visible, rows)
         step = forward[:, rows]
         visible[rows] = ~_occluded(step, _read_flow(backward, x + step[0], y + step[1]))
     return visible

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _MASKS = ("labelled", "has_neighbour", "has_third")
+
+
+class Choice(NamedTuple):
+    """Some of the rows of a batch.
+
+    The host chooses: a mask on the device would be read back to learn how many rows it selects.
+
+    Attributes:
+        size: how many.
+        rows: which, int64 ``[size]`` on the device; ``None``: all of them, so that nothing has to be copied.
+    """
+
+    size: int
+    rows: Tensor | None
+
+    def of(self, x: Tensor) -> Tensor:
+        """The chosen rows of ``x``."""
+        return x if self.rows is None else x[self.rows]
+
+
+def _choice(mask: list[bool], device: torch.device) -> Choice:
+    rows = [row for row, chosen in enumerate(mask) if chosen]
+    if len(rows) == len(mask):
+        return Choice(len(rows), None)
+    index = torch.tensor(rows, dtype=torch.int64, device="cpu")
+    # From memory that is not pinned, the copy would wait for the device.
+    index = index.pin_memory() if device.type == "cuda" else index
+    return Choice(len(rows), index.to(device, non_blocking=True))
 
 
 class ClipBatch:
@@ -19,14 +48,12 @@ class ClipBatch:
 
     Args:
         samples: collated samples of :class:`etc.data.clip_dataset.ClipDataset`.
-        device: where to compute. The masks stay on the CPU: choosing frames never waits for the device.
+        device: where to compute. The masks stay on the host: choosing frames never waits for the device.
 
     Attributes:
         images: the frames of the pass, normalised RGB, float ``[N + M + L, 3, H, W]``.
         label: train ids of the frames t, int64 ``[N, H, W]``.
-        labelled: which frames t have a label, bool ``[N]`` on the CPU.
-        has_neighbour: which have a neighbour, bool ``[N]`` on the CPU.
-        has_third: which have a third frame, bool ``[N]`` on the CPU.
+        unlabelled: which frames t have no label.
         flow: flow t -> k of the pairs, float ``[M, 2, H, W]``; ``None``: the samples bring none.
         visible: which pixels of the frames t of the pairs are visible in their neighbours, bool ``[M, 1, H, W]``;
             ``None``: the samples do not say.
@@ -35,20 +62,19 @@ class ClipBatch:
     """
 
     def __init__(self, samples: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-        values = {k: v if k in _MASKS else v.to(device, non_blocking=True) for k, v in samples.items()}
+        device = torch.device(device)
+        values = {k: v.to(device, non_blocking=True) for k, v in samples.items() if k not in _MASKS}
         self.count = len(values["image"])
-        none = torch.zeros(self.count, dtype=torch.bool)
-        self.label, self.labelled = values["label"], values["labelled"]
-        self.has_neighbour, self.has_third = values.get("has_neighbour", none), values.get("has_third", none)
-        # Index tensors: a mask on the device would be read back to learn how many frames it selects.
-        self._with_neighbour, self._with_third = (
-            mask.nonzero()[:, 0].to(device, non_blocking=True) for mask in (self.has_neighbour, self.has_third)
-        )
+        none = [False] * self.count
+        paired, third = (samples[name].tolist() if name in samples else none for name in _MASKS[1:])
+        self.label = values["label"]
+        self.unlabelled = _choice([not known for known in samples["labelled"].tolist()], device)
+        self._with_neighbour, self._with_third = _choice(paired, device), _choice(third, device)
         # Which of the pairs belong to clips that have a third frame too.
-        self._pairs_with_third = self.has_third[self.has_neighbour].nonzero()[:, 0].to(device, non_blocking=True)
+        self._pairs_with_third = _choice([t for t, pair in zip(third, paired, strict=True) if pair], device)
         self.images = self._packed(values, ("image", "neighbour", "third"))
-        self.flow = values["flow"][self._with_neighbour] if "flow" in values else None
-        self.visible = values["visible"][self._with_neighbour][:, None] if "visible" in values else None
+        self.flow = self._with_neighbour.of(values["flow"]) if "flow" in values else None
+        self.visible = self._with_neighbour.of(values["visible"])[:, None] if "visible" in values else None
         self.teacher_logits = None
         if "teacher_logits" in values:
             names = ("teacher_logits", "teacher_logits_neighbour", "teacher_logits_third")
@@ -58,20 +84,20 @@ class ClipBatch:
         t, neighbour, third = names
         parts = [values[t]]
         if neighbour in values:
-            parts.append(values[neighbour][self._with_neighbour])
+            parts.append(self._with_neighbour.of(values[neighbour]))
         if third in values:
-            parts.append(values[third][self._with_third])
+            parts.append(self._with_third.of(values[third]))
         return torch.cat(parts)
 
     @property
     def pair_count(self) -> int:
         """M, the number of clips with a neighbour."""
-        return len(self._with_neighbour)
+        return self._with_neighbour.size
 
     @property
     def triple_count(self) -> int:
         """L, the number of clips with a third frame."""
-        return len(self._with_third)
+        return self._with_third.size
 
     def frames_t(self, x: Tensor) -> Tensor:
         """Frames t of a pass: ``[N + M + L, ...]`` -> ``[N, ...]``."""
@@ -83,13 +109,41 @@ class ClipBatch:
 
     def pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Frames t that have a neighbour, and those neighbours: ``[N + M + L, ...]`` -> twice ``[M, ...]``."""
-        return self.frames_t(x)[self._with_neighbour], self.neighbours(x)
+        return self._with_neighbour.of(self.frames_t(x)), self.neighbours(x)
 
     def with_frames_t(self, x: Tensor, replacement: Tensor) -> Tensor:
         """A copy of a pass ``[N + M + L, ...]`` with other frames t of the pairs, ``replacement`` ``[M, ...]``."""
-        return x.index_copy(0, self._with_neighbour, replacement.to(x.dtype))
+        if self._with_neighbour.rows is None:
+            return torch.cat([replacement.to(x.dtype), x[self.count :]])
+        return x.index_copy(0, self._with_neighbour.rows, replacement.to(x.dtype))
 
     def triples(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Third frames, their neighbours k and their frames t: ``[N + M + L, ...]`` -> three times ``[L, ...]``."""
         third = x[self.count + self.pair_count :]
-        return third, self.neighbours(x)[self._pairs_with_third], self.frames_t(x)[self._with_third]
+        return third, self._pairs_with_third.of(self.neighbours(x)), self._with_third.of(self.frames_t(x))
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that lies on the device."""
+        choices = (self.unlabelled, self._with_neighbour, self._with_third, self._pairs_with_third)
+        held = (self.images, self.label, self.flow, self.visible, self.teacher_logits, *(c.rows for c in choices))
+        yield from (tensor for tensor in held if tensor is not None)
+
+
+def on_device(batches: Iterable[Mapping[str, Tensor]], device: torch.device) -> Iterator[ClipBatch]:
+    """Batches of collated samples on their device; on a GPU each is transferred while the step before it is computed.
+
+    The transfer has a stream of its own, because in that of the training it would come after the steps that are still
+    to be computed.
+    """
+    if device.type != "cuda":
+        yield from (ClipBatch(samples, device) for samples in batches)
+        return
+    transfer = torch.cuda.Stream(device)
+    for samples in batches:
+        with torch.cuda.stream(transfer):
+            batch = ClipBatch(samples, device)
+        training = torch.cuda.current_stream(device)
+        training.wait_stream(transfer)
+        for tensor in batch.tensors():
+            tensor.record_stream(training)  # its memory belongs to the other stream, and is freed in this one
+        yield batch

@@ -176,7 +176,8 @@ def _shortened(given: str | list[float]) -> str:
 
 
 def _online_flow(settings: Settings, device: torch.device) -> FlowEstimator:
-    estimator = flow_estimator(settings, device)
+    # Crops of 8-bit frames need no check of their values, which would be read back from the device in every step.
+    estimator = flow_estimator(settings, device, check=False)
     # A crop that is too small for the estimator is reported now, not in the first step.
     crop = torch.zeros(1, 3, settings.TRAIN.train_h, settings.TRAIN.train_w, device=device)
     try:

@@ -150,7 +150,7 @@ def average_along_flow(logits_t: Tensor, logits_k: Tensor, flow: Tensor, visible
     # Corners are aligned: one step of the coarse grid is (W - 1) / (w - 1) pixels.
     steps = [(coarse - 1) / max(fine - 1, 1) for coarse, fine in zip(size[::-1], flow.shape[:-3:-1], strict=True)]
     coarse = F.interpolate(flow.float(), size=size, mode="bilinear", align_corners=True)
-    coarse = coarse * flow.new_tensor(steps).view(1, 2, 1, 1)
+    coarse = torch.stack([coarse[:, axis] * step for axis, step in enumerate(steps)], 1)
     weight = F.interpolate(visible.float(), size=size, mode="bilinear", align_corners=True)
     return (logits_t + weight * resample2d(logits_k.float(), coarse)) / (1 + weight)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from etc.data.transform import denormalise
+from etc.data.transform import Denormalise
 from etc.motion import MotionLoss
 from etc.train.batch import ClipBatch
 from flownet import resample2d
@@ -60,7 +60,7 @@ def _ids(logits: Tensor, image: Tensor) -> Tensor:
 
 
 def _rgb(image: Tensor) -> Tensor:
-    return denormalise(image)[0].clamp(0, 255).to(torch.uint8).cpu()
+    return Denormalise()(image.cpu())[0].clamp(0, 255).to(torch.uint8)
 
 
 def _colored(ids: Tensor, palette: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from etc.data.transform import denormalise
+from etc.data.transform import Denormalise
 from etc.flow.estimators import FlowEstimator
 from etc.flow.visible import visible_in_pairs
 from etc.motion import MotionLoss
@@ -53,6 +53,7 @@ class MotionTask(nn.Module):
         self.flow = flow
         self.distillation = distillation
         self.pseudo_labeler = pseudo_labeler
+        self.denormalise = Denormalise()
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Compute the losses.
@@ -83,12 +84,10 @@ class MotionTask(nn.Module):
         return {"loss": sum(terms.values())} | terms | pictures
 
     def _labels(self, batch: ClipBatch) -> Tensor:
-        if self.pseudo_labeler is None or batch.labelled.all():
+        if self.pseudo_labeler is None or not batch.unlabelled.size:
             return batch.label
-        labels = batch.label.clone()
-        unlabelled = (~batch.labelled).nonzero()[:, 0].to(labels.device)
-        labels[unlabelled] = self.pseudo_labeler(batch.frames_t(batch.images)[unlabelled])
-        return labels
+        pseudo = self.pseudo_labeler(batch.unlabelled.of(batch.frames_t(batch.images)))
+        return pseudo if batch.unlabelled.rows is None else batch.label.index_copy(0, batch.unlabelled.rows, pseudo)
 
     def _flow(self, batch: ClipBatch) -> tuple[Tensor, Tensor | None]:
         """Flow of the pairs, float32 ``[M, 2, H, W]``, and the visible pixels, where they are needed."""
@@ -99,7 +98,7 @@ class MotionTask(nn.Module):
             return image_t.new_zeros(0, 2, *image_t.shape[-2:]), None
         assert self.flow is not None, "where the batch brings no flow, an estimator is needed"
         with torch.no_grad():
-            pair = denormalise(image_t), denormalise(image_k)
+            pair = self.denormalise(image_t), self.denormalise(image_k)
             flow = self.flow.estimate(*pair).float()
             visible = visible_in_pairs(flow, self.flow.estimate(*pair[::-1]).float()) if self._needs_visible else None
         return flow, visible

@@ -24,11 +24,12 @@ from etc.errors import UserError
 from etc.evaluate.validation import check_validation, validate, validation_flow
 from etc.flow.build import FlowSource
 from etc.flow.cache import CachedFlow
-from etc.train.batch import ClipBatch
+from etc.train.batch import ClipBatch, on_device
 from etc.train.build import new_loader, new_student, new_task
 from etc.train.checkpoint import HOW_TO_GO_ON, save_checkpoint
 from etc.train.data import cached_teacher_logits, training_set
 from etc.train.flow_cache import fill_flow_cache
+from etc.train.kept_losses import KeptLosses
 from etc.train.optimization import Optimization
 from etc.train.pictures import training_pictures
 from etc.train.resume import (
@@ -96,6 +97,7 @@ class Trainer:
         self.optimization = Optimization(train, self.student, device, batches=self.sampler.steps)
         self.total_steps = train.epochs * self.sampler.steps
         self.step, self.epoch = 0, 0
+        self.losses = KeptLosses()
         self.metrics: dict[str, float] = {}
         # Whether the validation that is due after the last finished epoch, if any, is done.
         self.validated = True
@@ -145,13 +147,14 @@ class Trainer:
         self.task.train()
         self.sampler.epoch = self.epoch
         self._seed_other_ranks()
-        for index, samples in enumerate(self._batches()):
-            batch = ClipBatch(samples, self.device)
+        for index, batch in enumerate(on_device(self._batches(), self.device)):
             result = self._train_step(batch, index)
             self.step += 1
             bar.update()
-            if writer and (self.step % train.print_freq == 0 or self.step == self.total_steps):
-                terms = {name: value.item() for name, value in result.items() if value.ndim == 0}
+            if self.step % train.print_freq and self.step != self.total_steps:
+                continue
+            terms = self._finite_losses()
+            if writer:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()}, refresh=False)
                 for name, value in terms.items():
                     writer.add_scalar(f"loss/{name}", value, self.step)
@@ -192,32 +195,39 @@ class Trainer:
                     result = self.task(batch)
                 except UnclearOutput as error:
                     raise UserError(f"TRAIN.arch {train.network}, in training: {error}") from error
-            self._check_finite(result)
+            self.losses.keep(self.step + 1, result)
             self.optimization.step(result["loss"], index)
         return {name: value.detach() for name, value in result.items()}
 
-    def _check_finite(self, result: dict[str, Tensor]) -> None:
-        terms = {name: value for name, value in result.items() if value.ndim == 0}
-        if torch.stack([value.float() for value in terms.values()]).isfinite().all():
-            return
-        # "loss" is the sum of the others: name the term that caused it where there is one.
-        names = [name for name, value in terms.items() if not value.isfinite()]
-        wrong = next((name for name in names if name != "loss"), names[0])
-        raise NonFiniteLoss(
-            f"the {wrong} loss is {terms[wrong].item()} in step {self.step + 1} "
-            f"(epoch {self.epoch + 1}): try a smaller TRAIN.base_lr; {self._kept()}"
-        )
+    def _finite_losses(self) -> dict[str, float]:
+        """The losses of the last step by name, after a look at those of all steps since the last look.
+
+        Raises:
+            NonFiniteLoss: one of them is not finite; what was trained since is lost.
+        """
+        steps = self.losses.read()
+        for step, terms in steps.items():
+            names = [name for name, value in terms.items() if not math.isfinite(value)]
+            if names:
+                # "loss" is the sum of the others: name the term that caused it where there is one.
+                wrong = next((name for name in names if name != "loss"), names[0])
+                raise NonFiniteLoss(
+                    f"the {wrong} loss is {terms[wrong]} in step {step} (epoch {self.epoch + 1}; looked at after steps "
+                    f"{min(steps)} to {self.step}): try a smaller TRAIN.base_lr; {self._kept()}"
+                )
+        return steps.get(self.step, {})
 
     @torch.no_grad()
     def _check_outputs(self, image: Tensor) -> None:
-        """Check the weights before they are saved: the last step's loss was computed before it changed them.
+        """Check losses and weights before they are saved: the last loss was computed before its step changed them.
 
         Args:
             image: some frames, normalised RGB, float ``[N, 3, H, W]``.
 
         Raises:
-            NonFiniteLoss: the network's output is not finite.
+            NonFiniteLoss: a loss or the network's output is not finite.
         """
+        self._finite_losses()
         self.student.eval()
         with torch.compiler.set_stance("force_eager"):
             finite = self.student(image.contiguous(memory_format=torch.channels_last)).isfinite().all()
@@ -274,6 +284,8 @@ class Trainer:
         self._save(best)
 
     def _save(self, best: bool = False) -> None:
+        self._finite_losses()  # whatever was not looked at yet
+        distributed.barrier()  # no checkpoint before every process has looked at its own losses
         if distributed.rank() == 0:
             content = {
                 "student": self.student.state_dict(),

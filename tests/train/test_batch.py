@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from etc.train.batch import ClipBatch
+from etc.train import batch as batches
+from etc.train.batch import ClipBatch, on_device
 
 HAS_NEIGHBOUR = torch.tensor([True, False, True, True, False])
 HAS_THIRD = torch.tensor([False, False, True, True, False])
@@ -67,7 +68,7 @@ def test_samples_of_fewer_frames_make_a_shorter_pass(samples, left_out):
 def test_samples_without_flow_and_teacher_have_none(samples):
     batch = ClipBatch({name: samples[name] for name in ("image", "label", "labelled")})
     assert batch.flow is None and batch.teacher_logits is None
-    assert not batch.has_neighbour.any() and not batch.has_third.any()
+    assert (batch.pair_count, batch.triple_count) == (0, 0)
 
 
 def test_gradients_reach_the_frames_they_come_from(samples):
@@ -76,3 +77,58 @@ def test_gradients_reach_the_frames_they_come_from(samples):
     third, k, t = batch.triples(outputs)
     (third.sum() + 2 * k.sum() + 3 * t.sum()).backward()
     assert numbers(outputs.grad) == [0, 0, 3, 3, 0, 0, 2, 2, 1, 1]
+
+
+def test_where_all_are_chosen_nothing_is_copied(samples):
+    every = {name: torch.ones(5, dtype=torch.bool) for name in ("labelled", "has_neighbour", "has_third")}
+    batch = ClipBatch(samples | every)
+    assert numbers(batch.images) == [*range(5), *range(10, 15), *range(20, 25)]
+    assert batch.flow.data_ptr() == samples["flow"].data_ptr()
+    third, k, t = batch.triples(batch.images)
+    assert (numbers(third), numbers(k), numbers(t)) == ([*range(20, 25)], [*range(10, 15)], [*range(5)])
+    assert {x.untyped_storage().data_ptr() for x in (third, k, t)} == {batch.images.untyped_storage().data_ptr()}
+    assert numbers(batch.with_frames_t(batch.images, frames(50))) == [*range(50, 55), *range(10, 15), *range(20, 25)]
+    assert batch.unlabelled.size == 0
+
+
+def test_frames_without_label_are_known_to_the_host(samples):
+    batch = ClipBatch(samples | {"labelled": torch.tensor([True, False, True, True, False])})
+    assert batch.unlabelled.size == 2 and numbers(batch.unlabelled.of(frames(0))) == [1, 4]
+
+
+def test_on_a_gpu_a_stream_transfers_and_that_of_the_training_waits_for_it(samples, monkeypatch):
+    """Doubles stand in for the streams and for the batch: the order of the calls is what is looked at."""
+    calls: list[str] = []
+
+    class Stream:
+        def __init__(self, device):
+            self.name = "transfer" if device.type == "cuda" else "training"
+
+        def wait_stream(self, other):
+            calls.append(f"{self.name} waits for {other.name}")
+
+        def __enter__(self):
+            calls.append(f"enter {self.name}")
+
+        def __exit__(self, *_):
+            calls.append(f"leave {self.name}")
+
+    class Held:
+        def record_stream(self, stream):
+            calls.append(f"used in {stream.name}")
+
+    class Batch:
+        def __init__(self, samples, device):
+            calls.append(f"copy {samples}")
+
+        def tensors(self):
+            return [Held()]
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(torch.device("cpu")))
+    monkeypatch.setattr(batches, "ClipBatch", Batch)
+    for _ in on_device(["a", "b"], torch.device("cuda", 0)):
+        calls.append("step")
+    one = ["enter transfer", "copy {}", "leave transfer", "training waits for transfer", "used in training", "step"]
+    assert calls == [call.format(name) for name in "ab" for call in one]
