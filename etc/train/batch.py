@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from torch import Tensor
 _MASKS = ("labelled", "has_neighbour", "has_third")
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Choice:
     """Some of the rows of a batch.
 
     The host chooses: a mask on the device would be read back to learn how many rows it selects.
