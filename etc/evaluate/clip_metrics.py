@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,10 +195,15 @@ def dequantise_flow(flow: np.ndarray) -> np.ndarray:
     Returns:
         float32 ``[2, H, W]``, at most 1/128 pixel away.
     """
-    if not np.array_equal(np.rint(flow * 64), flow * 64):
+    steps = flow * 64
+    if not np.array_equal(np.rint(steps), steps):
         return flow
-    noise = (np.random.default_rng(0).random(flow.shape, np.float32) - 0.5) / 64
-    return np.where((flow == 0).all(0), flow, flow + noise)
+    return np.where((flow == 0).all(0), flow, flow + _noise(flow.shape))
+
+
+@lru_cache(maxsize=1)  # drawing it takes as long as the rest, and the frames of a clip have one size
+def _noise(shape: tuple[int, ...]) -> np.ndarray:
+    return (np.random.default_rng(0).random(shape, np.float32) - 0.5) / 64
 
 
 def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:

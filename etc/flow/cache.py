@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -161,32 +162,36 @@ class CachedFlow:
         return Kept(flow, facts.sha256)
 
     def _kept(self, pair: FramePair, shape: Shape) -> Kept | None:
-        path = self.path(*pair, shape)
-        try:
-            flow, _, facts = read_flow_file(path)
-            if facts.shape == tuple(shape) and self._is_of(Origin.of_text(facts.origin), pair):
-                return Kept(flow, facts.sha256)
-        except UserError:
-            pass
-        sha256 = self._sha256_of_png(path.with_suffix(".png"), pair)
-        if sha256 is None:
-            return None
-        try:
-            flow, _ = read_flow(path.with_suffix(".png"))
-        except UserError:
-            return None
-        return Kept(flow, sha256) if flow.shape[1:] == tuple(shape) else None
+        for path, sha256 in self._files(pair, shape):
+            try:
+                if path.suffix == FLOW_SUFFIX:
+                    flow, _, facts = read_flow_file(path)
+                    kept = Kept(flow, facts.sha256)
+                else:
+                    kept = Kept(read_flow(path)[0], sha256)
+            except UserError:
+                continue
+            if kept.flow.shape[1:] == tuple(shape):
+                return kept
+        return None
 
     def _sha256(self, pair: FramePair, shape: Shape) -> str | None:
         """The hash of a flow that is in the cache, without reading the flow; ``None``: it is not there."""
+        return next((sha256 for _, sha256 in self._files(pair, shape)), None)
+
+    def _files(self, pair: FramePair, shape: Shape) -> Iterator[tuple[Path, str]]:
+        """The files of the flow of a pair by what they record, and hashes of what they hold; it may be damaged."""
         path = self.path(*pair, shape)
         try:
             facts = read_flow_facts(path)
-            if facts.shape == tuple(shape) and self._is_of(Origin.of_text(facts.origin), pair):
-                return facts.sha256
         except UserError:
-            pass
-        return self._sha256_of_png(path.with_suffix(".png"), pair)
+            facts = None
+        if facts is not None and facts.shape == tuple(shape) and self._is_of(Origin.of_text(facts.origin), pair):
+            yield path, facts.sha256
+        png = path.with_suffix(".png")
+        sha256 = self._sha256_of_png(png, pair)
+        if sha256 is not None:
+            yield png, sha256
 
     def _sha256_of_png(self, path: Path, pair: FramePair) -> str | None:
         """The hash of a file of version 1.1; ``None`` where there is none of these frames."""
