@@ -89,7 +89,7 @@ def print_renamings(settings: Settings, labels: dict[str, np.ndarray]) -> None:
     for t, pair in enumerate(pairs_of(settings)):
         for table, both in zip(tables, meters, strict=True):
             strict, published = both
-            strict.update(table[ids[t]], table[ids[t + 1]], *pair)
+            strict.update(table[ids[t]], table[ids[t + 1]], pair.forward, valid=pair.visible)
             published.update(table[ids[t]], table[ids[t + 1]], dequantise_flow(pair.forward))
     for order, both in zip(orders, meters, strict=True):
         print(f"| {' '.join(map(str, order))} | {' | '.join(percent(m.compute()['mIoU']) for m in both)} |")
@@ -127,9 +127,9 @@ def draw(settings: Settings, labels: dict[str, np.ndarray]) -> None:
 def warped_maps(ids: np.ndarray, pair, classes: int) -> dict[str, np.ndarray]:
     """The next frame's labels as the protocols see them at this frame; 255 is not counted."""
     next_ids, forward = torch.from_numpy(ids), torch.from_numpy(pair.forward)
-    backward = None if pair.backward is None else torch.from_numpy(pair.backward)
-    (strict,) = warp_labels([next_ids], [forward], [backward], ignore=classes)
-    strict = np.where(strict.numpy() == classes, IGNORE, strict.numpy())
+    (strict,) = warp_labels([next_ids], [forward], [None], ignore=classes).numpy()
+    counted = strict != classes if pair.visible is None else (strict != classes) & pair.visible
+    strict = np.where(counted, strict, IGNORE)
     return {
         "published": warp_published(next_ids, torch.from_numpy(dequantise_flow(pair.forward))).numpy(),
         "strict": strict.astype(np.uint8),

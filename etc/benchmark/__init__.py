@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from etc.benchmark import files, operators, training, workers
+from etc.benchmark import cache, files, operators, training, workers
 from etc.benchmark.bench import Bench
 from etc.benchmark.measure import Figure
 from etc.benchmark.page import Measured
@@ -31,7 +31,8 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
     "resample2d": ("Warping", operators.warp),
     "scoring": ("Scoring", files.scoring),
     "workers": ("Scoring in several processes", workers.workers),
-    "store": ("Flow cache", files.store),
+    "store": ("Flow cache", cache.store),
+    "again": ("Scoring again", cache.again),
 }
 
 

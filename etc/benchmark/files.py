@@ -1,9 +1,7 @@
-"""Work around the network that reads and writes files: samples, predictions, the flow cache; and scoring."""
+"""Work around the network that reads and writes files: samples and predictions; and scoring from memory."""
 
 from __future__ import annotations
 
-import os
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -13,10 +11,7 @@ import torch
 from etc.benchmark.bench import Bench, BenchClip
 from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios, single_threaded
 from etc.config import load_settings
-from etc.data.images import read_image
 from etc.data.lists import format_frames
-from etc.flow.estimators import DisFlow
-from etc.flow.files import read_flow, write_flo, write_kitti
 from etc.metrics import TemporalConsistency
 from etc.predict.clips import generate
 from etc.train.checkpoint import save_checkpoint
@@ -125,25 +120,4 @@ def scoring(bench: Bench) -> list[Figure]:
         Figure("strict, with occlusion check, relative to one remap", ratios(full, remap), "x", budget=12),
         Figure("strict, without backward flow, relative to one remap", ratios(without, remap), "x", budget=12),
         Figure("published, relative to one remap", ratios(old, remap), "x", budget=30),
-    ]
-
-
-def store(bench: Bench) -> list[Figure]:
-    """Flow as it is cached (KITTI's 16-bit PNG) relative to `.flo`, for DIS flow of 1024x2048 frames: its size, and the
-    largest error of a component that its rounding causes.
-    """
-    count = bench.size(4, 2)
-    clip = bench.clip(*bench.size((1024, 2048), (128, 256)), count)
-    frames = [torch.from_numpy(read_image(clip.root / f.image)).permute(2, 0, 1)[None].float() for f in clip.frames]
-    kept, plain = bench.folder / "flow.png", bench.folder / "flow.flo"
-    sizes, errors = [], []
-    for t, k in pairwise(frames):
-        flow = DisFlow().estimate(t, k)[0].numpy()
-        write_kitti(kept, flow)
-        write_flo(plain, flow)
-        sizes.append(100 * os.path.getsize(kept) / os.path.getsize(plain))
-        errors.append(float(np.abs(read_flow(kept)[0] - flow).max()))
-    return [
-        Figure("size of cached flow, relative to .flo", sizes, "%", budget=30),
-        Figure("largest error of cached flow", errors, "px", budget=0.02),
     ]

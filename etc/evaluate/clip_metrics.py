@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, Accumulator, ChunkAccumulator, Needs, metrics_of
 from etc.evaluate.windows import REACH, WindowScorer
 from etc.flow.build import FlowSource
-from etc.metrics.warping import visible_pixels
+from etc.flow.pair_flow import PairFlow
 
 _CHUNK = 64  # labelled frames that are kept for metrics of whole clips
 
@@ -30,14 +31,6 @@ class ScoredFrame(NamedTuple):
     path: Path
     prediction: np.ndarray
     label: np.ndarray | None
-
-
-class PairFlow(NamedTuple):
-    """Flow t -> t+1, float32 ``[2, H, W]``, and for the occlusion check the backward flow or the visible pixels."""
-
-    forward: np.ndarray
-    backward: np.ndarray | None
-    valid: np.ndarray | None
 
 
 class PairCounts(NamedTuple):
@@ -184,14 +177,10 @@ class PairScorer:
         return flow_of_pair(self.flow, last.path, frame.path, frame.prediction.shape, occlusion=self.occlusion)
 
     def _add_pair(self, last: ScoredFrame, frame: ScoredFrame, flow: PairFlow) -> None:
-        visible = flow.valid
-        if flow.backward is not None:
-            # The check takes most of the time: once for all metrics.
-            visible = visible_pixels(flow.forward, flow.backward).numpy()
         headline, accumulator = self.headline
         before = accumulator.counts.clone()
         for metric, own in self.metrics:
-            self._update(own, metric.needs, last, frame, flow, visible)
+            self._update(own, metric.needs, last, frame, flow)
         self.pixels += frame.prediction.size
         self.figures.append(headline.figure(headline.compute(self.classes, accumulator.counts - before)))
 
@@ -202,15 +191,14 @@ class PairScorer:
         last: ScoredFrame,
         frame: ScoredFrame,
         flow: PairFlow,
-        visible: np.ndarray | None,
     ) -> None:
         if needs == "pair":
-            accumulator.update(last.prediction, frame.prediction, flow.forward, valid=visible)
+            accumulator.update(last.prediction, frame.prediction, flow.forward, valid=flow.visible)
         elif needs == "dequantised pair":
             accumulator.update(last.prediction, frame.prediction, dequantise_flow(flow.forward))
         elif needs == "label pair":
             if last.label is not None and frame.label is not None:
-                accumulator.update(last.label, frame.label, flow.forward, valid=visible)
+                accumulator.update(last.label, frame.label, flow.forward, valid=flow.visible)
         elif (
             needs == "triple" and len(self.pairs) == self.stride and self.pairs[0] is not None
         ):  # the pair that ends where this one begins
@@ -219,8 +207,12 @@ class PairScorer:
             if flow.valid is not None:
                 # A path that lands on a pixel without a visible successor ends there.
                 middle = np.where(flow.valid, middle, np.uint8(IGNORE))
-            forward, backward = (flow_before.forward, flow.forward), (flow_before.backward, flow.backward)
-            accumulator.update(first, middle, frame.prediction, *forward, *backward, flow_before.valid)
+            visible = flow_before.visible
+            if flow.is_checked:
+                # The check takes most of the time: its result is kept, so that no backward flow is read again.
+                second = self.flow.second_step(last.path, frame.path, flow_before, flow)
+                visible = second if visible is None else visible & second
+            accumulator.update(first, middle, frame.prediction, flow_before.forward, flow.forward, valid=visible)
 
 
 def dequantise_flow(flow: np.ndarray) -> np.ndarray:
@@ -236,10 +228,15 @@ def dequantise_flow(flow: np.ndarray) -> np.ndarray:
     Returns:
         float32 ``[2, H, W]``, at most 1/128 pixel away.
     """
-    if not np.array_equal(np.rint(flow * 64), flow * 64):
+    steps = flow * 64
+    if not np.array_equal(np.rint(steps), steps):
         return flow
-    noise = (np.random.default_rng(0).random(flow.shape, np.float32) - 0.5) / 64
-    return np.where((flow == 0).all(0), flow, flow + noise)
+    return np.where((flow == 0).all(0), flow, flow + _noise(flow.shape))
+
+
+@lru_cache(maxsize=1)  # drawing it takes as long as the rest, and the frames of a clip have one size
+def _noise(shape: tuple[int, ...]) -> np.ndarray:
+    return (np.random.default_rng(0).random(shape, np.float32) - 0.5) / 64
 
 
 def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int, int], *, occlusion: bool) -> PairFlow:
@@ -248,11 +245,9 @@ def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int,
     Raises:
         UserError: as :meth:`etc.flow.build.FlowSource.with_validity`.
     """
-    forward, valid = flow.with_validity(path_t, path_k, shape)
-    backward = None
-    if occlusion and valid is None and flow.available(path_k, path_t):
-        backward = flow(path_k, path_t, shape)
-    return PairFlow(forward, backward, valid if occlusion else None)
+    if occlusion:
+        return flow.checked(path_t, path_k, shape)
+    return PairFlow(flow.with_validity(path_t, path_k, shape)[0])
 
 
 class LabelledChunks:

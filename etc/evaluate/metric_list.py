@@ -47,7 +47,8 @@ SEGMENTATION = "segmentation"
 #   pair              update(ids_t, ids_next, flow, valid=visible): predictions of two frames
 #   dequantised pair  update(ids_t, ids_next, flow): the same, with the flow as it was before a file rounded it
 #   label pair        as pair, with the labels of two frames that both have one
-#   triple            update(a, b, c, flow_ab, flow_bc, backward_ab, backward_bc, valid): predictions of three frames
+#   triple            update(a, b, c, flow_ab, flow_bc, valid=visible): predictions of three frames; visible is on the
+#                     way through both flows
 #   window            update(ids, flows): predictions of five frames [5, H, W]; flow from the middle one to the others
 #   labelled frame    update(ids, label)
 #   labelled clip     update(ids, labels), both [T, H, W]: consecutive labelled frames, in chunks which repeat the last

@@ -13,6 +13,7 @@ from etc.errors import UserError
 from etc.flow.cache import CachedFlow
 from etc.flow.dataset import DatasetFlow
 from etc.flow.estimators import FlowEstimator, build_flow
+from etc.flow.pair_flow import PairFlow
 
 
 class FlowSource(Protocol):
@@ -29,6 +30,12 @@ class FlowSource(Protocol):
 
     def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         """The flow, and where it is known to be valid, bool ``[H, W]``; ``None``: not known."""
+
+    def checked(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> PairFlow:
+        """The flow, and which pixels are visible in both frames."""
+
+    def second_step(self, path_b: Path, path_c: Path, first: PairFlow, second: PairFlow) -> np.ndarray:
+        """Which pixels of frame a pass the check on their way from b to c, as ``CachedFlow`` says: bool ``[H, W]``."""
 
     def available(self, path_t: Path, path_k: Path) -> bool:
         """Whether the flow of a pair is available."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from etc.errors import UserError
 from etc.flow.files import data_set_flow, read_flow
+from etc.flow.pair_flow import PairFlow
+from etc.metrics.warping import second_step_visible, visible_pixels
 
 
 class DatasetFlow:
@@ -39,6 +41,28 @@ class DatasetFlow:
             raise UserError(f"{path}: the flow is not finite")
         # A .flo marks what is unknown, not what is occluded: when it marks nothing, it says nothing.
         return flow, None if path.suffix == ".flo" and valid.all() else valid
+
+    def checked(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> PairFlow:
+        """The flow, and the visible pixels: as the file says, or else as the flow k -> t finds, where there is one.
+
+        Raises:
+            UserError: as :meth:`with_validity`.
+        """
+        forward, valid = self.with_validity(path_t, path_k, shape)
+        if valid is not None or not self.available(path_k, path_t):
+            return PairFlow(forward, valid, valid)
+        backward = self(path_k, path_t, shape)
+        return PairFlow(forward, visible=visible_pixels(forward, backward).numpy())
+
+    def second_step(self, path_b: Path, path_c: Path, first: PairFlow, second: PairFlow) -> np.ndarray:
+        """As :meth:`etc.flow.cache.CachedFlow.second_step`.
+
+        Raises:
+            UserError: as :meth:`with_validity`.
+        """
+        height, width = first.forward.shape[1:]
+        backward = self(path_c, path_b, (height, width))
+        return second_step_visible(first.forward, second.forward, backward).numpy()
 
     def available(self, path_t: Path, path_k: Path) -> bool:
         """Whether the data set has the flow of a pair."""

@@ -1,4 +1,7 @@
-"""Optical flow on disk: Middlebury ``.flo``, KITTI 16-bit PNG, and where the flow files of a data set are found."""
+"""Optical flow on disk: Middlebury ``.flo``, KITTI 16-bit PNG, and where the flow files of a data set are found.
+
+The flow cache has files of its own (:mod:`etc.flow.cache_files`), which are read here, too.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ from etc.data.cityscapes import FRAME_TAIL, flow_folder, frame_folder, frame_id
 from etc.data.frame_names import SUFFIXES_ON_DISK
 from etc.data.images import read_png16, write_png
 from etc.errors import UserError
+from etc.flow.cache_files import FLOW_SUFFIX, read_flow_file
+from etc.flow.codec import REACH, STEPS_PER_PIXEL, to_steps
 from utils.files import regular_file, write_bytes
 
 _FLO_MAGIC = np.float32(202021.25)
-KITTI_REACH = 511.0  # pixels; larger vectors do not fit the 16 bits
+KITTI_REACH = REACH  # pixels; larger vectors do not fit the 16 bits
+_ZERO = 2**15  # how KITTI writes no motion
 
 
 def read_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read ``.flo`` or KITTI ``.png``.
+    """Read ``.flo``, KITTI ``.png``, or a file of the flow cache.
 
     Returns:
         Flow, float32 ``[2, H, W]`` in pixels (x right, y down), and where it is valid, bool ``[H, W]``.
@@ -32,8 +38,10 @@ def read_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         return flow, (np.abs(flow) < 1e9).all(axis=0)
     if path.suffix.lower() == ".png":
         encoded = read_png16(path)
-        flow = (encoded[:, :, :2].astype(np.float32) - 2**15) / 64
+        flow = (encoded[:, :, :2].astype(np.float32) - _ZERO) / STEPS_PER_PIXEL
         return np.ascontiguousarray(flow.transpose(2, 0, 1)), encoded[:, :, 2] > 0
+    if path.suffix == FLOW_SUFFIX:
+        return read_flow_file(path)[:2]
     raise UserError(f"{path}: flow files are .flo or KITTI .png")
 
 
@@ -51,12 +59,11 @@ def write_kitti(
 
     ``origin`` as :func:`etc.data.images.write_png`.
     """
-    fits = (np.abs(flow) <= KITTI_REACH).all(axis=0)
-    encoded = np.empty((*flow.shape[1:], 3), np.uint16)
-    bounded = np.nan_to_num(np.clip(flow, -KITTI_REACH, KITTI_REACH))
     # Rounded before the offset is added: float32 has no room for both the offset and the half step.
-    encoded[:, :, :2] = (np.rint(bounded * 64) + 2**15).transpose(1, 2, 0)
-    encoded[:, :, 2] = fits if valid is None else fits & valid
+    steps, known = to_steps(flow, valid)
+    encoded = np.empty((*known.shape, 3), np.uint16)
+    encoded[:, :, :2] = steps.transpose(1, 2, 0).astype(np.int32) + _ZERO
+    encoded[:, :, 2] = known
     write_png(path, encoded, origin=origin)
 
 

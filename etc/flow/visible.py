@@ -28,10 +28,10 @@ class VisibleFlow:
         Raises:
             UserError: as the source.
         """
-        flow, visible = self.source.with_validity(path_t, path_k, shape)
-        if visible is None:
-            visible = visible_pixels(flow, self.source(path_k, path_t, shape)).numpy()
-        return flow, visible
+        pair = self.source.checked(path_t, path_k, shape)
+        if pair.visible is None:  # there is no flow back, and reading it says which file is missing
+            return pair.forward, visible_pixels(pair.forward, self.source(path_k, path_t, shape)).numpy()
+        return pair.forward, pair.visible
 
 
 def visible_in_pairs(flow: Tensor, backward_flow: Tensor) -> Tensor:

@@ -154,6 +154,36 @@ def agreeing_pixels(forward: Tensor, backward: Tensor) -> Tensor:
     return visible
 
 
+def second_step_visible(
+    flow_ab: Tensor | np.ndarray, flow_bc: Tensor | np.ndarray, backward_bc: Tensor | np.ndarray
+) -> Tensor:
+    """Pixels of frame a that the forward-backward check finds visible on their way from frame b to frame c.
+
+    They arrive in b by ``flow_ab``, between its pixels, so that the visible pixels of b do not say it. Together with
+    :func:`visible_pixels` of a and b, this is what :func:`warp_labels` finds of two steps that are checked.
+
+    Args:
+        flow_ab, flow_bc: forward flows, float ``[2, H, W]``, pixels.
+        backward_bc: the flow c -> b, same shape.
+
+    Returns:
+        bool ``[H, W]``.
+
+    Raises:
+        ValueError: wrong dtypes or sizes, or values that are not finite.
+    """
+    like = torch.zeros(1, *flow_ab.shape[-2:], dtype=torch.uint8, device=getattr(flow_ab, "device", None))
+    named = (flow_ab, "flow_ab"), (flow_bc, "flow_bc"), (backward_bc, "backward_bc")
+    first, second, backward = (as_flow(flow, name, like)[0] for flow, name in named)
+    visible = torch.empty(like.shape[1:], dtype=torch.bool, device=first.device)
+    for rows in row_blocks(like[0]):
+        x, y = pixel_positions(like[0], rows)
+        x, y = x + first[0, rows], y + first[1, rows]
+        step = _read_flow(second, x, y)
+        visible[rows] = ~_occluded(step, _read_flow(backward, x + step[0], y + step[1]))
+    return visible
+
+
 def _occluded(forward: Tensor, backward: Tensor) -> Tensor:
     """bool ``[h, w]``: ``|f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5``, flows ``[2, h, w]`` in pixels.
 

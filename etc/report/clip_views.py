@@ -27,12 +27,13 @@ from etc.display.mp4 import Mp4Writer
 from etc.display.tables import percent
 from etc.distributed import device_of
 from etc.errors import UserError
-from etc.evaluate.clip_metrics import PairFlow, flow_of_pair
+from etc.evaluate.clip_metrics import flow_of_pair
 from etc.evaluate.clip_parts import SetAside
 from etc.evaluate.flows import evaluation_flow, evaluation_flow_names
 from etc.evaluate.metric_list import HEADLINE
 from etc.evaluate.predictions import Predictions, predictions_from
 from etc.evaluate.results import TC_FILE
+from etc.flow.pair_flow import PairFlow
 from etc.metrics.warping import warp_labels
 from etc.report.runs import Run
 
@@ -294,13 +295,10 @@ def label_changes(before: np.ndarray, after: np.ndarray, flow: PairFlow) -> tupl
     Returns:
         Two bool ``[H, W]``: what changes, and what counts (visible in both frames, with a label in both).
     """
-    backward = None if flow.backward is None else torch.from_numpy(flow.backward)
-    (warped,) = warp_labels(
-        [torch.from_numpy(after)], [torch.from_numpy(flow.forward)], [backward], ignore=IGNORE
-    ).numpy()
+    (warped,) = warp_labels([torch.from_numpy(after)], [torch.from_numpy(flow.forward)], [None], ignore=IGNORE).numpy()
     counted = (before != IGNORE) & (warped != IGNORE)
-    if flow.valid is not None:
-        counted &= flow.valid
+    if flow.visible is not None:
+        counted &= flow.visible
     return counted & (before != warped), counted
 
 

@@ -84,20 +84,21 @@ def test_real_frames_are_taken_around_a_labelled_one(real_data, tmp_path):
 
 
 def test_the_script_writes_a_page_with_its_command_and_the_same_figures_as_json(tmp_path, capsys):
-    names = ("scoring", "store", "resample2d", "sample")
+    names = ("scoring", "store", "again", "resample2d", "sample")
     assert run("benchmark", "--quick", *names, "--out", tmp_path / "page.md") == 0
     printed, page = capsys.readouterr().out, (tmp_path / "page.md").read_text(encoding="utf-8")
     for word in (
         "published, relative to one remap",
-        "size of cached flow, relative to .flo",
+        "size of the cached flow of a real pair, relative to .flo",
+        "scoring a pair again, relative to imread of the frame",
         "training sample, relative to three imread",
     ):
         assert word in printed and f"| {word} |" in page
-    assert "python tool/benchmark.py --quick scoring store resample2d sample --out" in page
+    assert "python tool/benchmark.py --quick scoring store again resample2d sample --out" in page
     assert "figures mean nothing" in printed and "figures mean nothing" in page and "over" not in printed
     assert run("benchmark", "--quick", "store", "--out", tmp_path / "figures.json") == 0
     content = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    size, error = content["benchmarks"]["store"]
+    size, _, error = content["benchmarks"]["store"]
     assert size["unit"] == "%" and 0 < size["measured"] < 100 and error["measured"] <= 1 / 128
 
 

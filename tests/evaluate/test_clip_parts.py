@@ -15,6 +15,8 @@ from etc.evaluate.clip_parts import Part, PartCounter, PartTables, cut
 from etc.evaluate.clips import segment_ends
 from etc.evaluate.flows import FlowSetting
 from etc.evaluate.metric_list import PROTOCOLS
+from etc.flow.pair_flow import PairFlow
+from etc.metrics.warping import second_step_visible, visible_pixels
 
 CLASSES, SHAPE = 3, (6, 8)
 
@@ -35,6 +37,16 @@ class Flow:
     def with_validity(self, path_t, path_k, shape):
         flow = self(path_t, path_k, shape)
         return flow, None if int(path_t.stem) % 3 else flow[0] < 1
+
+    def checked(self, path_t, path_k, shape) -> PairFlow:
+        flow, valid = self.with_validity(path_t, path_k, shape)
+        if valid is not None or not self.available(path_k, path_t):
+            return PairFlow(flow, valid, valid)
+        return PairFlow(flow, None, visible_pixels(flow, self(path_k, path_t, shape)).numpy())
+
+    def second_step(self, path_b, path_c, first: PairFlow, second: PairFlow) -> np.ndarray:
+        backward = self(path_c, path_b, second.forward.shape[1:])
+        return second_step_visible(first.forward, second.forward, backward).numpy()
 
     def available(self, path_t, path_k) -> bool:
         return self.complete or int(path_t.stem) % 2 == 0

@@ -107,7 +107,7 @@ def test_flow_is_computed_once_and_two_processes_count_the_same(tiny_training, t
     noise = np.random.default_rng(0)
     write_predictions(settings, lambda frame: noise.integers(0, 19, (64, 128), dtype=np.uint8))
     alone = score_clips(settings)
-    stored = sorted((tmp_path / "flow_store").rglob("*.png"))
+    stored = sorted((tmp_path / "flow_store").rglob("*.b2flow"))
     times = [path.stat().st_mtime_ns for path in stored]
     assert len(stored) == 2 * (29 + 27) * 2  # two clips, 29 and 27 pairs, forward and backward
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -15,6 +15,7 @@ import torch
 
 from etc.data.origin import Origin, read_origin
 from etc.display.mp4 import Mp4Writer
+from etc.flow.cache_files import FLOW_SUFFIX, read_flow_facts
 from model import build_model
 from tests.conftest import tiny_overrides
 from tests.processes import import_everything, started
@@ -134,9 +135,9 @@ def contents_of(out: Path) -> dict[str, object]:
 def content(path: Path) -> object:
     """All bytes of a file, but where these may differ for equal values.
 
-    Of a checkpoint, whose bytes depend on which strings are one object, the values; of a PNG or a list of cuts with an
-    origin, whose frames may have been written anew, what it holds and hashes; of a video the sizes and times of its
-    pictures; of a report all but the time of day.
+    Of a checkpoint, whose bytes depend on which strings are one object, the values; of a PNG, a cached flow or a
+    list of cuts with an origin, whose frames may have been written anew, what it holds and hashes; of a video the sizes
+    and times of its pictures; of a report all but the time of day.
     """
     if path.suffix == ".mp4":  # FFmpeg does not always write the same bytes for the same pictures
         with av.open(str(path)) as video:
@@ -151,6 +152,10 @@ def content(path: Path) -> object:
         record = json.loads(path.read_text())
         origin = Origin.of_text(json.dumps(record["origin"]))
         return record["cuts"], [file.sha256 for file in origin.files], origin.made_with
+    if path.suffix == FLOW_SUFFIX:
+        facts = read_flow_facts(path)
+        origin = Origin.of_text(facts.origin)
+        return facts.sha256, facts.shape, [file.sha256 for file in origin.files], origin.made_with
     origin = read_origin(path)
     if origin is None:
         return path.read_bytes()

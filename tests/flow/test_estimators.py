@@ -329,7 +329,7 @@ def test_the_first_use_computes_and_the_second_reads(tmp_path):
     assert np.array_equal(first, again) and first.shape == (2, 48, 64) and first.dtype == np.float32
     assert np.abs(first - 1.3).max() <= 1 / 128
     assert store.with_validity(*frames, (48, 64))[1] is None
-    assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == ["a_1__a_2.png"]
+    assert [p.name for p in (tmp_path / "store").rglob("*") if p.is_file()] == ["a_1__a_2.b2flow"]
 
 
 def test_stored_dis_flow_is_the_estimators_within_half_a_step(tmp_path):

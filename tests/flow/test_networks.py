@@ -53,7 +53,7 @@ def test_eval_tc_scores_with_the_flow_of_flownet2(words, tmp_path, capsys):
     weights = write_checkpoint(tmp_path / "FlowNet2_checkpoint.pth.tar", "flownet2")
     assert run("eval_tc", *words, "FLOW.name=flownet2", f"FLOW.weights={weights}") == 0
     assert "TC strict" in capsys.readouterr().out
-    files = sorted((tmp_path / "flow_store").rglob("*.png"))
+    files = sorted((tmp_path / "flow_store").rglob("*.b2flow"))
     assert len(files) == 4  # two pairs, forward and backward
     assert all(file.relative_to(tmp_path / "flow_store").parts[0].startswith("flownet2-") for file in files)
     # one of them against the reference, which shares no code with the package

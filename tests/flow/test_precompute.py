@@ -159,7 +159,7 @@ def test_two_processes_that_fill_the_store_at_once_leave_whole_files(words, tiny
     go.touch()
     read = 0
     while any(filler.poll() is None for filler in fillers):
-        for path in store.rglob("[!.]*.png"):
+        for path in store.rglob("[!.]*.b2flow"):
             assert read_flow(path)[0].shape == (2, 64, 128)  # at any moment what has its name is whole
             read += 1
         time.sleep(0.05)

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from etc.evaluate.clip_metrics import PairFlow
+from etc.flow.pair_flow import PairFlow
+from etc.metrics.warping import visible_pixels
 from etc.report.clip_views import (
     PANEL_WIDTH,
     fit_to_panel,
@@ -40,7 +41,7 @@ def test_label_changes_equal_the_loop():
     before, after = random.choice(np.array([0, 1, 2, 255], np.uint8), (2, 9, 11))
     flow = random.normal(0, 2, (2, 9, 11)).astype(np.float32)
     valid = random.random((9, 11)) < 0.8
-    found = label_changes(before, after, PairFlow(flow, None, valid))
+    found = label_changes(before, after, PairFlow(flow, valid, valid))
     expected = loop_changes(before, after, flow, valid)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])
@@ -51,7 +52,9 @@ def test_a_pixel_that_the_backward_flow_does_not_confirm_does_not_count():
     before, after = np.zeros((4, 8), np.uint8), np.ones((4, 8), np.uint8)
     forward, backward = np.zeros((2, 2, 4, 8), np.float32)
     backward[0, :, 5:] = 3.0  # there the way back ends three pixels off
-    changed, counted = label_changes(before, after, PairFlow(forward, backward, None))
+    changed, counted = label_changes(
+        before, after, PairFlow(forward, visible=visible_pixels(forward, backward).numpy())
+    )
     np.testing.assert_array_equal(counted, np.arange(8)[None].repeat(4, 0) < 5)
     np.testing.assert_array_equal(changed, counted)
 

@@ -258,7 +258,7 @@ def test_long_names_of_frames_are_scored_and_their_flow_is_kept(tmp_path, length
     words = ["--frames", tmp_path / "frames", "--predictions", tmp_path / "masks"]
     words += [f"FLOW.cache={tmp_path}/flow", f"TEST.save_folder={tmp_path}/out", "TEST.device=cpu"]
     assert run("eval_tc", *words) == 0
-    assert len(list((tmp_path / "flow").rglob("*.png"))) == 4
+    assert len(list((tmp_path / "flow").rglob("*.b2flow"))) == 4
 
 
 @pytest.mark.parametrize("given", ["videos", "videos/some.txt"])

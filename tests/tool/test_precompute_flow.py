@@ -16,7 +16,7 @@ def test_what_it_is_for_decides_the_pairs(words, tmp_path, capsys, purpose, pair
     captured = capsys.readouterr()
     assert f"flow of {pairs} pairs computed, of 0 pairs found in the cache" in captured.out
     assert f"{pairs}/{pairs}" in captured.err  # the progress bar
-    assert len(list((tmp_path / "flow_store").rglob("*.png"))) == pairs
+    assert len(list((tmp_path / "flow_store").rglob("*.b2flow"))) == pairs
     assert run("precompute_flow", *purpose, *words) == 0
     assert f"flow of 0 pairs computed, of {pairs} pairs found in the cache" in capsys.readouterr().out
 

@@ -60,7 +60,7 @@ def test_all_that_training_and_validation_read_is_computed_before_the_first_step
     drawn = sorted((t, k) for _, t, k in found)
     assert drawn == sorted([*training, *validation, *validation])  # of one training and two validation snippets
     assert before == [Still.estimated] == [len(training) + 2 * len(validation)]
-    assert len(list((tmp_path / "flow_store").rglob("*.png"))) == Still.estimated
+    assert len(list((tmp_path / "flow_store").rglob("*.b2flow"))) == Still.estimated
 
 
 def test_a_second_training_finds_it_and_random_numbers_are_left_alone(words):
