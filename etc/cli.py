@@ -34,7 +34,10 @@ NAME_WIDTH = 22  # column of the names of settings in --help; longer names push 
 WORLD = "DATA.data_root DATA.synthetic*"
 CLIPS = f"{WORLD} DATA.layout DATA.clip_list DATA.frame_step TEST.frames TEST.cityscapes"
 NETWORK = "DATA.classes TRAIN.arch TRAIN.layers TEST.ckpt_path TEST.pad_to TEST.device"
-PREDICTOR = "TEST.mode TEST.test_h TEST.test_w TEST.overlap TEST.scales TEST.flip TEST.base_size"
+PREDICTOR = (
+    "TEST.mode TEST.test_h TEST.test_w TEST.overlap TEST.scales TEST.flip TEST.base_size TEST.amp TEST.compile "
+    "TEST.fold_bn"
+)
 ESTIMATOR = "FLOW.name FLOW.weights FLOW.preset FLOW.input FLOW.scale"
 SCORING = (
     "DATA.classes DATA.label_map DATA.names_path DATA.colors_path DATA.gaps DATA.cuts FLOW.cache FLOW.evaluate_with "

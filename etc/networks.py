@@ -112,14 +112,19 @@ def compile_in_place(network: nn.Module, device: torch.device, key: str) -> None
         key: the setting that asks for it, for errors.
 
     Raises:
-        UserError: nothing can be compiled on this machine; torch itself would fail in the first step.
+        UserError: as :func:`check_compiler`.
     """
+    check_compiler(device, key)
+    network.compile()
+
+
+def check_compiler(device: torch.device, key: str) -> None:
+    """Raise UserError where nothing can be compiled on this machine; torch itself would fail in the first step."""
     try:
         torch.compile(torch.square)(torch.ones(8, device=device))
     except Exception as error:  # each compiler raises its own kinds
         reason = next(line for line in [*str(error).splitlines(), type(error).__name__] if line.strip())
         raise UserError(f"{key}: torch.compile does not work here: {reason}") from error
-    network.compile()
 
 
 def _load(network: SegmentationNetwork, path: str | Path, key: str, *, strict: bool = True) -> SegmentationNetwork:

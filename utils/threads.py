@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -13,6 +14,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _END: Any = object()
+
+
+def cores() -> int:
+    """Processor cores that this process may use: fewer than the machine has, where it was started on some of them."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def ordered_map(

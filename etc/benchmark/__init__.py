@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from etc.benchmark import cache, files, operators, training, workers
+from etc.benchmark import cache, files, operators, pipeline, training, workers
 from etc.benchmark.bench import Bench
 from etc.benchmark.measure import Figure
 from etc.benchmark.page import Measured
@@ -23,10 +23,12 @@ logger = logging.getLogger(__name__)
 BENCHMARKS: dict[str, tuple[str, Callable[[Bench], list[Figure]]]] = {
     "forward": ("Inference", training.forward),
     "gen_video": ("Prediction of a clip", files.prediction),
+    "pipeline": ("Prediction by a network that costs nothing", pipeline.pipeline),
     "labels": ("Labels from coarse logits", operators.labels),
     "memory": ("Memory of a prediction", files.memory),
     "sample": ("Training sample", files.sample),
     "step": ("Training step", training.steps),
+    "bfloat16": ("Training step in bfloat16", training.bfloat16_step),
     "correlation": ("Correlation of FlowNet2", operators.correlate),
     "resample2d": ("Warping", operators.warp),
     "scoring": ("Scoring", files.scoring),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,7 +44,7 @@ def prediction(bench: Bench) -> list[Figure]:
     height, width = bench.size((512, 1024), (64, 128))
     count = bench.size(20, 3)
     clip = bench.clip(height, width, count)
-    words = _generation(bench.folder / "prediction", clip, count)
+    words = generation(bench.folder / "prediction", clip, count)
     network = build_model("psp18", classes=CLASSES).eval().to(memory_format=torch.channels_last)
     image = torch.randn(1, 3, height, width).contiguous(memory_format=torch.channels_last)
 
@@ -63,26 +64,30 @@ def memory(bench: Bench) -> list[Figure]:
     short, long = bench.size((5, 15), (2, 6))
     clip = bench.clip(*bench.size((1024, 2048), (64, 128)), long)
     peaks = [
-        in_new_process(_generate_and_weigh, _generation(bench.folder / f"memory-{count}", clip, count))
+        in_new_process(_generate_and_weigh, generation(bench.folder / f"memory-{count}", clip, count))
         for count in (short, long)
     ]
     return [
-        Figure("gen_video, peak memory", [peaks[1] / GIGABYTE], "GB", budget=1.6),
+        Figure("gen_video, peak memory", [peaks[1] / GIGABYTE], "GB", budget=1.2),
         Figure(f"peak with {long} frames, relative to {short} frames", ratios(peaks[1:], peaks[:1]), "x"),
     ]
 
 
-def _generation(folder: Path, clip: BenchClip, count: int) -> list[str]:
-    """Settings of a prediction of the first frames of a clip by a network with random weights."""
+def generation(folder: Path, clip: BenchClip, count: int) -> list[str]:
+    """Settings of a prediction of the first frames of a clip by PSPNet-18 with random weights."""
     torch.manual_seed(0)
-    student = build_model("psp18", classes=CLASSES)
-    save_checkpoint(folder / "random.pth", {"student": student.state_dict()})
+    return predict_with(folder, clip, count, build_model("psp18", classes=CLASSES).state_dict())
+
+
+def predict_with(folder: Path, clip: BenchClip, count: int, weights: dict[str, Any]) -> list[str]:
+    """Settings of a prediction of the first frames of a clip by a network with these weights."""
+    save_checkpoint(folder / "weights.pth", {"student": weights})
     write_text(folder / "clip.lst", format_frames(clip.frames[:count]))
     return [
         "DATA.synthetic=false",
         f"DATA.data_root={clip.root}",
         f"DATA.clip_list={folder / 'clip.lst'}",
-        f"TEST.ckpt_path={folder / 'random.pth'}",
+        f"TEST.ckpt_path={folder / 'weights.pth'}",
         f"TEST.save_folder={folder / 'result'}",
         "TEST.device=cpu",
     ]

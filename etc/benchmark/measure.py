@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import re
 import resource
@@ -33,6 +34,7 @@ class Figure:
         unit: ``x`` (times something), ``%``, ``GB`` or ``px``.
         budget: what the figure may be at most (at least, with ``at_least``); ``None`` where there is none.
         at_least: which side of the budget is the good one.
+        skipped: why this machine cannot measure it; there are no values then.
     """
 
     work: str
@@ -40,15 +42,18 @@ class Figure:
     unit: str
     budget: float | None = None
     at_least: bool = False
+    skipped: str = ""
 
     @property
     def measured(self) -> float:
-        """Median of the rounds."""
-        return statistics.median(self.values)
+        """Median of the rounds; NaN without any."""
+        return statistics.median(self.values) if self.values else math.nan
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The middle half of the rounds; smallest and largest where there are fewer than four."""
+        """The middle half of the rounds; smallest and largest where there are fewer than four; NaN without any."""
+        if not self.values:
+            return math.nan, math.nan
         if len(self.values) < 4:
             return min(self.values), max(self.values)
         low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
@@ -56,7 +61,9 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """``ok``, ``over`` (the budget is not kept), or nothing without a budget."""
+        """``ok``, ``over`` (the budget is not kept), why it was skipped, or nothing without a budget."""
+        if self.skipped:
+            return f"skipped: {self.skipped}"
         if self.budget is None:
             return ""
         kept = self.measured >= self.budget if self.at_least else self.measured <= self.budget

@@ -84,7 +84,7 @@ def _record(figure: Figure) -> dict[str, Any]:
     return {
         "work": figure.work,
         "unit": figure.unit,
-        "measured": figure.measured,
+        "measured": None if figure.skipped else figure.measured,  # JSON has no NaN
         "rounds": list(figure.values),
         "budget": figure.budget,
         "at_least": figure.at_least,
@@ -98,7 +98,8 @@ def _cells(figure: Figure) -> list[str]:
     spread = f"{_number(low)} - {_number(high)}" if len(figure.values) > 1 else "-"
     bound = "at least" if figure.at_least else "at most"
     budget = "-" if figure.budget is None else f"{bound} {figure.budget:g}{unit}"
-    return [figure.work, _number(figure.measured) + unit, spread, budget, figure.verdict]
+    measured = "-" if figure.skipped else _number(figure.measured) + unit
+    return [figure.work, measured, spread, budget, figure.verdict]
 
 
 def _number(value: float) -> str:

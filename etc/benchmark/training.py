@@ -16,6 +16,7 @@ from etc.config.schema import Train
 from etc.flow.cache import CachedFlow
 from etc.flow.estimators import FlowEstimator, build_flow
 from etc.motion import MotionLoss
+from etc.precision import autocast, cpu_bfloat16, no_cpu_bfloat16
 from etc.train.batch import ClipBatch
 from etc.train.build import segmentation_loss
 from etc.train.step import MotionTask
@@ -79,7 +80,27 @@ def steps(bench: Bench) -> list[Figure]:
     ]
 
 
-def _step(motion: MotionLoss | None, flow: FlowEstimator | None, batch: dict[str, Tensor]) -> Callable[[], None]:
+def bfloat16_step(bench: Bench) -> list[Figure]:
+    """A training step of PSPNet-18 (one frame a sample, segmentation loss, crops of 513) with `TRAIN.amp bfloat16`,
+    relative to the same step in float32, on a CPU that computes bfloat16.
+    """
+    work = "PSPNet-18 training step, bfloat16 relative to float32"
+    if cpu_bfloat16() is None:
+        return [Figure(work, [], "x", budget=0.55, skipped=no_cpu_bfloat16())]
+    batch = default_collate([bench.samples(bench.size(513, 97), None)[0, 0]] * BATCH)
+    plain = {key: value for key, value in batch.items() if key not in ("neighbour", "has_neighbour")}
+    half, full = interleaved(
+        [_step(None, None, plain, dtype) for dtype in (torch.bfloat16, torch.float32)], bench.rounds(5)
+    )
+    return [Figure(work, ratios(half, full), "x", budget=0.55)]
+
+
+def _step(
+    motion: MotionLoss | None,
+    flow: FlowEstimator | None,
+    batch: dict[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+) -> Callable[[], None]:
     """A training step on one batch, with a network of its own."""
     torch.manual_seed(0)
     student = build_model("psp18", classes=CLASSES).to(memory_format=torch.channels_last)
@@ -90,7 +111,9 @@ def _step(motion: MotionLoss | None, flow: FlowEstimator | None, batch: dict[str
 
     def step() -> None:
         optimizer.zero_grad()
-        task(ClipBatch(batch))["loss"].backward()
+        with autocast(dtype, torch.device("cpu")):
+            loss = task(ClipBatch(batch))["loss"]
+        loss.backward()
         optimizer.step()
 
     return step

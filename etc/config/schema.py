@@ -186,6 +186,11 @@ class Test(Section):
         min_length=1,
     )
     flip: bool = Field(False, description="average with the prediction of the mirrored frame")
+    amp: Literal["off", "auto", "float16", "bfloat16"] = Field(
+        "off", description="mixed precision of predictions; auto: bfloat16 where the device computes it"
+    )
+    compile: bool = Field(False, description="predict with torch.compile (needs a C++ compiler)")
+    fold_bn: bool = Field(False, description="predict with batch norm folded into the convolutions")
     demo_dir: str | int | None = Field(
         None,
         title="path | int",

@@ -98,7 +98,9 @@ class Train(Section):
     power: float = Field(0.9, description="exponent of the polynomial learning rate decay", ge=0)
     momentum: Fraction = Field(0.9, description="SGD momentum")
     weight_decay: float = Field(1e-4, description="weight decay", ge=0)
-    amp: Literal["off", "float16", "bfloat16"] = Field("off", description="automatic mixed precision")
+    amp: Literal["off", "auto", "float16", "bfloat16"] = Field(
+        "off", description="mixed precision; auto: bfloat16 where the device computes it"
+    )
     compile: bool = Field(False, description="use torch.compile (needs a C++ compiler)")
     manual_seed: int = Field(
         0, description="random seed of weights, order, crops and neighbours", ge=0, le=LARGEST_SEED

@@ -83,10 +83,18 @@ def write_png(path: str | Path, image: np.ndarray, compression: int = 3, *, orig
     _, encoded = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
     data = encoded.tobytes()
     if origin is not None:
-        chunk = b"tEXt" + _ORIGIN_KEYWORD + origin.encode("ascii")
-        sized = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        data = data[:_PNG_HEADER] + sized + data[_PNG_HEADER:]
+        data = data[:_PNG_HEADER] + origin_chunk(origin) + data[_PNG_HEADER:]
     write_bytes(path, data)
+
+
+def origin_chunk(origin: str) -> bytes:
+    """The chunk of a PNG that holds ``origin``; :func:`read_png_origin` expects it behind the first one."""
+    return png_chunk(b"tEXt", _ORIGIN_KEYWORD + origin.encode("ascii"))
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG: length, type, content, checksum."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
 
 
 def read_png_origin(path: str | Path) -> str | None:

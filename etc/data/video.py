@@ -20,7 +20,7 @@ from etc.data.images import read_image
 from etc.data.lists import Frame, check_files, prediction_names, read_frames
 from etc.errors import UserError
 from utils.files import regular_file
-from utils.threads import ordered_map, prefetch
+from utils.threads import cores, ordered_map, prefetch
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"),
     *(".ogv", ".y4m", ".h264", ".h265", ".hevc"),
 )
-DECODERS = min(4, os.cpu_count() or 1)
-AHEAD = 4  # frames decoded before they are asked for
+DECODERS = min(4, cores())
+AHEAD = DECODERS  # frames decoded before they are asked for: more would only fill the memory
 REORDERED = 16  # frames that may be stored in another order than they are shown in, at most (H.264, H.265)
 CLOCK_TICKS = 0.0025  # seconds: Matroska rounds times to milliseconds
 

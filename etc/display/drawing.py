@@ -52,10 +52,7 @@ def overlay(frame: np.ndarray, ids: np.ndarray, palette: np.ndarray, alpha: floa
     if ids.shape != frame.shape[:2]:
         raise ValueError(f"ids {list(ids.shape)} and frame {list(frame.shape)} differ in size")
     blended = cv2.addWeighted(frame, 1 - alpha, colorize(ids, palette), alpha, 0)
-    unlabelled = ids == IGNORE
-    if unlabelled.any():
-        blended[unlabelled] = frame[unlabelled]
-    return blended
+    return cv2.copyTo(frame, (ids == IGNORE).view(np.uint8), blended)
 
 
 def side_by_side(panels: Sequence[tuple[str, np.ndarray]], *, columns: int | None = None, gap: int = 4) -> np.ndarray:

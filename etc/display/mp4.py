@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from etc.display.drawing import overlay
 from utils.files import replacing
+from utils.threads import cores
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def _add_stream(
     stream.height = shape[0] + shape[0] % 2
     stream.pix_fmt = "yuv420p"
     # By default there are one and a half threads per core: on a big machine they hold hundreds of frames.
-    stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
+    stream.codec_context.thread_count = min(4, cores())
     stream.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
     # Browsers believe the matrix only where all three are stated; otherwise they take small videos for BT.601.
     stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709

@@ -18,22 +18,24 @@ from etc import distributed
 from etc.config.schema import Settings
 from etc.data.earlier_files import names_in_use
 from etc.data.frame_values import check_frames
-from etc.data.images import PNG_END, read_image, read_label, write_png
+from etc.data.id_png import encode_ids, write_ids
+from etc.data.images import PNG_END, read_image, read_label
 from etc.data.labels import read_colors
 from etc.data.lists import Clip, prediction_names
 from etc.data.origin import Origin, check_frame, digest, read_origin
 from etc.data.sources import clips_to_score
 from etc.data.video import AHEAD, DECODERS
-from etc.display.drawing import colorize
 from etc.display.mp4 import Mp4Writer, encode_overlay
 from etc.errors import UserError
 from etc.predict.predictor import Predictor, predictor_from
 from etc.predict.provenance import claim_output_folder, provenance_of
 from utils.files import regular_file, write_text
-from utils.threads import TaskQueue, ordered_map
+from utils.memory import return_large_blocks
+from utils.threads import TaskQueue, cores, ordered_map
 
 PARTS = ("gray", "color", "mp4")
-WRITERS = min(4, os.cpu_count() or 1)
+WRITERS = min(4, cores())
+TO_ENCODE = 2  # frames that may wait for the encoder, which takes them one by one
 
 
 class FramePaths(NamedTuple):
@@ -127,6 +129,7 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
             were made with something else, unless ``overwrite``; another run that is writing into the folder. What was
             written by then is complete.
     """
+    return_large_blocks()
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
     predictor = predictor_from(settings)
     # Last, because the data may have to be rendered first.
@@ -175,7 +178,7 @@ def _predict_clips(
         # The encoder's queue closes the videos while the network goes on; after an error none of them must appear.
         videos = stack.enter_context(ExitStack())
         pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
-        encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
+        encoder = stack.enter_context(TaskQueue(workers=1, pending=TO_ENCODE))
         loaded = stack.enter_context(
             closing(ordered_map(partial(_load, made_with), files, workers=DECODERS, ahead=AHEAD))
         )
@@ -193,7 +196,7 @@ def _predict_clips(
                     frame_ids = frame.ids
                     if frame_ids is None:
                         frame_ids = next(ids)
-                        pictures.put(_write_pictures, frame, frame_ids, palette)
+                        pictures.put(_write_pictures, frame.files, frame_ids, palette, frame.origin.text)
                     encoder.put(encode_overlay, video, frame.rgb, frame_ids, palette)
                 predicted, reread = predicted + len(todo), reread + len(frames) - len(todo)
                 bar.update(len(frames))
@@ -235,9 +238,10 @@ def _load(made_with: str, files: FramePaths) -> LoadedFrame:
     return LoadedFrame(files, rgb, ids if ids.shape == rgb.shape[:2] else None, origin)
 
 
-def _write_pictures(frame: LoadedFrame, ids: np.ndarray, palette: np.ndarray) -> None:
-    write_png(frame.files.gray, ids, origin=frame.origin.text)
-    write_png(frame.files.color, colorize(ids, palette), origin=frame.origin.text)
+def _write_pictures(files: FramePaths, ids: np.ndarray, palette: np.ndarray, origin: str) -> None:
+    encoded = encode_ids(ids)
+    write_ids(files.gray, encoded, origin=origin)
+    write_ids(files.color, encoded, palette=palette, origin=origin)
 
 
 def _ends_as_png(path: Path) -> bool:

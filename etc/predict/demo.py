@@ -14,16 +14,18 @@ from tqdm import tqdm
 
 from etc.config import dump_settings
 from etc.config.schema import Settings
+from etc.data.id_png import encode_ids, write_ids
 from etc.data.images import read_png_origin, write_png
 from etc.data.labels import read_colors
 from etc.data.sources import clips_to_score
 from etc.data.video import NamedFrame, Source, listed_source, open_source, several_sources
-from etc.display.drawing import colorize, overlay
+from etc.display.drawing import overlay
 from etc.display.mp4 import Mp4Writer, encode_overlay
 from etc.distributed import exclusive_output
-from etc.predict.clips import WRITERS, PredictionStats
+from etc.predict.clips import TO_ENCODE, WRITERS, PredictionStats
 from etc.predict.predictor import Predictor, predictor_from
 from utils.files import write_text
+from utils.memory import return_large_blocks
 from utils.threads import TaskQueue
 
 _VIDEO = "overlay.mp4"
@@ -47,6 +49,7 @@ def demonstrate(settings: Settings, *, max_frames: int | None = None, ids: bool 
         UserError: nothing at ``TEST.demo_dir``, or something that cannot be read; a checkpoint or palette that does
             not fit; another run that is writing into the folder.
     """
+    return_large_blocks()
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
     where, folder = settings.TEST.demo_dir, Path(settings.TEST.demo_folder)
     several = {} if where is None else several_sources(str(where))
@@ -115,7 +118,7 @@ class _Writer(NamedTuple):
             video = Mp4Writer(folder / _VIDEO, source.fps or self.fps)
             stack.callback(video.discard)  # nothing once it is closed
             pictures = stack.enter_context(TaskQueue(workers=WRITERS, pending=2 * WRITERS))
-            encoder = stack.enter_context(TaskQueue(workers=1, pending=4))
+            encoder = stack.enter_context(TaskQueue(workers=1, pending=TO_ENCODE))
             total = min((n for n in (source.total, self.max_frames) if n is not None), default=None)
             limited = islice(source.frames, self.max_frames)
             frames = stack.enter_context(tqdm(limited, total=total, desc="demo", unit="frame"))
@@ -135,8 +138,9 @@ class _Writer(NamedTuple):
         return count
 
     def _write_pictures(self, folder: Path, frame: NamedFrame, ids: np.ndarray) -> None:
-        pictures = [colorize(ids, self.palette), overlay(frame.rgb, ids, self.palette)]
+        color, mixed, gray = (folder / f"{frame.name}{ending}" for ending in _ENDINGS)
+        encoded = encode_ids(ids)
+        write_ids(color, encoded, palette=self.palette, origin=_MARK)
+        write_png(mixed, overlay(frame.rgb, ids, self.palette), origin=_MARK)
         if self.with_ids:
-            pictures.append(ids)
-        for ending, picture in zip(_ENDINGS, pictures, strict=False):
-            write_png(folder / f"{frame.name}{ending}", picture, origin=_MARK)
+            write_ids(gray, encoded, origin=_MARK)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,10 +18,14 @@ from etc.config.schema import Settings
 from etc.data.transform import MEAN, STD
 from etc.distributed import device_of
 from etc.errors import UserError
-from etc.networks import trained_network
+from etc.networks import check_compiler, trained_network
+from etc.precision import autocast, chosen_dtype, log_choice
 from model import SegmentationNetwork
 from model.external import UnclearOutput
+from model.folding import fold_batch_norm
 from utils.upsampled_argmax import upsampled_argmax
+
+logger = logging.getLogger(__name__)
 
 
 def predictor_from(
@@ -29,17 +35,21 @@ def predictor_from(
 
     Args:
         settings: the settings.
-        network: a network at hand; ``None`` loads ``TEST.ckpt_path``.
+        network: a network at hand, which is neither compiled nor folded, as it may be in training; ``None`` loads
+            ``TEST.ckpt_path``.
         device: where ``network`` lies; ``None`` is the device of the settings.
 
     Raises:
-        UserError: as :func:`etc.networks.trained_network`.
+        UserError: as :func:`etc.networks.trained_network`, and where ``TEST.compile`` does not work.
     """
     test = settings.TEST
+    device = device_of(test.device) if device is None else device
+    log_choice("TEST.amp", test.amp, device)
     return Predictor(
-        trained_network(settings) if network is None else network,
+        _loaded(settings, device) if network is None else network,
         classes=settings.DATA.classes,
-        device=device_of(settings.TEST.device) if device is None else device,
+        device=device,
+        dtype=chosen_dtype(test.amp, device),
         mode=test.mode,
         window=(test.test_h, test.test_w),
         overlap=test.overlap,
@@ -48,6 +58,19 @@ def predictor_from(
         base_size=test.base_size,
         source=f"TEST.ckpt_path {test.ckpt_path}" if network is None else "the network",
     )
+
+
+def _loaded(settings: Settings, device: torch.device) -> SegmentationNetwork:
+    """The trained network, folded and compiled as ``TEST`` says."""
+    if settings.TEST.compile:
+        check_compiler(device, "TEST.compile")
+    network = trained_network(settings)
+    if settings.TEST.fold_bn:
+        logger.info("TEST.fold_bn: %d batch norms folded into convolutions", fold_batch_norm(network))
+    if settings.TEST.compile:
+        # Not the module: predictions ask for its outputs at its own resolution.
+        network.outputs = torch.compile(network.outputs)  # type: ignore[method-assign]
+    return network
 
 
 class Predictor:
@@ -64,6 +87,7 @@ class Predictor:
             into eval mode.
         classes: number of classes K, at most 255.
         device: where the network lies.
+        dtype: type that its convolutions and products are computed in (:func:`etc.precision.autocast`).
         mode: ``"whole"`` image or sliding window (``"slide"``).
         window: height and width of the window; a frame that is smaller is padded with the mean colour.
         overlap: share of the window that neighbouring windows overlap, in [0, 1).
@@ -87,6 +111,7 @@ class Predictor:
         *,
         classes: int,
         device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
         mode: Literal["whole", "slide"] = "whole",
         window: tuple[int, int] = (769, 769),
         overlap: float = 1 / 3,
@@ -107,6 +132,7 @@ class Predictor:
         self.weights_sha256: str | None = getattr(network, "weights_sha256", None)
         self.classes = classes
         self.device = torch.device(device)
+        self.dtype = dtype
         self.mode = mode
         self.window = window
         self.overlap = overlap
@@ -117,6 +143,7 @@ class Predictor:
         self._is_checked = False
         self.network_seconds = 0.0
         self._mean, self._std = (torch.from_numpy(x).to(self.device).view(1, 3, 1, 1) for x in (MEAN, STD))
+        self._table = ((np.arange(256, dtype=np.float32)[:, None, None] - MEAN) / STD).astype(np.float32)  # [256, 1, 3]
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:
@@ -166,6 +193,12 @@ class Predictor:
         shape, dtype = next(iter(shapes), ((), ""))
         if len(shapes) != 1 or len(shape) != 3 or shape[2] != 3 or dtype != "uint8":
             raise ValueError(f"expected RGB uint8 frames [H, W, 3] of one size, got {sorted(shapes)}")
+        if self.device.type == "cpu":
+            # The same numbers from a table, in a third of the time and without a copy of the frames.
+            images = np.empty((len(frames), *shape), np.float32)
+            for frame, image in zip(frames, images, strict=True):
+                cv2.LUT(frame, self._table, dst=image)
+            return torch.from_numpy(images).permute(0, 3, 1, 2)
         pixels = torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2)
         return pixels.float().sub_(self._mean).div_(self._std)
 
@@ -229,7 +262,8 @@ class Predictor:
     def _run(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         start = self._clock()
         try:
-            returned = function(images.contiguous(memory_format=torch.channels_last))
+            with autocast(self.dtype, self.device):
+                returned = function(images.contiguous(memory_format=torch.channels_last))
         except UnclearOutput as error:
             raise UserError(f"{self.source}: {error}") from error
         self.network_seconds += self._clock() - start
@@ -242,7 +276,7 @@ class Predictor:
         if not self._is_checked:
             self._check_finite(logits)
             self._is_checked = True
-        return logits
+        return logits.float()
 
     def _check_finite(self, logits: Tensor) -> None:
         """Refuse logits that are NaN or infinite: their argmax is a class, mostly class 0, that looks like any other.
@@ -254,8 +288,8 @@ class Predictor:
         if bad:
             raise UserError(
                 f"{self.source}: the output is NaN or infinite in {bad} of the first {highest.numel()} pixels, so the "
-                "training had diverged (a half-precision overflow, if TRAIN.amp was on) or the network does not fit "
-                "its input: give another checkpoint"
+                "training had diverged (a half-precision overflow, if TRAIN.amp was on or TEST.amp is) or the network "
+                "does not fit its input: give another checkpoint"
             )
 
     def _clock(self) -> float:

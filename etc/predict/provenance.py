@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from etc import distributed
 from etc.config import dump_settings, find_file
 from etc.config.own_code import network_code
 from etc.config.schema import Settings
+from etc.distributed import device_of
 from etc.errors import UserError
+from etc.precision import chosen_dtype
 from model.own_source import source_hash
 from utils.files import regular_file, sha256_of, write_text
 
@@ -42,6 +46,11 @@ def predictor_settings(settings: Settings) -> dict[str, Any]:
         "flip": test.flip,
         "base_size": test.base_size,
     }
+    # Rounding differs with each of these, and so may single pixels. Earlier notes lack them: they were all off.
+    dtype = chosen_dtype(test.amp, device_of(test.device)) if test.amp != "off" else torch.float32
+    if dtype != torch.float32:
+        note["dtype"] = str(dtype).removeprefix("torch.")
+    note |= {key: True for key in ("compile", "fold_bn") if getattr(test, key)}
     if network_code(settings):
         note["code"] = source_hash(settings.TRAIN.arch)
     if test.pad_to is not None:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, Po
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from etc.config.schema import Train
+from etc.precision import chosen_dtype
 from model import parameter_groups
 
 _FIRST_SHARE = 1e-6  # of the learning rate, in the first update of a warm-up
@@ -39,7 +40,7 @@ class Optimization:
         updates = train.epochs * math.ceil(batches / train.accumulate)
         self.schedule = new_schedule(train, self.optimizer, updates)
         # float16 alone has too small a range for gradients; bfloat16 needs no scaling.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=train.amp == "float16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=chosen_dtype(train.amp, device) == torch.float16)
         self.averaged: AveragedModel | None = None
         if train.ema:
             average = get_ema_multi_avg_fn(train.ema)

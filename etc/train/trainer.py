@@ -24,6 +24,7 @@ from etc.errors import UserError
 from etc.evaluate.validation import check_validation, validate, validation_flow
 from etc.flow.build import FlowSource
 from etc.flow.cache import CachedFlow
+from etc.precision import autocast, chosen_dtype, log_choice
 from etc.train.batch import ClipBatch, on_device
 from etc.train.build import new_loader, new_student, new_task
 from etc.train.checkpoint import HOW_TO_GO_ON, save_checkpoint
@@ -48,7 +49,6 @@ from utils.files import write_text
 logger = logging.getLogger(__name__)
 
 _GAINLESS = "validations_without_gain"
-_AMP = {"off": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class NonFiniteLoss(UserError):
@@ -95,6 +95,8 @@ class Trainer:
             assert self.task.distillation is not None, "logits are cached only where DISTILL is used"
             teacher_logits.fill(self.task.distillation.teacher, self.data.image_files(), device)
         self.optimization = Optimization(train, self.student, device, batches=self.sampler.steps)
+        self.dtype = chosen_dtype(train.amp, device)
+        log_choice("TRAIN.amp", train.amp, device)
         self.total_steps = train.epochs * self.sampler.steps
         self.step, self.epoch = 0, 0
         self.losses = KeptLosses()
@@ -185,12 +187,12 @@ class Trainer:
             raise UserError(lines[-1].partition(": ")[2] if len(lines) > 1 else lines[0]) from error
 
     def _train_step(self, batch: ClipBatch, index: int) -> dict[str, Tensor]:
-        train, amp = self.settings.TRAIN, self.settings.TRAIN.amp
+        train = self.settings.TRAIN
         if self.task.motion_loss is not None and train.motion_ramp:
             grown = min(1.0, self.step / (train.motion_ramp * self.total_steps))
             self.task.motion_loss.weight = train.st_weight * grown
         with self.optimization.without_sync(self.task.student, index):
-            with torch.autocast(self.device.type, dtype=_AMP[amp], enabled=amp != "off"):
+            with autocast(self.dtype, self.device):
                 try:
                     result = self.task(batch)
                 except UnclearOutput as error:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from etc.benchmark import measure
+from etc.benchmark import free_network, measure, training
 from etc.benchmark.bench import Bench
 from etc.benchmark.measure import Figure, in_new_process, interleaved, peak_memory, ratios
 from etc.benchmark.operators import shifted_products
+from etc.benchmark.page import Measured, Origin, as_json, text_table
 from etc.data.images import read_image, read_label
 from tests.flownet.reference import correlate
 from tests.scripts import run
@@ -51,6 +52,32 @@ def test_what_counts_is_the_median_and_the_spread_is_the_middle_half():
 )
 def test_a_budget_is_a_bound_from_above_or_from_below(value, budget, at_least, verdict):
     assert Figure("work", [value], "x", budget, at_least).verdict == verdict
+
+
+def test_a_figure_that_this_machine_cannot_measure_says_why_wherever_it_is_shown():
+    figure = Figure("work", [], "x", budget=0.5, skipped="the CPU has none")
+    measured = [Measured("name", "Title", "explanation", [figure])]
+    assert "skipped: the CPU has none" in text_table(measured)
+    record = json.loads(as_json(measured, Origin("command", "machine", "frames")))["benchmarks"]["name"][0]
+    assert (record["measured"], record["rounds"], record["verdict"]) == (None, [], "skipped: the CPU has none")
+
+
+def test_a_cpu_without_bfloat16_skips_the_step_in_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "cpu_bfloat16", lambda: None)
+    (figure,) = training.bfloat16_step(Bench(tmp_path, quick=True))
+    assert figure.verdict.startswith("skipped: the CPU has none of avx512_bf16")
+
+
+def test_the_network_that_costs_nothing_predicts_the_label_map_it_was_given():
+    ids = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones((16, 32), np.uint8))
+    ids[:16, :32] = 255
+    network = free_network.make(19)
+    network.load_state_dict(free_network.weights_for(ids, 19))
+    logits = network(torch.zeros(2, 3, 48, 128))
+    predicted = torch.nn.functional.interpolate(logits, ids.shape, mode="nearest").argmax(1).numpy()
+    expected = np.where(ids == 255, 0, ids)
+    assert predicted.shape == (2, 48, 128)
+    assert (predicted == expected).mean() > 0.95  # but for the rounding of positions at the edges
 
 
 @pytest.mark.slow

@@ -381,7 +381,7 @@ def test_values_out_of_range_are_refused(word):
         ("TRAIN.base_lr=fast", "TRAIN.base_lr: expected float > 0, got 'fast'"),
         ("TRAIN.blur=2", "TRAIN.blur: expected float 0..1, got 2"),
         ("TRAIN.self_training=2", "TRAIN.self_training: expected float 0..1, or null for none, got 2"),
-        ("TRAIN.amp=fp16", "TRAIN.amp: expected off, float16 or bfloat16, got 'fp16'"),
+        ("TRAIN.amp=fp16", "TRAIN.amp: expected off, auto, float16 or bfloat16, got 'fp16'"),
         ("TRAIN.compile=1", "TRAIN.compile: expected true or false, got 1"),
         ("TRAIN.power=.nan", "TRAIN.power: expected float >= 0, got nan"),
         ("FLOW.scale=2", "FLOW.scale: expected float > 0, <= 1, got 2"),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from etc.config import load_settings
 from etc.data.cityscapes import LABEL_IDS
+from etc.data.id_png import encode_ids, write_ids
 from etc.data.images import write_png
 from etc.data.labels import read_colors
 from etc.data.lists import Frame
@@ -60,6 +61,10 @@ WRITERS = {
         lambda ids, path: Image.fromarray(np.dstack([COLORS[ids], np.full(SIZE, 255, np.uint8)])).save(path),
     ),
     "palette of the classes": ("color", as_palette),
+    "colours as gen_video writes them": (
+        "color",
+        lambda ids, path: write_ids(path, encode_ids(ids), palette=COLORS),
+    ),
     "palette in any order": ("color", as_shuffled_palette),
 }
 
@@ -90,6 +95,16 @@ def test_the_same_ids_come_out_of_every_kind_of_file(frames, tmp_path, kind, wri
         write(train_ids(number), tmp_path / f"pred/x_{number}.png")
     found = predictions(frames, f"TEST.prediction_ids={kind if stated else 'auto'}")
     assert found.kind == kind
+    for number, path in enumerate(found.files[0]):
+        np.testing.assert_array_equal(found.read(path), train_ids(number))
+
+
+def test_colours_of_a_run_that_an_earlier_version_began_and_this_one_finished_are_read(frames, tmp_path):
+    for number in range(3):
+        name, kind = tmp_path / f"pred/x_{number}.png", "colours as gen_video writes them" if number else "colours"
+        WRITERS[kind][1](train_ids(number), name)
+    found = predictions(frames)
+    assert found.kind == "color"
     for number, path in enumerate(found.files[0]):
         np.testing.assert_array_equal(found.read(path), train_ids(number))
 

@@ -232,3 +232,32 @@ def test_a_network_may_exclude_classes_by_minus_infinity_but_not_all():
     assert predictor(Spoilt(-math.inf, [0, 1]))(random_frames(10, 10))[0, 2, 3] == 2
     with pytest.raises(UserError, match="NaN or infinite"):
         predictor(Spoilt(-math.inf, list(range(CLASSES))))(random_frames(10, 10))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_frames_are_normalised_to_the_very_numbers_of_subtraction_and_division(count):
+    frames = random_frames(7, 9, count=count)
+    frames[0][0, :, 0], frames[0][0, :, 2] = 0, 255
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, image):
+            seen.append(image.clone())
+            return image.new_zeros(len(image), CLASSES, *image.shape[-2:])
+
+    predictor(Recorder())(frames)
+    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float()
+    mean, std = (torch.from_numpy(x).view(1, 3, 1, 1) for x in (MEAN, STD))
+    assert torch.equal(seen[0], (pixels - mean) / std)
+
+
+def test_mixed_precision_runs_the_network_in_its_type_and_predicts_nearly_the_same():
+    dtypes = []
+    network = conv_network(3)
+    network.register_forward_hook(lambda module, images, output: dtypes.append(output.dtype))
+    frames = random_frames(16, 20)
+    exact = predictor(network).probabilities(frames)
+    rounded = predictor(network, dtype=torch.bfloat16).probabilities(frames)
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.02)

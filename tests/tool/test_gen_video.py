@@ -127,6 +127,30 @@ def test_predictions_name_the_weights_that_were_read_not_those_that_replaced_the
     assert note["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("word", ["TEST.amp=bfloat16", "TEST.fold_bn=true"])
+def test_what_rounds_differently_is_opt_in_and_recorded_with_the_predictions(generate, clips, capsys, word):
+    assert generate() == 0
+    note = json.loads((clips / "out/video/source.json").read_text())
+    assert not {"dtype", "fold_bn", "compile"} & note.keys()
+    assert generate(word) == 2
+    assert f"made with another {'dtype' if 'amp' in word else 'fold_bn'}" in capsys.readouterr().err
+    assert generate(word, f"TEST.save_folder={clips}/other") == 0
+    for name in NAMES:
+        one, two = (read(clips / folder / "video" / "gray" / f"{name}.png") for folder in ("out", "other"))
+        assert (one == two).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_a_compiled_network_predicts_the_same(generate, clips):
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    assert generate() == 0
+    assert generate("TEST.compile=true", f"TEST.save_folder={clips}/compiled") == 0
+    for name in NAMES:
+        one, two = (read(clips / folder / "video" / "gray" / f"{name}.png") for folder in ("out", "compiled"))
+        assert (one == two).mean() > 0.999
+
+
 def test_batches_predict_the_same_ids(generate, clips):
     assert generate() == 0
     assert generate("TEST.batch_size_gen=2", f"TEST.save_folder={clips}/batched") == 0
