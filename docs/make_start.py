@@ -17,7 +17,7 @@ from matplotlib import pyplot
 
 from etc.config import TOOLKIT, load_settings
 from etc.data.synthetic import prepare
-from etc.study.page import plot_scalar
+from etc.display.curves import draw_curve, read_log
 from utils.files import replacing, write_text
 
 CONFIG = TOOLKIT / "configs/synthetic/pspnet18_start.yaml"
@@ -61,8 +61,9 @@ def joined_lists(root: Path, name: str) -> str:
 def draw(folder: Path) -> None:
     """The loss of the training, and the mIoU of its validations."""
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for axis, tag, label in zip(axes, ("loss/segmentation", "validation/mIoU"), ("loss", "mIoU"), strict=True):
-        plot_scalar(axis, folder, tag, label)
+    log = read_log(folder)
+    for axis, name, label in zip(axes, ("loss/segmentation", "validation/mIoU"), ("loss", "mIoU, %"), strict=True):
+        draw_curve(axis, log, name, label)
         axis.set_xlabel("step")
         axis.set_ylabel(label)
     figure.savefig(CURVE, dpi=100)

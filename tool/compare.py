@@ -3,6 +3,7 @@
     python tool/compare.py                                           # the two runs of the quickstart
     python tool/compare.py --runs base=exp/base/result etc=exp/etc/result --out exp/comparison
     python tool/compare.py --runs base=exp/base/best.pth etc=exp/etc/best.pth --out exp/comparison
+    python tool/compare.py --curves base=exp/base etc=exp/etc --out exp/comparison
 
 A run is the result folder of tool/eval_tc.py (and tool/test.py, for mIoU), or a checkpoint, which
 is first predicted, scored and tested into a folder below --out. Without --config the settings are
@@ -11,7 +12,7 @@ those that the first run was scored or trained with. A network or flow estimator
 over the classes and pixels that all runs have in common; where they differ, the predictions are
 scored again, and the classes that a run lacks are named. Writes
 comparison.csv, comparison.json, report.html (one file with everything), side_by_side.mp4 and
-flicker.png into --out.
+flicker.png into --out. With --curves it draws what trainings logged, one over the other, instead.
 """
 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
@@ -20,6 +21,7 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 from pathlib import Path
 
 from etc.data.labels import read_colors
+from etc.display.curves import draw_curves, read_log
 from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
@@ -56,7 +58,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--clips", type=int, default=CLIPS, metavar="N", help=f"clips shown in report.html (default: {CLIPS})"
     )
+    parser.add_argument(
+        "--curves",
+        nargs="+",
+        metavar="NAME=FOLDER",
+        help="only draw the losses and validations of trainings (their TRAIN.save_path) into --out/curves.png",
+    )
     args = parser.parse_intermixed_args(argv)
+    if args.curves:
+        path = Path(args.out) / "curves.png"
+        draw_curves({name: read_log(folder) for name, folder in named_runs(args.curves, "--curves")[0]}, path)
+        print(f"curves: {path}")
+        return 0
     named, overrides = named_runs(args.runs)
     if args.clips < 1:
         raise UserError(f"--clips {args.clips}: expected 1 or more")

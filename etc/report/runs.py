@@ -47,8 +47,8 @@ class Run:
     predicted_with: Settings | None
 
 
-def named_runs(args: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Split ``NAME=WHERE`` arguments into pairs, and overrides of settings that follow them, if any.
+def named_runs(args: list[str], option: str = "--runs") -> tuple[list[tuple[str, str]], list[str]]:
+    """Split ``NAME=WHERE`` arguments of an option into pairs, and overrides of settings that follow them, if any.
 
     Raises:
         UserError: an argument of another form, a checkpoint that does not exist, or a name that cannot
@@ -57,26 +57,26 @@ def named_runs(args: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
     first = next((i for i, word in enumerate(args) if word.partition(".")[0] in SECTIONS), len(args))
     pairs = [word.partition("=") for word in args[:first]]
     if not pairs or not all(map(all, pairs)):
-        raise UserError(f"--runs takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(args[:first]) or 'nothing'}")
+        raise UserError(f"{option} takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(args[:first]) or 'nothing'}")
     names = [name for name, _, _ in pairs]
     for i, (name, _, where) in enumerate(pairs):
-        _check_name(name, is_folder=where.endswith(CHECKPOINTS))
+        _check_name(name, option, is_folder=where.endswith(CHECKPOINTS))
         if name in names[:i]:
-            raise UserError(f"--runs: two runs are called {name}: give each a name of its own")
+            raise UserError(f"{option}: two runs are called {name}: give each a name of its own")
     for _, _, where in pairs:
         if where.endswith(CHECKPOINTS) and not Path(where).is_file():
-            raise UserError(f"--runs: checkpoint {where} does not exist")
+            raise UserError(f"{option}: checkpoint {where} does not exist")
     return [(name, where) for name, _, where in pairs], args[first:]
 
 
-def _check_name(name: str, *, is_folder: bool) -> None:
+def _check_name(name: str, option: str, *, is_folder: bool) -> None:
     """Refuse a name that cannot be written down or, of a checkpoint, that leads out of the folder of the results."""
     if not name.isprintable():
-        raise UserError(f"--runs: {name!a} cannot be the name of a run: it holds characters that cannot be printed")
+        raise UserError(f"{option}: {name!a} cannot be the name of a run: it holds characters that cannot be printed")
     if is_folder and (name.startswith(".") or "/" in name or "\\" in name):
         raise UserError(
-            f"--runs: {name!a} cannot be the name of a run, because a checkpoint is scored into a folder of that name "
-            "below --out: expected a name without / and \\, and without a dot at its start"
+            f"{option}: {name!a} cannot be the name of a run, because a checkpoint is scored into a folder of that "
+            "name below --out: expected a name without / and \\, and without a dot at its start"
         )
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from etc.display.curves import LOG_FILE, draw_curve, read_log
 from etc.study.controls import Control
 from etc.study.plan import Study
 from etc.study.runs import FinishedRun
 from etc.study.summary import HEAD, Row, cells
 from utils.files import replacing, write_text
-
-_SMOOTHED = 20  # log entries that a point of a loss curve averages
 
 
 def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Row], folder: Path) -> Path:
@@ -106,17 +102,18 @@ def _curves(study: Study, seed: int) -> str:
 
 def _draw_curves(study: Study, seed: int, path: Path) -> None:
     """Validations and segmentation loss of the first training of a seed, and the loss of its variants."""
-    here = [variant for variant in study.variants if (study.run_folder(variant, seed) / "tensorboard").is_dir()]
+    here = [variant for variant in study.variants if (study.run_folder(variant, seed) / LOG_FILE).is_file()]
     if not here:
         return
     figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     if study.start is not None:
-        plot_scalar(axes[0], study.start_folder(seed), "validation/mIoU", "start", scale=100)
-        plot_scalar(axes[1], study.start_folder(seed), "loss/segmentation", "start")
+        start = read_log(study.start_folder(seed))
+        draw_curve(axes[0], start, "validation/mIoU", "start")
+        draw_curve(axes[1], start, "loss/segmentation", "start")
     for variant in here:
-        plot_scalar(axes[2], study.run_folder(variant, seed), "loss/segmentation", variant)
+        draw_curve(axes[2], read_log(study.run_folder(variant, seed)), "loss/segmentation", variant)
     axes[0].set_title(f"first training, seed {seed}: mIoU, %")
     axes[1].set_title(f"first training, seed {seed}: segmentation loss")
     axes[2].set_title(f"variants, seed {seed}: segmentation loss")
@@ -126,20 +123,6 @@ def _draw_curves(study: Study, seed: int, path: Path) -> None:
         if ax.lines:
             ax.legend(fontsize=6)
     _save(figure, path)
-
-
-def plot_scalar(axes: Axes, folder: Path, tag: str, label: str, scale: float = 1.0) -> None:
-    """Draw what the training in ``folder`` logged as ``tag``, if it did; losses as means of a few entries."""
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it reports each file that it has read to the end
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    if tag not in events.Tags()["scalars"]:
-        return
-    points = events.Scalars(tag)
-    steps, values = [point.step for point in points], [scale * point.value for point in points]
-    if not tag.startswith("validation"):
-        groups = [slice(i, i + _SMOOTHED) for i in range(0, len(steps), _SMOOTHED)]
-        steps, values = ([sum(xs[g]) / len(xs[g]) for g in groups] for xs in (steps, values))
-    axes.plot(steps, values, marker=".", label=label)
 
 
 def _save(figure: Figure, path: Path) -> None:

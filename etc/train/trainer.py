@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from etc import distributed
@@ -43,6 +42,7 @@ from etc.train.resume import (
     damage_named,
     made_with,
 )
+from etc.train.run_log import RunLog, record_call
 from model.external import UnclearOutput
 from utils.files import write_text
 
@@ -117,22 +117,25 @@ class Trainer:
             logger.info("%s: all %d epochs are trained already; %s", self.folder, self.epoch, on)
             return self.metrics
         fill_flow_cache(self.settings, self.data, self.device)
-        writer = None
+        log = None
         if distributed.rank() == 0:
             write_text(self.folder / "settings.yaml", dump_settings(self.settings))
-            writer = SummaryWriter(self.folder / "tensorboard", purge_step=self.step)
+            record_call(self.folder, self.step, self.device)
+            log = RunLog(self.folder, self.step)
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="train", disable=distributed.rank() > 0)
-        with bar, contextlib.closing(writer) if writer else contextlib.nullcontext():
+        with bar, contextlib.closing(log) if log else contextlib.nullcontext():
             if not self.validated:
-                self._validate(writer)
+                self._validate(log)
             while self.epoch < train.epochs and not self._is_over():
-                self._train_epoch(bar, writer)
+                self._train_epoch(bar, log)
                 self.epoch += 1
                 self.validated = not self._is_validated_after(self.epoch)
                 # Before the validation: whatever happens there must not cost the training of the epoch.
                 self._save()
                 if not self.validated:
-                    self._validate(writer)
+                    self._validate(log)
+            if log:
+                log.draw()
         return self.metrics
 
     def _is_over(self) -> bool:
@@ -144,7 +147,7 @@ class Trainer:
         train = self.settings.TRAIN
         return train.val_freq > 0 and (epoch % train.val_freq == 0 or epoch == train.epochs)
 
-    def _train_epoch(self, bar: tqdm, writer: SummaryWriter | None) -> None:
+    def _train_epoch(self, bar: tqdm, log: RunLog | None) -> None:
         train = self.settings.TRAIN
         self.task.train()
         self.sampler.epoch = self.epoch
@@ -156,16 +159,13 @@ class Trainer:
             if self.step % train.print_freq and self.step != self.total_steps:
                 continue
             terms = self._finite_losses()
-            if writer:
+            if log:
                 bar.set_postfix({name: f"{value:.3g}" for name, value in terms.items()}, refresh=False)
-                for name, value in terms.items():
-                    writer.add_scalar(f"loss/{name}", value, self.step)
-                writer.add_scalar("learning_rate", self.optimization.optimizer.param_groups[0]["lr"], self.step)
+                rate = self.optimization.optimizer.param_groups[0]["lr"]
+                log.add(self.step, {f"loss/{name}": value for name, value in terms.items()} | {"learning_rate": rate})
         self._check_outputs(batch.frames_t(batch.images))
-        if writer:
-            pictures = training_pictures(batch, result, self.task.motion_loss, self.palette)
-            for name, picture in pictures.items():
-                writer.add_image(name, picture, self.step)
+        if log:
+            log.add_pictures(self.step, training_pictures(batch, result, self.task.motion_loss, self.palette))
 
     def _seed_other_ranks(self) -> None:
         """Give every process dropout masks of its own.
@@ -244,7 +244,7 @@ class Trainer:
         last = self.folder / "last.pth"
         return f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint yet"
 
-    def _validate(self, writer: SummaryWriter | None) -> None:
+    def _validate(self, log: RunLog | None) -> None:
         """Score the student, and save it again with its scores; also as best.pth, if it is the best so far.
 
         The best has the highest mIoU, or the highest TC where no frame has a label.
@@ -280,9 +280,8 @@ class Trainer:
         if distributed.rank() == 0:
             values = "  ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
             tqdm.write(f"epoch {self.epoch}: {values}  ({time.time() - start:.0f} s)")
-        if writer:
-            for name, value in scores.items():
-                writer.add_scalar(f"validation/{name}", value, self.step)
+        if log:
+            log.add(self.step, {f"validation/{name}": value for name, value in scores.items()})
         self._save(best)
 
     def _save(self, best: bool = False) -> None:

@@ -1,0 +1,110 @@
+"""What a training leaves for those who ask later what it did: its log, its curves, and how it was called."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch.utils.tensorboard import SummaryWriter
+
+import etc
+from etc.config import TOOLKIT
+from etc.display.curves import HEAD, LOG_FILE, draw_curves, read_log
+from etc.display.machine import machine
+from utils.files import write_text
+
+CALLS_FILE = "calls.jsonl"
+CURVES_FILE = "curves.png"
+
+
+class RunLog:
+    """Writes TensorBoard, ``log.csv`` and ``curves.png`` of a training.
+
+    A training that goes on removes what was logged after the step that it goes on from.
+
+    Args:
+        folder: ``TRAIN.save_path``.
+        step: steps done before.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder = folder
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step)
+        path, kept = folder / LOG_FILE, []
+        if step and path.is_file():
+            kept = [(at, name, value) for name, curve in read_log(folder).items() for at, value in curve if at <= step]
+        rows = [HEAD, *sorted(kept, key=itemgetter(0))]
+        write_text(path, "".join(f"{','.join(map(str, row))}\n" for row in rows))
+        self._file = path.open("a", encoding="utf-8", newline="")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Log figures by name, such as ``loss/motion``, after a step."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+            self._rows.writerow((step, name, value))
+        self._file.flush()
+
+    def add_pictures(self, step: int, pictures: dict[str, Any]) -> None:
+        """Log pictures by name, uint8 ``[3, H, W]``, in TensorBoard alone."""
+        for name, picture in pictures.items():
+            self.writer.add_image(name, picture, step)
+
+    def close(self) -> None:
+        """End the log, also where the training failed."""
+        self.writer.close()
+        self._file.close()
+
+    def draw(self) -> None:
+        """Draw ``curves.png`` of all that was logged."""
+        draw_curves({self.folder.name: read_log(self.folder)}, self.folder / CURVES_FILE)
+
+
+def record_call(folder: Path, step: int, device: torch.device) -> None:
+    """Append how this process was called to ``calls.jsonl``: one line for each start of the training.
+
+    Args:
+        folder: ``TRAIN.save_path``; its ``settings.yaml`` has the settings and the seed.
+        step: steps done before.
+        device: where it computes.
+    """
+    record = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "from_step": step,
+        "toolkit": etc.__version__,
+        "git": git_revision(TOOLKIT),
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "numpy": np.__version__,
+        "device": machine(device),
+    }
+    path = folder / CALLS_FILE
+    before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_text(path, f"{before}{json.dumps(record)}\n")
+
+
+def git_revision(folder: Path) -> dict[str, Any] | None:
+    """The commit of a clone, and whether its tracked files differ from it; ``None``: no clone, or no git."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        if Path(ask("rev-parse", "--show-toplevel").strip()).resolve() != folder.resolve():
+            return None  # a copy inside of somebody's own repository
+        status = ask("status", "--porcelain", "--untracked-files=no")
+        return {"revision": ask("rev-parse", "HEAD").strip(), "dirty": bool(status.strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return None
