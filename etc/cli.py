@@ -11,6 +11,8 @@ import itertools
 import logging
 import os
 import re
+import shlex
+import subprocess
 import sys
 import textwrap
 import traceback
@@ -222,6 +224,14 @@ def run(main: Callable[[], int]) -> int:
         return USER_ERROR
     finally:
         interrupts.end_at_once()
+
+
+def run_script(name: str, *args: str) -> None:
+    """Run another script of the toolkit, shown as it is called; its failure ends this one with the same exit code."""
+    print(f"\n$ python tool/{name}.py {shlex.join(args)}", flush=True)
+    code = subprocess.run([sys.executable, str(TOOLKIT / f"tool/{name}.py"), *args], check=False).returncode
+    if code:
+        raise SystemExit(code)
 
 
 def _worker_was_killed(error: Exception) -> bool:

@@ -168,7 +168,7 @@ def flownet2_flow(name: str, device: torch.device) -> FlowNet2Flow:
     estimator = FlowNet2Flow.__new__(FlowNet2Flow)
     estimator.network = VARIANTS[name](resize_mode="scaled").requires_grad_(False).to(device)
     estimator.name = estimator.key = name
-    estimator.check = False
+    estimator.check, estimator.device = False, device
     return estimator
 
 

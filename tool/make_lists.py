@@ -3,8 +3,8 @@
 python tool/make_lists.py cityscapes data/cityscapes         # into data/lists/cityscapes
 python tool/make_lists.py vspw data/VSPW_480p                # camvid, kitti_step, davis likewise
 python tool/make_lists.py folder my/videos --out my/lists    # one clip per folder of frames
-python tool/make_lists.py parallel my/data --frames "{clip}/origin/{frame}.jpg" --labels "{clip}/mask/{frame}.png" \\
-    --splits my/data/train.txt my/data/val.txt --out my/lists
+python tool/make_lists.py parallel my/data --out my/lists --splits my/data/train.txt my/data/val.txt \\
+    --frames "{clip}/origin/{frame}.jpg" --labels "{clip}/mask/{frame}.png"
 
 Lists are made from names alone. Gaps in the frame numbers are counted here, cuts of a video are found
 when its clips are scored; a new clip begins there then (DATA.gaps, DATA.cuts).

@@ -13,17 +13,14 @@ into exp/quickstart; open exp/quickstart/comparison/report.html at the end.
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
-import shlex
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
+from etc.config import TOOLKIT
 from etc.distributed import exclusive_output
 
-TOOLS = Path(__file__).resolve().parent
-START = TOOLS.parent / "pretrained_model/street_pspnet18.pth"
+START = TOOLKIT / "pretrained_model/street_pspnet18.pth"
 FOLDER = "exp/quickstart"
 RUNS = {"baseline": ["TRAIN.st_weight", "0"], "etc": []}
 
@@ -45,18 +42,10 @@ def train_and_compare(overrides: list[str]) -> None:
     for name, own in RUNS.items():
         folder = f"{FOLDER}/{name}"
         test = ["TEST.ckpt_path", f"{folder}/best.pth", "TEST.save_folder", f"{folder}/result", *overrides]
-        run("train_with_flow", "TRAIN.save_path", folder, "TRAIN.weight", str(START), *own, *overrides)
+        cli.run_script("train_with_flow", "TRAIN.save_path", folder, "TRAIN.weight", str(START), *own, *overrides)
         for tool in ("gen_video", "eval_tc", "test"):
-            run(tool, *test)
-    run("compare", *overrides)
-
-
-def run(tool: str, *args: str) -> None:
-    """Run one script; its failure ends this one with the same exit code."""
-    print(f"\n$ python tool/{tool}.py {shlex.join(args)}", flush=True)
-    code = subprocess.run([sys.executable, str(TOOLS / f"{tool}.py"), *args], check=False).returncode
-    if code:
-        raise SystemExit(code)
+            cli.run_script(tool, *test)
+    cli.run_script("compare", *overrides)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,11 @@ class RunLog:
         self.writer.close()
         self._file.close()
 
-    def draw(self) -> None:
-        """Draw ``curves.png`` of all that was logged."""
-        draw_curves({self.folder.name: read_log(self.folder)}, self.folder / CURVES_FILE)
+
+def draw_log(folder: Path) -> None:
+    """Draw ``curves.png`` of all that a training logged; trainings of earlier versions have no log."""
+    if (folder / LOG_FILE).is_file():
+        draw_curves({folder.name: read_log(folder)}, folder / CURVES_FILE)
 
 
 def record_call(folder: Path, step: int, device: torch.device) -> None:

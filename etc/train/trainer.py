@@ -42,7 +42,7 @@ from etc.train.resume import (
     damage_named,
     made_with,
 )
-from etc.train.run_log import RunLog, record_call
+from etc.train.run_log import RunLog, draw_log, record_call
 from model.external import UnclearOutput
 from utils.files import write_text
 
@@ -115,6 +115,8 @@ class Trainer:
         if (self.epoch >= train.epochs or self._is_over()) and self.validated:
             on = HOW_TO_GO_ON.format(path=self.folder / "last.pth")
             logger.info("%s: all %d epochs are trained already; %s", self.folder, self.epoch, on)
+            if distributed.rank() == 0:
+                draw_log(self.folder)  # which a kill may have prevented
             return self.metrics
         fill_flow_cache(self.settings, self.data, self.device)
         log = None
@@ -135,7 +137,7 @@ class Trainer:
                 if not self.validated:
                     self._validate(log)
             if log:
-                log.draw()
+                draw_log(self.folder)
         return self.metrics
 
     def _is_over(self) -> bool:

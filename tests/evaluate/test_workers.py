@@ -110,7 +110,7 @@ def test_workers_write_the_files_of_one_process_whoever_computes_the_flow(clips,
     monkeypatch.setattr(workers, "ProcessPoolExecutor", lambda n, **given: started.append(n) or pool(n, **given))
     score_clips(settings, workers=count).save(tmp_path / "shared")
     assert started == [count]
-    shared = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "flow").rglob("*.png")}
+    shared = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "flow").rglob("*.b2*")}
     assert len(shared) > 100
     for path in shared:
         (tmp_path / path).unlink()
@@ -118,7 +118,7 @@ def test_workers_write_the_files_of_one_process_whoever_computes_the_flow(clips,
     assert started == [count]
     for name in ("tc.json", "tc.csv"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
-    alone = {path.relative_to(tmp_path) for path in (tmp_path / "flow").rglob("*.png")}
+    alone = {path.relative_to(tmp_path) for path in (tmp_path / "flow").rglob("*.b2*")}
     assert shared.keys() == alone
 
 

@@ -123,11 +123,14 @@ def is_hidden(name: str) -> bool:
 
 
 def contents_of(out: Path) -> dict[str, object]:
-    """Every file below a folder but the logs of TensorBoard, which hold the time of day: name -> :func:`content`.
+    """Every file below a folder but those that hold the time of day: name -> :func:`content`.
+
+    These are the logs of TensorBoard and the calls of a training.
 
     Hidden files, which are temporaries and locks, give ``None``.
     """
-    files = [path for path in sorted(out.rglob("*")) if path.is_file() and ".tfevents." not in path.name]
+    timed = (".tfevents.", "calls.jsonl")
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() and not any(word in path.name for word in timed)]
     names = {path.relative_to(out).as_posix(): path for path in files}
     return {name: None if is_hidden(name) else content(path) for name, path in names.items()}
 

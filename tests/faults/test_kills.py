@@ -45,5 +45,7 @@ def check_what_a_kill_left(whole: Undisturbed) -> None:
             continue
         if name.endswith(".pth"):
             load_checkpoint(whole.out / name)
+        elif name.endswith("log.csv"):
+            assert whole.files[name].startswith(found.rpartition(b"\n")[0])
         else:
             assert found == whole.files[name], f"{name} is not what the undisturbed run writes"

@@ -16,7 +16,7 @@ from etc.config import load_settings
 from etc.data.images import read_image, write_png
 from etc.data.sources import clips_of_frames
 from etc.display.mp4 import Mp4Writer
-from etc.evaluate.predictions import Predictions
+from etc.evaluate.prediction_ids import PredictionReader
 from etc.flow import build_flow
 from tests.conftest import REPOSITORY
 from tests.scripts import load_script, run
@@ -165,7 +165,7 @@ def test_results_of_folders_whose_last_names_agree_lie_apart(tmp_path):
         parsed = script.cli.argument_parser("", script.KEYS)
         parsed.add_argument("--frames")
         parsed.add_argument("--predictions")
-        parsed.set_defaults(cityscapes=None, allow_gaps=False)
+        parsed.set_defaults(cityscapes=None, allow_gaps=False, vspw=False)
         _, overrides = script.config_and_overrides(parsed.parse_intermixed_args(args))
         return next(word for word in overrides if word.startswith("TEST.save_folder="))
 
@@ -287,7 +287,7 @@ def test_predictions_that_are_being_written_are_not_scored(words, tmp_path, caps
 def test_predictions_that_change_while_they_are_scored_give_no_result(words, tmp_path, capsys, monkeypatch, lost):
     assert run("gen_video", *words) == 0
     first = tmp_path / "result/video/gray/clip/x_000000.png"
-    read = Predictions.read
+    read = PredictionReader.__call__
 
     def read_and_change(self, path):
         if path != first:  # the first one has been read by then
@@ -296,7 +296,7 @@ def test_predictions_that_change_while_they_are_scored_give_no_result(words, tmp
                 write_png(first, np.zeros((48, 64), np.uint8))
         return read(self, path)
 
-    monkeypatch.setattr(Predictions, "read", read_and_change)
+    monkeypatch.setattr(PredictionReader, "__call__", read_and_change)
     assert run("eval_tc", *words) == 2
     folder = tmp_path / "result/video/gray"
     changed = f"error: the predictions in {folder} changed while they were scored: score them again"

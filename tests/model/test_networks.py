@@ -442,7 +442,7 @@ def test_new_layers_of_somebodys_network_learn_faster():
     ("name", "named"),
     [
         ("nowhere", r"there is no nowhere in .*somebodys_network\.py"),
-        ("answer", "is a int"),
+        ("answer", "is no function but of type int"),
         ("listing", "made a list"),
         ("greedy", "missing a required argument: 'depth'"),
     ],

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import etc
 from etc.display.curves import read_log
-from etc.train.run_log import RunLog, git_revision, record_call
+from etc.train.run_log import RunLog, draw_log, git_revision, record_call
 
 
 def test_a_log_has_what_tensorboard_has_and_draws_it(tmp_path):
@@ -18,7 +18,7 @@ def test_a_log_has_what_tensorboard_has_and_draws_it(tmp_path):
     log.add(5, {"loss/loss": 0.1, "learning_rate": 1e-7})
     log.add(10, {"loss/loss": 0.2, "validation/mIoU": float("nan")})
     log.close()
-    log.draw()
+    draw_log(tmp_path)
     curves = read_log(tmp_path)
     assert curves["loss/loss"] == [(5, 0.1), (10, 0.2)] and curves["learning_rate"] == [(5, 1e-7)]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

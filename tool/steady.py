@@ -1,0 +1,79 @@
+"""Make a finished network steadier on video without labels, in one command, and see what it cost.
+
+    python tool/steady.py --network mynet:make --weights mine.pth --classes 5 --video drive.mp4 --out exp/steady
+    python tool/steady.py --network mynet:make --weights mine.pth --classes 5 --video my_videos --out exp/s \\
+        DATA.names_path names.txt TRAIN.st_weight 4
+
+The network is a function of the number of classes, module:function or repository:module:function, or
+what TRAIN.arch takes else. It is trained on the frames with the motion loss, its own confident
+predictions as labels (docs/your-own-model.md says what else can be done). Whole frames are the
+training crops, without scaling, rotation or blur. Then the frames are predicted with the network
+before and after, scored and compared: report.html and the other files of tool/compare.py are in
+OUT/comparison, the new network is OUT/after/last.pth. The settings of all steps are in
+OUT/steady.yaml, and each step is a script that is shown as it is called. Stopped at any moment, the
+same call goes on where it stopped.
+"""
+
+from etc import cli  # first: from here on, Ctrl-C ends the script with one line
+
+# isort: split
+import argparse
+from pathlib import Path
+
+from etc.config import dump_settings, load_settings, with_changes
+from etc.display.tables import percent
+from etc.distributed import exclusive_output
+from etc.errors import UserError
+from etc.steady import STEPS, agreement, prepare
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", required=True, metavar="NAME", help="module:function that makes the network")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
+    parser.add_argument("--classes", required=True, type=int, metavar="K", help="number of classes")
+    parser.add_argument("--video", required=True, metavar="PATH", help="a video, a folder of frames or of videos")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for everything")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"training steps (default: {STEPS})")
+    parser.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
+    args = parser.parse_intermixed_args(argv)
+    out = Path(args.out)
+    if args.steps < 1:
+        raise UserError(f"--steps {args.steps}: expected 1 or more")
+    if not Path(args.weights).is_file():
+        raise UserError(f"--weights {args.weights} does not exist")
+    # Settings that cannot be used are named before a video is unpacked.
+    load_settings(None, [f"DATA.classes={args.classes}", f"TRAIN.arch={args.network}", *args.overrides])
+    with exclusive_output(out):
+        overrides = prepare(
+            network=args.network,
+            weights=args.weights,
+            video=args.video,
+            classes=args.classes,
+            out=out,
+            steps=args.steps,
+            overrides=args.overrides,
+        )
+        settings = load_settings(None, overrides)
+        config = out / "steady.yaml"
+        config.write_text(dump_settings(settings), encoding="utf-8")
+        common = ["--config", str(config)]
+        before, after = out / "before/result", out / "after/result"
+        cli.run_script("train_with_flow", *common, "TRAIN.save_path", str(out / "after"))
+        for checkpoint, folder in ((args.weights, before), (out / "after/last.pth", after)):
+            test = ["TEST.ckpt_path", str(checkpoint), "TEST.save_folder", str(folder)]
+            cli.run_script("gen_video", *common, *test)
+            cli.run_script("eval_tc", *common, *test)
+        runs = [f"before={before}", f"after={after}"]
+        cli.run_script("compare", *common, "--out", str(out / "comparison"), "--runs", *runs)
+        one, other = (with_changes(settings, TEST={"save_folder": str(folder)}) for folder in (before, after))
+        kept, shares = agreement(one, other)
+    print(f"\nof all pixels {percent(kept)}% keep the class that the network gave them before; of those of")
+    for name, share in shares.items():
+        print(f"  {name:<20} {percent(share):>6}%")
+    print(f"\nthe steadier network: {out / 'after/last.pth'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
