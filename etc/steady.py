@@ -22,11 +22,15 @@ from etc.flow import build_flow
 from etc.metrics import SegmentationIoU, iou_counts
 from utils.files import write_text
 
-STEPS = 300
-# Crops are whole frames as they are: a network that was trained at another scale, or on other pictures, gets worse.
+STEPS = 90
+# The network learns from itself as it was, from its classes and above all from its probabilities: with the classes
+# alone it forgets the rare ones (tried in docs/results/steady.md). Crops are whole frames as they are: at another scale
+# than it was trained with, a network gets worse.
 RECIPE: dict[str, Any] = {
-    "TRAIN.self_training": 0.6,
-    "TRAIN.st_weight": 2.0,
+    "TRAIN.self_training": 0.0,
+    "TRAIN.st_weight": 1.0,
+    "DISTILL.kd_weight": 3.0,
+    "DISTILL.consistent_teacher": "true",
     "TRAIN.base_lr": 0.002,
     "TRAIN.frame_gap": 2,
     "TRAIN.batch_size": 4,
@@ -74,6 +78,7 @@ def prepare(
     write_text(out / "names.txt", "".join(f"class {k}\n" for k in range(classes)))
     write_text(out / "colors.txt", "".join(f"{r} {g} {b}\n" for r, g, b in palette(classes)))
     batch = RECIPE["TRAIN.batch_size"]
+    teacher = load_settings(None, [f"TRAIN.arch={network}", *overrides]).TRAIN.network
     own = {
         "DATA.synthetic": "false",
         "DATA.data_root": str(out),
@@ -90,6 +95,8 @@ def prepare(
         "FLOW.cache": str(out / "flow_cache"),
         "TRAIN.arch": network,
         "TRAIN.pretrained": "false",
+        "DISTILL.teacher_arch": teacher,
+        "DISTILL.teacher_weight": weights,
         "TRAIN.train_h": height,
         "TRAIN.train_w": width,
         "TRAIN.epochs": max(1, math.ceil(steps * batch / len(frames))),

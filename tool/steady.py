@@ -1,13 +1,13 @@
 """Make a finished network steadier on video without labels, in one command, and see what it cost.
 
-    python tool/steady.py --network mynet:make --weights mine.pth --classes 5 --video drive.mp4 --out exp/steady
-    python tool/steady.py --network mynet:make --weights mine.pth --classes 5 --video my_videos --out exp/s \\
+    python tool/steady.py --network mynet:make --weights my.pth --classes 5 --video a.mp4 --out exp/a
+    python tool/steady.py --network mynet:make --weights my.pth --classes 5 --video videos --out exp/b \\
         DATA.names_path names.txt TRAIN.st_weight 4
 
 The network is a function of the number of classes, module:function or repository:module:function, or
-what TRAIN.arch takes else. It is trained on the frames with the motion loss, its own confident
-predictions as labels (docs/your-own-model.md says what else can be done). Whole frames are the
-training crops, without scaling, rotation or blur. Then the frames are predicted with the network
+what TRAIN.arch takes else. It is trained on the frames with the motion loss, and with itself as
+the teacher, so that it forgets little (docs/your-own-model.md says what else can be done). Whole
+frames are the training crops, without scaling, rotation or blur. Then the frames are predicted with the network
 before and after, scored and compared: report.html and the other files of tool/compare.py are in
 OUT/comparison, the new network is OUT/after/last.pth. The settings of all steps are in
 OUT/steady.yaml, and each step is a script that is shown as it is called. Stopped at any moment, the

@@ -1,0 +1,138 @@
+"""A finished network made steadier: what is refused, the settings, and what it still predicts."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from etc.config import load_settings
+from etc.errors import UserError
+from etc.evaluate.results import read_clip_scores
+from etc.steady import agreement, palette, prepare
+from tests.scripts import load_script, run
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, classes, 1))
+
+    def forward(self, image):
+        return self.conv(image)
+
+def make(classes):
+    torch.manual_seed(0)
+    return Net(classes)
+"""
+
+
+def write_clip(folder, count=6, step=2, size=(64, 96)):
+    """A texture that moves to the left, ``step`` pixels a frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 256, (size[0] // 4, 60, 3), np.uint8)
+    texture = Image.fromarray(noise).resize((240, size[0]), Image.Resampling.BICUBIC)
+    for t in range(count):
+        texture.crop((step * t, 0, step * t + size[1], size[0])).save(folder / f"{t:03d}.png")
+    return folder
+
+
+def prepared(video, out, **changes):
+    given = {"network": "lraspp", "weights": "w.pth", "classes": 3, "steps": 30, "overrides": []} | changes
+    return prepare(video=str(video), out=out, **given)
+
+
+def test_a_single_frame_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no folder with two images or more"):
+        prepared(write_clip(tmp_path / "v", count=1), tmp_path / "out")
+    with pytest.raises(UserError, match="is one image"):
+        prepared(tmp_path / "v/000.png", tmp_path / "out")
+
+
+def test_a_still_video_is_refused(tmp_path):
+    with pytest.raises(UserError, match="nothing moves in it, so the motion loss has nothing to teach"):
+        prepared(write_clip(tmp_path / "v", step=0), tmp_path / "out")
+
+
+def test_clips_of_several_sizes_are_refused(tmp_path):
+    write_clip(tmp_path / "v/a")
+    write_clip(tmp_path / "v/b", size=(48, 96))
+    with pytest.raises(UserError, match="holds clips of different sizes"):
+        prepared(tmp_path / "v", tmp_path / "out")
+
+
+def test_crops_are_whole_frames_and_the_epochs_give_the_steps(tmp_path):
+    words = prepared(write_clip(tmp_path / "v"), tmp_path / "out", overrides=["TRAIN.st_weight=4"])
+    settings = load_settings(None, words)
+    train = settings.TRAIN
+    assert (train.train_h, train.train_w, train.scale_min, train.scale_max) == (64, 96, 1, 1)
+    assert train.epochs == 20 and train.st_weight == 4 and train.weight == "w.pth"  # 30 steps of 4 of 6 frames
+    assert (settings.DISTILL.teacher_arch, settings.DISTILL.teacher_weight) == ("lraspp", "w.pth")
+    assert prepared(tmp_path / "v", tmp_path / "out", network="psp")[-1] == "TRAIN.weight=w.pth"
+
+
+def test_colours_are_those_of_pascal_voc():
+    assert palette(5) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert palette(12)[8:10] == [(64, 0, 0), (192, 0, 0)] and len(set(palette(200))) == 200
+
+
+def test_agreement_equals_a_loop(tmp_path):
+    settings = load_settings(None, prepared(write_clip(tmp_path / "v"), tmp_path / "out"))
+    random = np.random.default_rng(1)
+    ids = {name: random.integers(0, 3, (6, 64, 96), np.uint8) for name in ("before", "after")}
+    ids["before"][ids["before"] == 2] = 1  # the third class was never predicted
+    runs = []
+    for name, frames in ids.items():
+        runs.append(
+            load_settings(None, [*prepared(tmp_path / "v", tmp_path / "out"), f"TEST.save_folder={tmp_path / name}"])
+        )
+        for t, frame in enumerate(frames):
+            path = tmp_path / name / "video/gray" / f"{t:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame).save(path)
+    kept, shares = agreement(*runs)
+    same = ids["before"] == ids["after"]
+    assert kept == pytest.approx(same.mean())
+    assert shares == pytest.approx({f"class {k}": same[ids["before"] == k].mean() for k in (0, 1)})
+    assert settings.DATA.classes == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", 0], "--steps 0: expected 1 or more"),
+        (["--weights", "no.pth"], "--weights no.pth does not exist"),
+        (["TRAIN.st_wait", 1], "st_wait"),
+        (["--classes", 1], "classes"),
+        (["--video", "no.mp4"], "no.mp4 does not exist"),
+    ],
+)
+def test_wrong_arguments_are_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pth").write_bytes(b"")
+    given = ["--network", "lraspp", "--weights", "w.pth", "--classes", 3, "--video", write_clip(tmp_path / "v")]
+    assert run("steady", *given, "--out", "out", *words) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("error: ") and message in error[-1]
+
+
+@pytest.mark.slow
+def test_one_command_makes_a_network_of_ones_own_steadier(tmp_path, monkeypatch, capsys):
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "steadynet.py").write_text(NETWORK)
+    import steadynet
+
+    torch.save(steadynet.make(3).state_dict(), tmp_path / "w.pth")
+    write_clip(tmp_path / "v", count=8)
+    words = ["--network", "steadynet:make", "--weights", "w.pth", "--classes", "3", "--video", "v", "--out", "out"]
+    assert load_script("steady").main([*words, "--steps", "6"]) == 0
+    printed = capsys.readouterr().out
+    assert "of all pixels" in printed and "the steadier network: out/after/last.pth" in printed
+    before, after = (read_clip_scores(tmp_path / f"out/{name}/result") for name in ("before", "after"))
+    assert before.checkpoint != after.checkpoint and before.frames_sha256 == after.frames_sha256
+    assert (tmp_path / "out/comparison/report.html").is_file()
