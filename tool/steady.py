@@ -7,8 +7,8 @@
 The network is a function of the number of classes, module:function or repository:module:function, or
 what TRAIN.arch takes else. It is trained on the frames with the motion loss, and with itself as
 the teacher, so that it forgets little (docs/your-own-model.md says what else can be done). Whole
-frames are the training crops, without scaling, rotation or blur. Then the frames are predicted with the network
-before and after, scored and compared: report.html and the other files of tool/compare.py are in
+frames are the training crops, without scaling, rotation or blur. Then the frames are predicted with
+the network before and after, scored and compared: report.html and the rest of tool/compare.py are in
 OUT/comparison, the new network is OUT/after/last.pth. The settings of all steps are in
 OUT/steady.yaml, and each step is a script that is shown as it is called. Stopped at any moment, the
 same call goes on where it stopped.
