@@ -11,9 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from etc.metrics.checks import Labels
 from etc.metrics.temporal import TemporalConsistency
 from etc.metrics.video import FlickerRate, VideoConsistency
 
@@ -30,22 +32,28 @@ class _CountsMetric(Metric):
 
     Args:
         build: gives a fresh accumulator.
+        key: tells metrics that count differently apart. ``MetricCollection`` updates one of two metrics whose states
+            have the same names and, after the first update, the same values.
         settings: keyword arguments of ``torchmetrics.Metric``.
     """
 
     is_differentiable = False
     full_state_update = False
-    counts: Tensor
 
-    def __init__(self, build: Callable[[], _Accumulator], **settings: Any) -> None:
+    def __init__(self, build: Callable[[], _Accumulator], key: str, **settings: Any) -> None:
         super().__init__(**settings)
         self._build = build
-        self.add_state("counts", default=build().counts, dist_reduce_fx="sum")
+        self._state = f"counts_{key}".replace(".", "_")
+        self.add_state(self._state, default=build().counts, dist_reduce_fx="sum")
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    @property
+    def counts(self) -> Tensor:
+        return getattr(self, self._state)
+
+    def _add(self, *args: Any) -> None:
         accumulator = self._build()
-        accumulator.update(*args, **kwargs)
-        self.counts += accumulator.counts.to(self.counts.device)
+        accumulator.update(*args)
+        setattr(self, self._state, self.counts + accumulator.counts.to(self.counts.device))
 
     def _result(self) -> Any:
         accumulator = self._build()
@@ -75,7 +83,18 @@ class TemporalConsistencyMetric(_CountsMetric):
         boundary_band: float | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(partial(TemporalConsistency, num_classes, protocol, boundary_band), **settings)
+        build = partial(TemporalConsistency, num_classes, protocol, boundary_band)
+        super().__init__(build, f"{protocol}_{boundary_band}", **settings)
+
+    def update(
+        self,
+        pred_t: Labels,
+        pred_next: Labels,
+        flow: Tensor | np.ndarray,
+        backward_flow: Tensor | np.ndarray | None = None,
+        valid: Tensor | np.ndarray | None = None,
+    ) -> None:
+        self._add(pred_t, pred_next, flow, backward_flow, valid)
 
     def compute(self) -> Tensor:
         return torch.tensor(self._result()["mIoU"], device=self.counts.device)
@@ -96,7 +115,11 @@ class VideoConsistencyMetric(_CountsMetric):
     def __init__(
         self, num_classes: int, window: int, definition: Literal["vspw", "correct"] = "vspw", **settings: Any
     ) -> None:
-        super().__init__(partial(VideoConsistency, num_classes, window, definition), **settings)
+        build = partial(VideoConsistency, num_classes, window, definition)
+        super().__init__(build, f"{window}_{definition}", **settings)
+
+    def update(self, preds: Labels, targets: Labels) -> None:
+        self._add(preds, targets)
 
 
 class FlickerRateMetric(_CountsMetric):
@@ -111,4 +134,17 @@ class FlickerRateMetric(_CountsMetric):
     higher_is_better = False
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(FlickerRate, **settings)
+        super().__init__(FlickerRate, "flicker", **settings)
+
+    def update(
+        self,
+        pred_a: Labels,
+        pred_b: Labels,
+        pred_c: Labels,
+        flow_ab: Tensor | np.ndarray,
+        flow_bc: Tensor | np.ndarray,
+        backward_ab: Tensor | np.ndarray | None = None,
+        backward_bc: Tensor | np.ndarray | None = None,
+        valid: Tensor | np.ndarray | None = None,
+    ) -> None:
+        self._add(pred_a, pred_b, pred_c, flow_ab, flow_bc, backward_ab, backward_bc, valid)

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from etc.metrics import FlickerRate, TemporalConsistency, VideoConsistency
 from etc.metrics.as_torchmetrics import FlickerRateMetric, TemporalConsistencyMetric, VideoConsistencyMetric
@@ -103,6 +105,30 @@ def test_two_processes_of_gloo_have_the_same_figure(tmp_path):
     assert [float(figure) for figure, _ in printed] == pytest.approx([expected.compute()["mIoU"]] * 2, abs=1e-6)
     assert [own for _, own in printed] == ["24", "24"]
     assert 0.2 < expected.compute()["mIoU"] < 0.8
+
+
+def test_a_collection_gives_each_metric_the_keywords_that_its_update_names():
+    ids, flow = random_input(0)
+    truth = torch.randint(0, 4, (6, 9), generator=torch.Generator().manual_seed(9))
+    together = MetricCollection({"tc": TemporalConsistencyMetric(4), "iou": MulticlassJaccardIndex(4)})
+    together.update(pred_t=ids[0], pred_next=ids[1], flow=flow[0], preds=ids[0], target=truth)
+    alone, iou = TemporalConsistencyMetric(4), MulticlassJaccardIndex(4)
+    alone.update(ids[0], ids[1], flow[0])
+    iou.update(ids[0], truth)
+    assert together.compute() == {"tc": alone.compute(), "iou": iou.compute()}
+
+
+def test_metrics_of_a_collection_whose_first_counts_agree_stay_apart():
+    """A collection updates one of two metrics in place of both where their states look alike after the first update."""
+    kinds = ("vspw", "correct")
+    together = MetricCollection({kind: VideoConsistencyMetric(4, 2, kind) for kind in kinds})
+    alone = {kind: VideoConsistencyMetric(4, 2, kind) for kind in kinds}
+    truth = torch.zeros(3, 4, 4, dtype=torch.int64)
+    for prediction in (truth, truth + 1):  # all right, then constant and wrong
+        for metric in (together, *alone.values()):
+            metric.update(prediction, truth)
+    figures = {kind: float(figure) for kind, figure in together.compute().items()}
+    assert figures == {kind: float(metric.compute()) for kind, metric in alone.items()} == {"vspw": 1.0, "correct": 0.5}
 
 
 def test_a_metric_can_be_pickled_and_goes_into_a_checkpoint():
