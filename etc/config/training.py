@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from etc.config.fields import (
     LARGEST,
@@ -17,6 +17,8 @@ from etc.config.fields import (
     Section,
     Side,
 )
+
+SEGMENTATION_LOSSES = ("dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy")
 
 
 class Train(Section):
@@ -49,8 +51,9 @@ class Train(Section):
         title="int 0..255 | list",
         description="values to ignore, with label_map none",
     )
-    loss: Literal["dsn", "ohem_dsn", "ohem_dsn_single", "cross_entropy"] = Field(
+    loss: str = Field(
         "dsn",
+        title=" | ".join((*SEGMENTATION_LOSSES, "module:factory")),
         description="ohem: hard pixels",
     )
     class_weight: str | list[NotNegative] = Field(
@@ -115,6 +118,13 @@ class Train(Section):
         title="auto | path",
         description="auto: continue the run in save_path, if any",
     )
+
+    @field_validator("loss")
+    @classmethod
+    def _known_loss(cls, value: str) -> str:
+        if value not in SEGMENTATION_LOSSES and ":" not in value:
+            raise ValueError(f"is none of {', '.join(SEGMENTATION_LOSSES)}, and no module:factory of your own")
+        return value
 
     @model_validator(mode="after")
     def _ranges(self) -> Train:

@@ -25,6 +25,7 @@ from etc.motion import MotionLoss
 from etc.networks import compile_in_place, new_network, teacher_network
 from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
+from etc.train.own_loss import imported_loss
 from etc.train.parallel import data_parallel
 from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask
@@ -142,9 +143,16 @@ def segmentation_loss(train: Train, classes: int) -> nn.Module:
     """The segmentation loss that ``TRAIN.loss`` names.
 
     Raises:
-        UserError: ``TRAIN.class_weight`` does not have one weight per class, none is above 0, or its file cannot be
-            read.
+        UserError: as :func:`etc.train.own_loss.imported_loss`; ``TRAIN.class_weight`` is given to a loss of the user's
+            own, does not have one weight per class, none is above 0, or its file cannot be read.
     """
+    if ":" in train.loss:
+        if train.class_weight != "none":
+            raise UserError(
+                f"TRAIN.class_weight {train.class_weight} is for the toolkit's own losses: TRAIN.loss {train.loss} "
+                "decides itself what a class weighs"
+            )
+        return imported_loss(train.loss, aux_weight=train.aux_weight)
     return SEGMENTATION_LOSSES[train.loss](train, _class_weight(train.class_weight, classes))
 
 
