@@ -35,7 +35,7 @@ def to_steps(flow: np.ndarray, valid: np.ndarray | None = None) -> tuple[np.ndar
 def pack_steps(steps: np.ndarray) -> bytes:
     """Compress int16 ``[2, H, W]``; any values."""
     # Differences along both axes, modulo 2**16.
-    rest = steps.astype(np.int16)
+    rest = steps.astype(np.int16, order="C")  # estimators give channels last, too
     rest[:, :, 1:] -= steps[:, :, :-1]
     rest[:, 1:] -= rest[:, :-1].copy()
     # 0, -1, 1, -2 ... as 0, 1, 2, 3 ...: small numbers of both signs then have the same high bits.

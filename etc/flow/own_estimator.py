@@ -121,5 +121,5 @@ def _as_flow(x: Any, image: Tensor) -> Tensor | None:
     if count == 1 and x.dim() == 3:
         x = x[None]
     if tuple(x.shape) == (count, height, width, 2):
-        x = x.permute(0, 3, 1, 2)
+        x = x.permute(0, 3, 1, 2).contiguous()
     return x.to(image.device, torch.float32) if tuple(x.shape) == (count, 2, height, width) else None

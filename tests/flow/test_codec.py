@@ -54,6 +54,14 @@ def test_any_steps_come_back(shape):
         assert np.array_equal(unpack_flow(pack_steps(steps), *shape), steps / np.float32(64))
 
 
+def test_the_order_of_the_numbers_in_memory_does_not_matter():
+    steps = np.random.default_rng(0).integers(-300, 300, (2, 7, 9)).astype(np.int16)
+    channels_last = np.ascontiguousarray(steps.transpose(1, 2, 0)).transpose(2, 0, 1)
+    assert not channels_last.flags.c_contiguous
+    assert pack_steps(channels_last) == pack_steps(steps)
+    np.testing.assert_array_equal(unpack_flow(pack_steps(channels_last), 7, 9), steps / np.float32(64))
+
+
 def test_steps_are_rounded_as_python_rounds():
     values = np.random.default_rng(0).uniform(-511, 511, (2, 3, 5)).astype(np.float32)
     steps, valid = to_steps(values)
