@@ -12,7 +12,7 @@ from flownet import resample2d
 
 Visibility = Literal["published", "l1", "forward_backward"]
 Distance = Literal["mse", "kl", "js"]
-Gradient = Literal["both", "frame", "neighbour"]
+Gradient = Literal["both", "frame"]
 
 _SMALLEST = 1e-7
 
@@ -67,13 +67,11 @@ class MotionLoss(nn.Module):
             leads to padding. A pixel is padding if it is exactly 0 in all channels of the normalised frame, as
             :func:`etc.data.transform.crop_image` makes it.
         distance: what is compared. ``"mse"``: the logits, as published. ``"kl"``: the class probabilities,
-            ``KL(warp(p_k) || p_t)``, and ``KL(p_t || warp(p_k))`` with gradient ``"neighbour"``. ``"js"``: their
-            Jensen-Shannon divergence. Both are in nats, summed over the classes, weighted by M and divided by the
-            number of pixels.
+            ``KL(warp(p_k) || p_t)``. ``"js"``: their Jensen-Shannon divergence. Both are in nats, summed over the
+            classes, weighted by M and divided by the number of pixels.
         mask_once: with ``"mse"``, weight the squared difference by M instead of M squared.
         gradient: ``"both"``: into the logits of both frames; ``"frame"``: into those of frame t alone, the
-            neighbour's prediction is its target; ``"neighbour"``: into those of the neighbour alone. Frame t has the
-            labels, so that its prediction is the better target.
+            neighbour's prediction is its target.
         confidence: only pixels count at which the neighbour's warped prediction has a class of at least this
             probability or both frames predict the same class; 0: all pixels.
 
@@ -151,8 +149,6 @@ class MotionLoss(nn.Module):
         z_t, z_k = (_resized(z.to(precise), size) for z in (logits_t, logits_k))
         if self.gradient == "frame":
             z_k = z_k.detach()
-        elif self.gradient == "neighbour":
-            z_t = z_t.detach()
         flow = flow_t_to_k.detach()
         if self.distance == "mse":
             warped = resample2d(z_k, flow)
@@ -170,8 +166,7 @@ class MotionLoss(nn.Module):
         # Probabilities that underflow have neither a logarithm nor a gradient.
         p_t, p_k = (p.clamp_min(_SMALLEST) for p in (z_t.softmax(1), p_k))
         if self.distance == "kl":
-            target, other = (p_t, p_k) if self.gradient == "neighbour" else (p_k, p_t)
-            each = target * (target / other).log()
+            each = p_k * (p_k / p_t).log()
         else:
             middle = (p_t + p_k) / 2
             each = (p_t * (p_t / middle).log() + p_k * (p_k / middle).log()) / 2

@@ -79,8 +79,8 @@ class Train(Section):
         "mse", description="error of logits, divergence of probabilities"
     )
     motion_mask: Literal["squared", "once"] = Field("squared", description="mask inside or outside of the square")
-    motion_gradient: Literal["both", "frame", "neighbour"] = Field(
-        "both", description="motion loss teaches both frames, or one of them"
+    motion_gradient: Literal["both", "frame"] = Field(
+        "both", description="motion loss teaches both frames, or frame t alone"
     )
     motion_confidence: Fraction = Field(0.0, description="motion counts where k is this sure, or agrees")
     motion_ramp: Fraction = Field(0.0, description="share of the training in which st_weight grows")
