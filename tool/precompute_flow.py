@@ -5,10 +5,11 @@
     torchrun --nproc_per_node 4 tool/precompute_flow.py --for clips FLOW.name raft_large \\
         --config configs/cityscapes/pspnet18_flow.yaml
 
---for train: every pair of frames that training may draw. --for clips: consecutive frames of the
-clips to be scored, forward and backward. Flow that is already in the cache is checked and kept, so
-an interrupted run can be continued. torchrun shares the pairs between processes and GPUs. Use
-FLOW.scale 0.5 where whole frames do not fit into memory.
+--for train: every pair of frames that training may draw, backward too where it checks which pixels
+are visible. --for clips: consecutive frames of the clips to be scored, forward and backward. Flow
+that is already in the cache is checked and kept, so an interrupted run can be continued. torchrun
+shares the pairs between processes and GPUs. Use FLOW.scale 0.5 where whole frames do not fit into
+memory.
 """
 
 from etc import cli, distributed
@@ -19,7 +20,7 @@ from etc.flow.precompute import precompute
 KEYS = (
     f"{cli.CLIPS} {cli.ESTIMATOR} DATA.train_list DATA.allow_missing_neighbours FLOW.source "
     "DATA.gaps DATA.cuts FLOW.cache TRAIN.frame_gap TRAIN.random_frame TRAIN.st_weight DISTILL.pf_weight "
-    "DISTILL.mf_weight DISTILL.consistent_teacher TEST.device"
+    "DISTILL.mf_weight DISTILL.kd_weight DISTILL.consistent_teacher TRAIN.visibility TEST.device"
 )
 
 

@@ -25,7 +25,7 @@ def training_pairs(settings: Settings) -> list[tuple[Path, Path]]:
     prepare(settings)
     frames = read_frames(settings.DATA.train_list)
     check_files(frames, settings.DATA.data_root, source=settings.DATA.train_list)
-    return listed_pairs(settings, frames, neighbour_offsets(settings, frames))
+    return flow_pairs(settings, frames, neighbour_offsets(settings, frames))
 
 
 def neighbour_offsets(settings: Settings, frames: list[Frame]) -> list[list[int]]:
@@ -87,3 +87,11 @@ def listed_pairs(settings: Settings, frames: list[Frame], offsets: list[list[int
             if other is not None:
                 pairs.append((path, other))
     return pairs
+
+
+def flow_pairs(settings: Settings, frames: list[Frame], offsets: list[list[int]]) -> list[tuple[Path, Path]]:
+    """:func:`listed_pairs`, and their way back where training checks which pixels are visible; each once."""
+    pairs = listed_pairs(settings, frames, offsets)
+    if settings.needs_visible_pixels:
+        pairs += [(k, t) for t, k in pairs]
+    return list(dict.fromkeys(pairs))

@@ -39,14 +39,14 @@ def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
 
     Args:
         settings: name the lists, the layout and the neighbours.
-        purpose: ``train``: each frame of ``DATA.train_list`` with every neighbour that may be drawn;
-            ``clips``: consecutive frames of ``DATA.clip_list``, forward and backward.
+        purpose: ``train``: each frame of ``DATA.train_list`` with every neighbour that may be drawn, and back where
+            training checks which pixels are visible; ``clips``: consecutive frames of ``DATA.clip_list``, both ways.
 
     Raises:
         UserError: missing lists or files.
     """
     if purpose == "train":
-        return list(dict.fromkeys(training_pairs(settings)))
+        return training_pairs(settings)
     root = Path(settings.DATA.data_root)
     forward = [(root / a.image, root / b.image) for clip in clips_to_score(settings) for a, b in pairwise(clip)]
     both = (pair for t, k in forward for pair in ((t, k), (k, t)))

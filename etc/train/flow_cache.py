@@ -13,7 +13,7 @@ from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset
 from etc.data.images import image_size
 from etc.data.sources import validation_clips
-from etc.data.training_list import listed_pairs
+from etc.data.training_list import flow_pairs
 from etc.flow.build import cached_flow
 from etc.flow.cache import CachedFlow
 from etc.flow.precompute import FramePair, fill
@@ -70,9 +70,7 @@ def needed_pairs(settings: Settings, data: ClipDataset) -> list[FramePair]:
     """The pairs t, k whose cached flow t -> k a training and its validations read, each once."""
     pairs: list[FramePair] = []
     if settings.needs_flow and settings.FLOW.source == "cached":
-        pairs = listed_pairs(settings, data.frames, data.offsets)
-        if settings.needs_visible_pixels:
-            pairs += [(k, t) for t, k in pairs]
+        pairs = flow_pairs(settings, data.frames, data.offsets)
     if settings.TRAIN.val_freq:
         root = Path(settings.DATA.data_root)
         for clip in validation_clips(settings):

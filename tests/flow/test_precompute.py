@@ -113,6 +113,17 @@ def test_training_and_scoring_find_all_their_flow(words, monkeypatch):
             assert store(*pair, (64, 128)).shape == (2, 64, 128)
 
 
+@pytest.mark.parametrize(
+    ("more", "back"),
+    [(["TRAIN.visibility=forward_backward"], True), (["TRAIN.visibility=l1"], False)],
+)
+def test_training_that_checks_visible_pixels_gets_the_way_back(words, more, back):
+    settings = load_settings(None, [*words, "TRAIN.frame_gap=1", "TRAIN.st_weight=1", *more])
+    pairs = set(frame_pairs(settings, "train"))
+    assert pairs and len(pairs) == len(frame_pairs(settings, "train"))
+    assert {(k, t) in pairs for t, k in pairs} == {back}
+
+
 def test_processes_share_the_pairs(words, tmp_path, monkeypatch):
     settings = load_settings(None, words)
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
