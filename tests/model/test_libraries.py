@@ -25,7 +25,7 @@ NETWORKS = {
     "timm:pvt_v2_b0@segformer": (4, 1),
     "timm:hrnet_w18_small@segformer": (4, 32),
     "transformers:segformer_b0": (4, 1),
-    "smp:Unet/resnet18": (1, 1),
+    "smp:DeepLabV3Plus/resnet18": (1, 16),
     "smp:FPN/mit_b0": (1, 32),
 }
 every_network = pytest.mark.parametrize("arch", NETWORKS)
@@ -142,7 +142,9 @@ def test_the_head_of_segformer_computes_what_that_of_transformers_does():
     state = {key.replace(".proj.", "."): value for key, value in theirs.state_dict().items() if "classifier" not in key}
     state = {key.replace("linear_projections", "linear_c"): value for key, value in state.items()}
     ours.load_state_dict({key: x[..., None, None] if x.dim() == 2 else x for key, x in state.items()})
-    maps = [torch.randn(2, c, *size) for c, size in zip([8, 12, 16, 20], [(9, 13), (5, 7), (3, 4), (2, 2)], strict=True)]
+    maps = [
+        torch.randn(2, c, *size) for c, size in zip([8, 12, 16, 20], [(9, 13), (5, 7), (3, 4), (2, 2)], strict=True)
+    ]
     torch.testing.assert_close(theirs.classifier(ours(maps)), theirs(maps), rtol=1e-4, atol=1e-5)
 
 

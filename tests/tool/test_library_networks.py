@@ -4,6 +4,7 @@ tests/predict/test_onnx_export.py exports them."""
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,15 +30,7 @@ class EncoderDecoder(nn.Module):
 def init_model(config, device):
     return EncoderDecoder(classes=19)
 """
-FACTORY = """
-from apis_of_mmseg import init_model
-
-def make(classes):
-    network = init_model("segformer.py", device="cpu")
-    network.auxiliary_head = None
-    network.new_layers = ("decode_head",)
-    return network
-"""
+PAGE = Path(__file__).resolve().parents[2] / "docs/your-own-model.md"
 TRANSFORMER = ["TRAIN.optimizer=adamw", "TRAIN.base_lr=6e-4", "TRAIN.warmup=2", "TRAIN.weight_decay=0.01"]
 
 
@@ -48,14 +41,16 @@ TRANSFORMER = ["TRAIN.optimizer=adamw", "TRAIN.base_lr=6e-4", "TRAIN.warmup=2", 
         ("timm:pvt_v2_b0@segformer", TRANSFORMER),
         ("timm:mobilenetv3_small_050@16", []),
         ("smp:FPN/resnet18", []),
-        ("factory_of_mmseg:make", []),
+        ("theirs:mmsegmentation", []),
     ],
 )
 def test_a_network_is_trained_with_motion_loss_and_predicts(tiny_training, tmp_path, monkeypatch, arch, words):
-    (tmp_path / "apis_of_mmseg.py").write_text(MMSEGMENTATION)
-    (tmp_path / "factory_of_mmseg.py").write_text(FACTORY)
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition("cat > theirs.py <<'EOF'\n")
+    (tmp_path / "theirs.py").write_text(rest.partition("\nEOF\n")[0])
+    (tmp_path / "mmseg").mkdir()
+    (tmp_path / "mmseg/apis.py").write_text(MMSEGMENTATION)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("apis_of_mmseg", "factory_of_mmseg"):
+    for name in ("theirs", "mmseg", "mmseg.apis"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     words = [*tiny_training, f"TRAIN.arch={arch}", "TRAIN.pretrained=false", "TRAIN.print_freq=1", *words]
     assert run("train_with_flow", *words) == 0
