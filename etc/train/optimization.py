@@ -161,9 +161,8 @@ def without_decay(student: nn.Module) -> set[int]:
         if parameter.ndim <= 1 or name.rpartition(".")[2] in _NO_DECAY
     }
     for part in student.modules():
-        if hasattr(part, "no_weight_decay"):
-            named = part.no_weight_decay()
-            kept |= {id(parameter) for name, parameter in part.named_parameters() if name in named}
+        names: set[str] = getattr(part, "no_weight_decay", set)()
+        kept |= {id(parameter) for name, parameter in part.named_parameters() if name in names}
     return kept
 
 

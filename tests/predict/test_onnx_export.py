@@ -96,7 +96,6 @@ SLOW = (
     "lraspp",
     "timm:mobilenetv3_small_050@16",
     "timm:pvt_v2_b0@segformer",
-    "timm:swin_tiny_patch4_window7_224@32",
     "smp:FPN/resnet18",
 )
 
