@@ -22,6 +22,10 @@ class SegmentationNetwork(nn.Module):
     #: was loaded.
     weights_sha256: str | None = None
 
+    def checkpoint_key(self, key: str) -> str:
+        """The key in this network's state dict of a tensor that a checkpoint may hold under another one, too."""
+        return key
+
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         """Everything that losses and distillation read, at the network's own resolution, in either mode.
 

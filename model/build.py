@@ -11,12 +11,27 @@ from torchvision.models import ResNet18_Weights
 from model.base import SegmentationNetwork
 from model.checkpoint import check_finite, read_weights
 from model.external import DEEPLABS, deeplabv3, imported, lraspp
+from model.libraries import from_smp, from_timm, from_transformers
+from model.own_source import is_own_code
 from model.pspnet import PSPNet
-from model.pyramid import from_timm, mobile
+from model.pyramid import mobile
 from model.weights import fetch
 
 PSPNETS = {"psp18": 18, "psp50": 50, "psp101": 101, "psp152": 152}
-ARCHITECTURES = (*PSPNETS, "mobile", "lraspp", *DEEPLABS, "timm:<name>", "package.module:factory")
+ARCHITECTURES = (
+    *PSPNETS,
+    "mobile",
+    "lraspp",
+    *DEEPLABS,
+    "timm:<name>",
+    "timm:<name>@8",
+    "timm:<name>@16",
+    "timm:<name>@32",
+    "timm:<name>@segformer",
+    "transformers:segformer_<b0 to b5>",
+    "smp:<Architecture>/<encoder>",
+    "package.module:factory",
+)
 
 
 def build_model(
@@ -32,14 +47,18 @@ def build_model(
     """A segmentation network by name.
 
     Every network gives ``outputs(image)`` in evaluation mode too, so that any of them can be a teacher. ``fea`` is
-    among them for ``psp*``, ``mobile`` and ``timm:*``, and for a network of one's own that returns it; ``lraspp`` and
-    ``deeplabv3_*`` have logits alone. Of timm's families, swin takes only sizes that 4 divides, and hrnet 32.
+    among them for ``psp*``, ``mobile`` and ``timm:*``, and for a network of one's own that returns it; the others have
+    logits alone. Images are padded to the multiple that a network of a library or of one's own needs (timm's swin 4,
+    its hrnet 32).
 
     Args:
         arch: one of ``ARCHITECTURES``: ``psp18`` to ``psp152``; ``mobile``, MobileNetV2 with the heads of
             PSPNet; ``lraspp`` and ``deeplabv3_*`` of torchvision; ``timm:<name>``, a timm encoder with the
-            heads of PSPNet; or ``package.module:factory``, where ``factory(classes=...)`` makes a module
-            that returns logits or a dict with ``logits`` or ``out``.
+            heads of PSPNet at output stride 8 where timm can dilate it, ``@8``, ``@16`` or ``@32`` behind it for that
+            stride and no other, ``@segformer`` for the head of SegFormer on its last four maps;
+            ``transformers:segformer_b0`` to ``_b5``; ``smp:<Architecture>/<encoder>`` of
+            segmentation_models_pytorch; or ``package.module:factory``, where ``factory(classes=...)`` makes a
+            module that returns logits or a dict with ``logits`` or ``out``.
         classes: number of classes.
         pretrained: start the backbone from ImageNet weights.
         weights: a file of ImageNet weights for the backbone of a ``psp*``; 50, 101 and 152 have no others
@@ -47,10 +66,11 @@ def build_model(
             :mod:`model.efficientnet_lite`.
         dropout: probability with which PSPNet's heads drop a channel in training.
         aux: whether to add the auxiliary head, where the network knows one.
-        pad_to: the multiple that images are padded to for ``package.module:factory``; ``None``: found by trying.
+        pad_to: the multiple that images are padded to for a network of a library other than torchvision, or of one's
+            own; ``None``: found by trying.
 
     Raises:
-        ValueError: unknown ``arch``; weights asked for that do not exist or do not fit.
+        ValueError: unknown ``arch``, or its library is missing; weights asked for that do not exist or do not fit.
         FileNotFoundError: no file at ``weights``.
         WeightsUnavailable: the download failed (an OSError).
     """
@@ -66,18 +86,40 @@ def build_model(
         return lraspp(classes=classes, pretrained=pretrained)
     if arch in DEEPLABS:
         return deeplabv3(arch, classes=classes, pretrained=pretrained, aux=aux)
-    if arch.startswith("timm:"):
-        name = arch.removeprefix("timm:")
-        tensors = None
-        if weights is not None:
-            tensors = read_weights(weights).tensors
-            check_finite(tensors, weights)
-        return from_timm(name, classes=classes, pretrained=pretrained, weights=tensors, dropout=dropout, aux=aux)
-    if ":" in arch:
+    if is_own_code(arch):
         if pretrained:
             raise ValueError(f"pretrained is not for arch {arch!r}: its factory decides how it starts")
         return imported(arch, classes=classes, pad_to=pad_to)
+    if ":" in arch:
+        return of_library(
+            arch, classes, pretrained=pretrained, weights=weights, dropout=dropout, aux=aux, pad_to=pad_to
+        )
     raise ValueError(f"arch {arch!r} is unknown, expected one of {', '.join(ARCHITECTURES)}")
+
+
+def of_library(
+    arch: str,
+    classes: int,
+    *,
+    pretrained: bool,
+    weights: str | PathLike[str] | None,
+    dropout: float,
+    aux: bool,
+    pad_to: int | None,
+) -> SegmentationNetwork:
+    """:func:`build_model` for a name of :data:`model.own_source.LIBRARIES`."""
+    library, _, name = arch.partition(":")
+    if library == "transformers":
+        return from_transformers(name, classes=classes, pretrained=pretrained, pad_to=pad_to)
+    if library == "smp":
+        return from_smp(name, classes=classes, pretrained=pretrained, pad_to=pad_to)
+    tensors = None
+    if weights is not None:
+        tensors = read_weights(weights).tensors
+        check_finite(tensors, weights)
+    return from_timm(
+        name, classes=classes, pretrained=pretrained, weights=tensors, dropout=dropout, aux=aux, pad_to=pad_to
+    )
 
 
 def start_backbone(network: PSPNet, arch: str, *, pretrained: bool, weights: str | PathLike[str] | None) -> None:

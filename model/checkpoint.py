@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.base import SegmentationNetwork
 from model.unpack import is_safetensors, unpack
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,10 @@ def load_weights(
 ) -> LoadReport:
     """:func:`load_student` for a file that is already read; its hash is ``weights.sha256``."""
     path, own = weights.path, model.state_dict()
-    found = strip(weights.tensors, own)
+    tensors = weights.tensors
+    if isinstance(model, SegmentationNetwork):
+        tensors = {model.checkpoint_key(key): value for key, value in tensors.items()}
+    found = strip(tensors, own)
     fitting = {key: value for key, value in found.items() if key in own and _fits(value, own[key])}
     unfit = [key for key in found if key in own and key not in fitting]
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]

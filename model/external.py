@@ -8,9 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models import (
     MobileNet_V3_Large_Weights,
     ResNet50_Weights,
@@ -19,14 +17,13 @@ from torchvision.models import (
     segmentation,
 )
 
-from model.base import SegmentationNetwork, normalisation_error, resize
+from model.base import SegmentationNetwork, normalisation_error
+from model.padding import needed_multiple, pad_to_multiple, without_padding
 from model.pspnet import check_size
 from model.repository import Repository, find
 from model.weights import fetch
 
 logger = logging.getLogger(__name__)
-
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 14, 24, 48)  # that the sides of images are tried with
 
 DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
     "deeplabv3_resnet50": (segmentation.deeplabv3_resnet50, ResNet50_Weights.IMAGENET1K_V1),
@@ -100,9 +97,7 @@ class ExternalNetwork(SegmentationNetwork):
             outputs["fea"] = fea
         if self.training and isinstance(dsn, Tensor):
             outputs["dsn"] = dsn
-        if padded is not image:
-            outputs = {name: without_padding(x, padded, image) for name, x in outputs.items()}
-        return outputs
+        return without_padding(outputs, padded, image)
 
 
 def named_outputs(returned: Any, classes: int) -> Mapping[str, Any]:
@@ -125,49 +120,6 @@ def named_outputs(returned: Any, classes: int) -> Mapping[str, Any]:
         if len(maps) == 1:
             return {"logits": maps[0]}
     return {}
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the right and the lower border until both sides are multiples; the image itself where they are."""
-    if multiple == 1:
-        return image
-    height, width = image.shape[-2:]
-    down, right = -height % multiple, -width % multiple
-    # A branch on the sizes would hold the exported network to sizes that take the same one.
-    if torch.compiler.is_compiling() or down or right:
-        return F.pad(image, (0, right, 0, down), mode="replicate")
-    return image
-
-
-def without_padding(x: Tensor, padded: Tensor, image: Tensor) -> Tensor:
-    """A map of a padded image at the size of the image: ``[N, C, h, w]`` -> ``[N, C, H, W]``."""
-    height, width = image.shape[-2:]
-    return resize(x, padded.shape[-2:])[..., :height, :width]
-
-
-def needed_multiple(network: nn.Module, home: Repository | None) -> int:
-    """The multiple that the sides of images must have for a network to run, found by trying; 1 where nothing helps."""
-    training, last = network.training, ""
-    network.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), home.active() if home else nullcontext():
-            for multiple in MULTIPLES:
-                # Odd counts of it, of a hundred pixels or so: no larger power of two divides them.
-                size = [multiple * (2 * (pixels // (2 * multiple)) + 1) for pixels in (96, 130)]
-                try:
-                    network(torch.zeros(1, 3, *size))
-                except Exception as error:  # whatever its code raises for a size that it cannot take
-                    last = (str(error).splitlines() or [type(error).__name__])[0]
-                else:
-                    return multiple
-    finally:
-        network.train(training)
-    logger.warning(
-        "%s runs on images of no size that was tried (%s): set TEST.pad_to if it needs sides of a certain multiple",
-        type(network).__name__,
-        last,
-    )
-    return 1
 
 
 def describe(returned: Any) -> str:

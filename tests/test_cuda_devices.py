@@ -100,7 +100,11 @@ class OneConvolution(nn.Module):
         return self.layer(image)
 
 
-@pytest.mark.parametrize("arch", [*ARCHITECTURES[:-2], "timm:resnet18", f"{__name__}:OneConvolution"])
+LIBRARY_NETWORKS = ("timm:resnet18", "timm:resnet18@segformer", "transformers:segformer_b0", "smp:Unet/resnet18")
+OWN_NETWORKS = tuple(arch for arch in ARCHITECTURES if ":" not in arch)
+
+
+@pytest.mark.parametrize("arch", [*OWN_NETWORKS, *LIBRARY_NETWORKS, f"{__name__}:OneConvolution"])
 def test_every_network_runs_on_its_device(arch, cuda):
     network = build_model(arch, classes=CLASSES).to(cuda).to(memory_format=torch.channels_last)
     image = maps(cuda, 2, 3, HEIGHT, WIDTH)

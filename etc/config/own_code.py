@@ -12,6 +12,7 @@ from pathlib import Path
 from etc.config.load import load_settings
 from etc.config.schema import Settings
 from etc.errors import UserError
+from model.own_source import is_own_code
 
 # What separates the values in a word of the command line: SECTION.key=VALUE, [a, "b"].
 _BETWEEN_VALUES = re.compile(r"[\s,=\[\]'\"]+")
@@ -20,7 +21,7 @@ _BETWEEN_VALUES = re.compile(r"[\s,=\[\]'\"]+")
 def network_code(settings: Settings) -> list[str]:
     """The module that ``TRAIN.arch`` imports, or nothing."""
     arch = settings.TRAIN.arch
-    return [arch] if ":" in arch and not arch.startswith("timm:") else []
+    return [arch] if is_own_code(arch) else []
 
 
 def flow_code(settings: Settings) -> list[str]:

@@ -26,7 +26,7 @@ class Train(Section):
 
     arch: str = Field(
         "psp",
-        title="psp | mobile | lraspp | deeplabv3_* | timm:NAME | module:factory",
+        title="psp | mobile | lraspp | deeplabv3_* | timm:NAME | transformers:NAME | smp:NAME | module:factory",
         description="network",
     )
     layers: Literal[18, 50, 101, 152] = Field(18, description="depth of the ResNet of arch psp")

@@ -18,6 +18,20 @@ from model import parameter_groups
 
 _FIRST_SHARE = 1e-6  # of the learning rate, in the first update of a warm-up
 
+# Names of parameters of more than one dimension that do not decay. timm's no_weight_decay() names more, but is lost
+# where timm takes a network apart for its feature maps.
+_NO_DECAY = (
+    "cls_token",
+    "pos_embed",
+    "absolute_pos_embed",
+    "position_embeddings",
+    "relative_position_bias_table",
+    "attention_biases",
+    "rel_pos_h",
+    "rel_pos_w",
+    "logit_scale",
+)
+
 
 class Optimization:
     """What a training does with the losses of its batches.
@@ -118,19 +132,38 @@ class Optimization:
 def new_optimizer(train: Train, student: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW; new layers learn ten times as fast as the backbone.
 
-    With AdamW, biases and the weights of norms do not decay, as transformers are trained.
+    With AdamW, biases, the weights of norms and what stands for a position or a token do not decay, as transformers are
+    trained.
     """
     groups = parameter_groups(student, train.base_lr)
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.base_lr, momentum=train.momentum, weight_decay=train.weight_decay)
+    kept = without_decay(student)
     split = []
     for group in groups:
-        flat = [parameter for parameter in group["params"] if parameter.ndim <= 1]
-        rest = [parameter for parameter in group["params"] if parameter.ndim > 1]
-        split += [group | {"params": rest}, group | {"params": flat, "weight_decay": 0.0}]
+        free = [parameter for parameter in group["params"] if id(parameter) in kept]
+        rest = [parameter for parameter in group["params"] if id(parameter) not in kept]
+        split += [group | {"params": rest}, group | {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in split if group["params"]], lr=train.base_lr, weight_decay=train.weight_decay
     )
+
+
+def without_decay(student: nn.Module) -> set[int]:
+    """The ids of the parameters that weight decay would harm: vectors, positions and tokens.
+
+    Positions and tokens are known by their names, and are those that a part of the network names in
+    ``no_weight_decay()``, which networks of timm have.
+    """
+    kept = {
+        id(parameter)
+        for name, parameter in student.named_parameters()
+        if parameter.ndim <= 1 or name.rpartition(".")[2] in _NO_DECAY
+    }
+    for part in student.modules():
+        names: set[str] = getattr(part, "no_weight_decay", set)()
+        kept |= {id(parameter) for name, parameter in part.named_parameters() if name in names}
+    return kept
 
 
 def new_schedule(train: Train, optimizer: torch.optim.Optimizer, updates: int) -> LRScheduler:

@@ -24,7 +24,7 @@ from etc.data.clip_dataset import ClipDataset
 from etc.errors import UserError
 from etc.train.checkpoint import check_same_run, load_checkpoint
 from etc.train.optimization import positions
-from model.own_source import source_hash
+from model.own_source import is_own_code, source_hash
 from utils.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -141,11 +141,7 @@ def inputs_of(settings: Settings, data: ClipDataset) -> dict[str, str]:
     }
     named = {key: find_file(name) for key, name in files.items() if isinstance(name, str)}
     found = {key: sha256_of(file) for key, file in named.items() if file.is_file()}
-    found |= {
-        f"the source of {key}": source_hash(name)
-        for key, name in code.items()
-        if ":" in name and not name.startswith("timm:")
-    }
+    found |= {f"the source of {key}": source_hash(name) for key, name in code.items() if is_own_code(name)}
     names = [name for frame in data.frames for name in (frame.image, frame.label) if name]
     found["frames and labels"] = _sha256(str((data.data_root / name).stat().st_size) for name in names)
     return found

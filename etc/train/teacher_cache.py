@@ -18,7 +18,7 @@ from etc.data.transform import normalise
 from etc.errors import UserError
 from model import SegmentationNetwork
 from model.checkpoint import damaged_part
-from model.own_source import source_hash
+from model.own_source import is_own_code, source_hash
 from utils.files import regular_file, replacing, sha256_of
 
 
@@ -38,7 +38,7 @@ class TeacherLogits:
     def __init__(self, arch: str, weight: str | Path, cache: str | Path) -> None:
         self.weight, self._sha256 = Path(weight), sha256_of(weight)
         name = "".join(letter if letter.isalnum() else "_" for letter in arch)
-        code = f"-{source_hash(arch)}" if ":" in arch and not arch.startswith("timm:") else ""
+        code = f"-{source_hash(arch)}" if is_own_code(arch) else ""
         self.folder = Path(cache) / f"{name}-{self._sha256[:12]}{code}"
         self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}  # size of a frame -> shape of its logits
 

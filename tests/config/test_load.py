@@ -495,6 +495,19 @@ def test_the_three_rows_of_a_data_set_differ_only_in_what_they_are_named_for(fol
     assert min(teachers["etc"][f"{loss}_weight"] for loss in ("kd", "pf", "mf")) > 0
 
 
+def test_the_two_rows_of_segformer_differ_only_in_the_motion_loss():
+    rows = {
+        name: load_settings(REPOSITORY / f"configs/cityscapes/segformer_b0_{name}.yaml").model_dump()
+        for name in ("baseline", "flow")
+    }
+    for name, row in rows.items():
+        paths = [row["TRAIN"].pop("save_path")]
+        paths += [row["TEST"].pop(key) for key in ("ckpt_path", "save_folder", "demo_folder")]
+        assert all(path.startswith(f"exp/cityscapes/segformer_b0_{name}") for path in paths)
+    assert [row["TRAIN"].pop("st_weight") for row in rows.values()] == [0.0, 0.1]
+    assert rows["baseline"] == rows["flow"]
+
+
 def test_one_estimator_is_taken_as_a_list_of_one_under_its_old_name_too():
     assert load_settings(None, ["FLOW.judges", "dis"]).FLOW.evaluate_with == ["dis"]
     assert load_settings(None, ["FLOW.evaluate_with=dis"]).FLOW.evaluate_with == ["dis"]

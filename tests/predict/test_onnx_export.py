@@ -91,8 +91,19 @@ def error_of(capsys, *arguments: object) -> str:
     return line
 
 
+SLOW = (
+    "mobile",
+    "lraspp",
+    "timm:mobilenetv3_small_050@16",
+    "timm:pvt_v2_b0@segformer",
+    "smp:FPN/resnet18",
+)
+
+
 @pytest.mark.parametrize(
-    "arch", ["psp18", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("mobile", "lraspp"))]
+    "arch",
+    ["psp18", "transformers:segformer_b0", "smp:Unet/resnet18"]
+    + [pytest.param(arch, marks=pytest.mark.slow) for arch in SLOW],
 )
 def test_the_file_computes_what_torch_computes_at_sizes_it_was_not_traced_at(words, tmp_path, capsys, arch):
     assert run("export_onnx", *words(arch), "--check", "96x128", "--check", "97x161") == 0

@@ -11,7 +11,7 @@ from etc.config.schema import Train
 from etc.train import trainer as trainer_module
 from etc.train.optimization import Optimization, new_optimizer, new_schedule, restore_schedule
 from etc.train.trainer import Trainer
-from model import load_student
+from model import build_model, load_student
 
 CPU = torch.device("cpu")
 
@@ -120,6 +120,28 @@ def test_adamw_decays_matrices_alone_and_new_layers_learn_faster():
         ((2, 5), 0.1, 0.05),
         ((2,), 0.1, 0.0),
     }
+
+
+@pytest.mark.parametrize(
+    ("arch", "positions"),
+    [
+        ("transformers:segformer_b0", set()),
+        ("timm:swin_tiny_patch4_window7_224@32", {"relative_position_bias_table"}),
+        ("timm:vit_tiny_patch16_224@16", {"pos_embed", "cls_token"}),
+        ("timm:mvitv2_tiny@segformer", {"rel_pos_h", "rel_pos_w"}),
+        ("timm:edgenext_xx_small@segformer", {"temperature"}),
+    ],
+)
+def test_norms_biases_positions_and_tokens_of_a_transformer_do_not_decay(arch, positions):
+    network = build_model(arch, classes=3)
+    groups = new_optimizer(Train(optimizer="adamw", weight_decay=0.05), network).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    weights = {id(module.weight) for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    found = set()
+    for name, parameter in network.named_parameters():
+        assert decay.pop(id(parameter)) == (0.05 if id(parameter) in weights else 0.0), name
+        found.add(name.rpartition(".")[2])
+    assert positions <= found and not decay
 
 
 def rates(schedule, optimizer, steps: int) -> list[float]:
