@@ -34,7 +34,7 @@ NAME_WIDTH = 22  # column of the names of settings in --help; longer names push 
 
 # The settings that several scripts read, for the KEYS that each script passes to argument_parser.
 WORLD = "DATA.data_root DATA.synthetic*"
-CLIPS = f"{WORLD} DATA.layout DATA.clip_list DATA.frame_step TEST.frames TEST.cityscapes"
+CLIPS = f"{WORLD} DATA.layout DATA.clip_list DATA.frame_step FLOW.cache TEST.frames TEST.labels TEST.cityscapes"
 NETWORK = "DATA.classes TRAIN.arch TRAIN.layers TEST.ckpt_path TEST.pad_to TEST.device"
 PREDICTOR = (
     "TEST.mode TEST.test_h TEST.test_w TEST.overlap TEST.scales TEST.flip TEST.base_size TEST.amp TEST.compile "

@@ -65,7 +65,7 @@ def prepare(
         UserError: nothing to train on: no two consecutive frames, frames of several sizes, or a video in which nothing
             moves.
     """
-    unpacking = load_settings(None, [f"TEST.save_folder={out}"])
+    unpacking = load_settings(None, [f"TEST.save_folder={out}", f"FLOW.cache={out}/flow_cache"])
     clips = clips_of_frames(unpacking, video)
     frames = [frame for clip in clips for frame in clip]
     sizes = {image_size(Path(clip[0].image)) for clip in clips}

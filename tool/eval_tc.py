@@ -4,6 +4,7 @@
     python tool/eval_tc.py TEST.save_folder exp/base/result          # other predictions of gen_video.py
     python tool/eval_tc.py --frames my_video.mp4 --predictions my_masks    # without list files
     python tool/eval_tc.py --frames my/videos --predictions my_masks     # several videos
+    python tool/eval_tc.py --frames my_video.mp4 --predictions my_masks --labels my_labels
     python tool/eval_tc.py --frames frames --predictions masks DATA.classes 5 DATA.names_path names.txt
     python tool/eval_tc.py --cityscapes sampled --predictions masks DATA.data_root /data/cityscapes
     python tool/eval_tc.py --config FILE --vspw                      # the figures of VSPW's scripts
@@ -11,7 +12,8 @@
 
 Predictions are PNG files of 8 or 16 bits, with or without palette, that hold train ids, Cityscapes
 label ids or class colours (detected, or set by TEST.prediction_ids). Each belongs to the frame of
-the same name. The first run computes optical flow and keeps it in FLOW.cache; later runs read it.
+the same name, and so does each label (--labels, read by DATA.label_map). The first run unpacks videos
+and computes optical flow, says what that will take, and keeps both in FLOW.cache; later runs read it.
 Writes tc.json and tc.csv into TEST.save_folder. All cores share the clips (--workers), and torchrun
 shares them between machines and GPUs; the figures do not depend on either.
 docs/scoring.md explains the scores.
@@ -28,7 +30,7 @@ from pathlib import Path
 from etc import distributed
 from etc.config import TOOLKIT
 from etc.data.cityscapes import PUBLISHED_CLIPS
-from etc.data.sources import check_one_source
+from etc.data.sources import OWN_FRAMES, check_one_source
 from etc.distributed import device_of
 from etc.evaluate.clips import score_clips
 from etc.evaluate.tables import clip_table
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "--frames", metavar="PATH", help="frames, a video, or a folder or list of videos; sets TEST.frames"
     )
     parser.add_argument("--predictions", metavar="FOLDER", help="predictions to score; sets TEST.predictions")
+    parser.add_argument("--labels", metavar="FOLDER", help="label PNGs named like the frames; sets TEST.labels")
     parser.add_argument(
         "--cityscapes", choices=PUBLISHED_CLIPS, help="clips of the published protocol; sets TEST.cityscapes"
     )
@@ -75,7 +78,7 @@ def config_and_overrides(args: argparse.Namespace) -> tuple[str | Path | None, l
     if config is None and args.cityscapes:
         config = TOOLKIT / "configs/cityscapes/pspnet18_flow.yaml"
     elif config is None and args.frames:
-        overrides += ["DATA.synthetic=false", "FLOW.name=dis"]  # the default is the synthetic world and its own flow
+        overrides += OWN_FRAMES
     if args.predictions and (args.config is None or args.cityscapes):
         folder = Path(args.predictions).resolve()
         # Other predictions, or other frames, may have the same names.
@@ -84,7 +87,7 @@ def config_and_overrides(args: argparse.Namespace) -> tuple[str | Path | None, l
         overrides.append(f"TEST.save_folder=exp/eval_tc/{name}")
     if args.vspw:
         overrides += ["TEST.protocols=[vspw]", "DATA.cuts=keep", "DATA.gaps=keep"]  # its scripts know no breaks
-    for key in ("frames", "predictions", "cityscapes", "allow_gaps"):
+    for key in ("frames", "predictions", "labels", "cityscapes", "allow_gaps"):
         if getattr(args, key):
             overrides.append(f"TEST.{key}={getattr(args, key)}")
     return config, [*overrides, *args.overrides]

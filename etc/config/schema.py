@@ -157,6 +157,9 @@ class Test(Section):
         title="path",
         description="frames, a video, or a folder or list of videos; empty: DATA.clip_list",
     )
+    labels: str | None = Field(
+        None, title="path", description="folder of label PNGs named like the frames; empty: as listed"
+    )
     cityscapes: Literal["sampled", "full"] | None = Field(
         None,
         description="published clips, 108 or all 500; empty: DATA.clip_list",

@@ -54,7 +54,10 @@ def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[
         table[np.append(ignore_label, IGNORE)] = IGNORE
         return table
     if classes != len(label_ids):
-        raise UserError(f"DATA.label_map {label_map} has {len(label_ids)} classes, DATA.classes is {classes}")
+        raise UserError(
+            f"DATA.label_map {label_map} has {len(label_ids)} classes, DATA.classes is {classes}: set DATA.label_map "
+            f"none where labels hold 0..{classes - 1}, or to a mapping from what they hold"
+        )
     # Above the highest id there is no label: a colour image or train ids were given by mistake.
     table[: max(label_ids) + 1] = IGNORE
     table[IGNORE] = IGNORE

@@ -7,12 +7,14 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
 from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in, images_in
 from etc.data.images import write_png
+from etc.data.label_folder import with_labels
 from etc.data.layouts import layout_named
 from etc.data.lists import Clip, Frame, check_files, read_clips, read_frames
 from etc.data.masks import split_masks
@@ -25,7 +27,9 @@ from utils.locks import exclusive
 
 logger = logging.getLogger(__name__)
 
-_UNPACKED = "unpacked.json"  # beside the frames of a video: their sizes
+_UNPACKED = "unpacked.json"  # beside the frames of a video: its frame rate, their sizes
+_SLOWEST, _FASTEST = 0.01, 1000  # frames per second, as of TEST.fps: what a damaged file states may be anything
+OWN_FRAMES = ["DATA.synthetic=false", "FLOW.name=dis"]  # instead of the default world, which comes with its flow
 NO_LIST = "none"  # DATA.val_list, DATA.clip_list: a training is validated without
 
 
@@ -34,7 +38,7 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
 
     Several videos are those of a folder that holds no frames, or of a list file with one video or folder per line,
     relative to the list. Paths are absolute. A video is unpacked once, into PNGs under
-    ``<save_folder>/frames/<its name>-<hash>``, and again where these are no longer the frames that were unpacked. The
+    ``<FLOW.cache>/frames/<its name>-<hash>``, and again where these are no longer the frames that were unpacked. The
     name of a frame begins with that of its video or folder, with a hash.
 
     Args:
@@ -88,13 +92,16 @@ def _clips_in(settings: Settings, where: Path) -> list[Clip]:
         regular_file(where)
         if where.suffix.lower() in IMAGE_SUFFIXES:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
-        where = _unpacked(where, Path(settings.TEST.save_folder) / "frames")
+        # Beside the flow of these frames: whatever is scored on the video later, elsewhere, finds both.
+        where = _unpacked(where, Path(settings.FLOW.cache) / "frames")
         # The folder's name holds the hash of the video.
         return _clips_of_folders({where.resolve(): frames_in(where.resolve())}, where.resolve().parent, prefix="")
-    own = {Path(path).resolve() for path in (settings.TEST.predictions, settings.TEST.save_folder) if path}
+    test = settings.TEST
+    outputs = (test.predictions, test.labels, test.save_folder, settings.FLOW.cache)
+    own = {Path(path).resolve() for path in outputs if path}
 
     def leave_out(folder: Path) -> bool:
-        # Predictions that lie below the frames are no frames.
+        # Predictions, labels and unpacked videos that lie below the frames are no frames.
         return folder.name.startswith(".") or folder.resolve() in own
 
     root = where.resolve()
@@ -146,18 +153,30 @@ def _unpacked(video: Path, folder: Path) -> Path:
 def _unpack(video: Path, folder: Path) -> None:
     logger.info("unpacking %s into %s (once)", video, folder)
     with new_folder(folder) as building:
-        for frame in open_source(str(video), data_root=".").frames:
+        source = open_source(str(video), data_root=".")
+        for frame in source.frames:
             write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
-        write_text(building / _UNPACKED, json.dumps(_sizes(building)) + "\n")
+        write_text(building / _UNPACKED, json.dumps({"fps": source.fps, "sizes": _sizes(building)}) + "\n")
 
 
 def _is_as_unpacked(folder: Path) -> bool:
     """Whether the frames in a folder are those that :func:`_unpack` wrote, as far as names and sizes tell."""
+    return bool(_noted(folder).get("sizes") == _sizes(folder))
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """What :func:`_unpack` noted about a folder; empty for any other folder."""
     try:
         noted = json.loads(regular_file(folder / _UNPACKED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return bool(noted == _sizes(folder))
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def frame_rate(clip: Clip, settings: Settings) -> float:
+    """Frames per second of a clip: those of the video that its frames were unpacked from, or else ``TEST.fps``."""
+    fps = _noted((Path(settings.DATA.data_root) / clip[0].image).parent).get("fps")
+    return float(fps) if isinstance(fps, int | float) and _SLOWEST <= fps <= _FASTEST else settings.TEST.fps
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -186,9 +205,20 @@ def labelled_frames(settings: Settings, path: str | None = None) -> list[Frame]:
 def clips_to_score(settings: Settings) -> list[Clip]:
     """The clips of ``TEST.frames``, ``TEST.cityscapes`` or else ``DATA.clip_list``, all files checked.
 
+    With ``TEST.labels`` their labels are those of that folder.
+
     Raises:
-        UserError: a missing list or file, or a clip of one frame.
+        UserError: a missing list or file, or a clip of one frame; as :func:`etc.data.label_folder.with_labels`.
     """
+    labels = settings.TEST.labels
+    if labels and not Path(labels).is_dir():  # before a video is unpacked
+        raise UserError(f"TEST.labels {labels} is no folder: expected label maps, PNG files named like the frames")
+    clips = _listed_clips(settings)
+    return with_labels(clips, Path(labels), Path(settings.DATA.data_root)) if labels else clips
+
+
+def _listed_clips(settings: Settings) -> list[Clip]:
+    """:func:`clips_to_score`, with the labels of the lists."""
     data, test = settings.DATA, settings.TEST
     if test.frames:
         return clips_of_frames(settings, test.frames)

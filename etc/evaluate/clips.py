@@ -28,7 +28,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipCounts, Counts, PairCounts
 from etc.evaluate.clip_parts import Part, PartCounter, PartTables, SetAside, cut
-from etc.evaluate.flows import FlowSetting, flow_settings
+from etc.evaluate.flows import FlowSetting, announce_flow, flow_settings
 from etc.evaluate.metric_list import HEADLINE, SEGMENTATION, classes_averaged, metrics_of
 from etc.evaluate.predictions import Predictions, check_not_written, check_predictions_folder, predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
@@ -135,7 +135,9 @@ def _checked(settings: Settings, device: torch.device) -> _Checked:
         class_names(settings)
     flows = flow_settings(settings, device)
     whole = clips_to_score(settings)
-    check_values(settings, [frame for clip in whole for frame in clip], source_of_clips(settings))
+    labels = settings.TEST.labels
+    source = f"TEST.labels {labels}" if labels else source_of_clips(settings)
+    check_values(settings, [frame for clip in whole for frame in clip], source)
     predictions = predictions_from(settings, whole)
     names = class_names(settings)  # before what takes long
     breaks = breaks_in(whole, settings)
@@ -145,6 +147,7 @@ def _checked(settings: Settings, device: torch.device) -> _Checked:
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest} frames")
     if distributed.rank() == 0:
         _warn_of_flow(settings, flows, clips)
+        announce_flow(settings, flows, clips, files)
     return _Checked(flows, whole, predictions, names, breaks, clips, files)
 
 

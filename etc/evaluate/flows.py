@@ -1,13 +1,19 @@
-"""The flows that clips are scored with: every entry of ``FLOW.evaluate_with`` at every stride."""
+"""The flows that clips are scored with: every entry of ``FLOW.evaluate_with`` at every stride, and for which pairs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from etc.config.schema import Settings
+from etc.data.lists import Clip
+from etc.evaluate.windows import REACH
 from etc.flow.build import FlowSource, flow_source
+from etc.flow.cache import CachedFlow
+from etc.flow.precompute import FramePair, announce
 from etc.weights import weight_files
 from flownet import VARIANTS
 
@@ -56,3 +62,43 @@ def evaluation_flow(settings: Settings, name: str, device: torch.device) -> Flow
         change["weights"] = str(weight_files()[estimator].path)
     # Not validated again: the estimator checks its preset and weights itself.
     return flow_source(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
+
+
+def announce_flow(settings: Settings, flows: list[FlowSetting], clips: list[Clip], files: Sequence[Sequence]) -> None:
+    """Say of each estimator how much flow is to be computed, see :func:`etc.flow.precompute.announce`.
+
+    Args:
+        settings: the settings.
+        flows: what clips are scored with.
+        clips: the frames.
+        files: the prediction of each of them; ``None``: a gap, whose pairs are not scored.
+
+    Raises:
+        UserError: as :func:`etc.flow.precompute.announce`.
+    """
+    for name in dict.fromkeys(flow.name for flow in flows):
+        own = [flow for flow in flows if flow.name == name]
+        if isinstance(own[0].source, CachedFlow):
+            strides = [flow.stride for flow in own]
+            announce(own[0].source, pairs_to_score(settings, strides, clips, files))
+
+
+def pairs_to_score(
+    settings: Settings, strides: Sequence[int], clips: list[Clip], files: Sequence[Sequence]
+) -> list[FramePair]:
+    """The pairs t, k whose flow t -> k a scoring reads, each once, in the order in which they come."""
+    root = Path(settings.DATA.data_root)
+    pairs: list[FramePair] = []
+    for clip, own in zip(clips, files, strict=True):
+        paths = [None if file is None else root / frame.image for frame, file in zip(clip, own, strict=True)]
+        ends: list[tuple[Path | None, Path | None]] = []
+        for stride in strides:
+            for t, k in zip(paths, paths[stride:], strict=False):
+                ends += [(t, k), (k, t)] if settings.FLOW.occlusion else [(t, k)]
+            if "majority" in settings.TEST.protocols:
+                reach = REACH * stride
+                windows = (paths[t : t + reach + 1 : stride] for t in range(len(paths) - reach))
+                whole = (window for window in windows if None not in window)
+                ends += [(w[REACH // 2], other) for w in whole for other in w if other is not w[REACH // 2]]
+        pairs += [(t, k) for t, k in ends if t is not None and k is not None]
+    return list(dict.fromkeys(pairs))

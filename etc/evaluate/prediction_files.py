@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etc.data.cityscapes import FRAME_TAIL
 from etc.data.earlier_files import earlier_files
+from etc.data.files_by_name import files_by_name
 from etc.data.folders import files_below
 from etc.data.frame_names import images_in
 from etc.data.images import image_size
-from etc.data.lists import Clip, Frame, earlier_names, prediction_names
+from etc.data.lists import Clip, earlier_names, prediction_names
 from etc.data.origin import digest, read_origin
 from etc.errors import UserError
 
@@ -28,11 +27,8 @@ def prediction_files(
 ) -> PredictionPaths:
     """The prediction file of every frame of every clip.
 
-    Each is looked for by the name that :func:`~etc.data.lists.prediction_names` gives it, or earlier versions gave it.
-    Otherwise a file belongs to the frame with the same stem; if several frames share a stem, also the folders must
-    agree. If no stem equals that of a frame, ``_leftImg8bit`` and words after the number are ignored (``x_1_pred``,
-    ``x_1_gtFine_labelIds``). If no name matches then either, and a single clip has as many frames as there are
-    predictions, these are taken in sorted order, with a warning. The frames themselves are no predictions.
+    Each is looked for by the name that :func:`~etc.data.lists.prediction_names` gives it, or earlier versions gave it;
+    otherwise as :func:`~etc.data.files_by_name.files_by_name` does.
 
     Args:
         clips: frames, by their image paths.
@@ -52,10 +48,7 @@ def prediction_files(
         earlier = earlier_files(folder, frames, images)
         found = [file or old for file, old in zip(found, earlier, strict=True)]
     if not all(found):
-        # A file that has the name of one frame belongs to no other one.
-        found = _matched(frames, found, folder, leave_out={path.resolve() for path in images})
-        if len(clips) == 1 and not any(found):
-            found = [*(_in_order(clips[0], folder, leave_out={path.resolve() for path in images}) or found)]
+        found = files_by_name(clips, folder, found, data_root=data_root, what="prediction")
         if not any(file == own for file, own in zip(found, expected, strict=True)):
             # The files of other methods are named as they like; the stem says best which one is missing.
             plain = [name and folder / f"{name}.png" for name in earlier_names(frames)]
@@ -183,74 +176,3 @@ def _raise_missing(missing: list[Path], total: int, folder: Path, *, allow_gaps:
         lossy = f" ({lossy_files[0].name} is lossy: its pixels are no longer ids)" if lossy_files else ""
         hint = f"the folder holds no PNG{lossy}"
     raise UserError(f"{len(missing)} of {total} predictions are missing, the first is {missing[0]}{more}: {hint}")
-
-
-def _matched(frames: list[Frame], named: list[Path | None], folder: Path, *, leave_out: set[Path]) -> list[Path | None]:
-    """By stem; if that gives no frame a file, by the stem without its usual endings.
-
-    Args:
-        frames: the frames.
-        named: the file that has the name of each frame; only frames without one are matched.
-        folder: the folder.
-        leave_out: files that are no predictions.
-    """
-    taken = {*named}
-    files = [file for file in files_below(folder, ".png") if file not in taken and file.resolve() not in leave_out]
-    own = {frame.image: file for frame, file in zip(frames, named, strict=True)}
-    images = {image: Path(image) for image in own}
-    for key in (_stem, _core):
-        index = defaultdict(list)
-        for file in files:
-            index[key(file)].append(file)
-        count = Counter(map(key, images.values()))
-        found = {
-            image: own[image] or _nearest(path, index[key(path)], folder, repeats=count[key(path)] > 1)
-            for image, path in images.items()
-        }
-        if any(found.values()):
-            break
-    owners: dict[Path, str] = {}
-    for image, match in found.items():
-        if match is not None and owners.setdefault(match, image) != image:
-            raise UserError(f"{match} may belong to {owners[match]} and to {image}: use the frames' own names")
-    return [found[frame.image] for frame in frames]
-
-
-def _stem(path: Path) -> str:
-    return path.stem
-
-
-def _core(path: Path) -> str:
-    """``x_1`` of ``x_1_leftImg8bit``, ``x_1_leftImg8bit_pred``, ``x_1_gtFine_labelIds`` and ``x_1_pred``."""
-    return re.sub(r"(?<=\d)([_-][A-Za-z]+)+$", "", path.stem.replace(FRAME_TAIL, ""))
-
-
-def _nearest(frame: Path, files: list[Path], folder: Path, *, repeats: bool) -> Path | None:
-    """The file that shares most folder names with the frame; at least one if several frames have the same name."""
-    if not files:
-        return None
-    parts = set(frame.parent.parts)
-    alike = [len(parts & set(file.relative_to(folder).parent.parts)) for file in files]
-    best = [file for file, count in zip(files, alike, strict=True) if count == max(alike)]
-    if repeats and not max(alike):
-        return None
-    if len(best) > 1:
-        raise UserError(f"{best[0]} and {best[1]} may both be the prediction of {frame}: name one folder of them")
-    return best[0]
-
-
-def _in_order(clip: Clip, folder: Path, *, leave_out: set[Path]) -> list[Path] | None:
-    files = [path for path in images_in(folder) if path.suffix.lower() == ".png" and path.resolve() not in leave_out]
-    if len(files) != len(clip):
-        return None
-    logger.warning(
-        "no prediction is named like a frame: %d predictions are assigned to %d frames in sorted order, from %s for "
-        "%s to %s for %s",
-        len(files),
-        len(clip),
-        files[0].name,
-        Path(clip[0].image).name,
-        files[-1].name,
-        Path(clip[-1].image).name,
-    )
-    return files

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import math
+import statistics
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import pairwise
@@ -17,7 +20,7 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.frame_values import check_frames
-from etc.data.images import read_image
+from etc.data.images import image_size, read_image
 from etc.data.origin import Origin
 from etc.data.sources import clips_to_score
 from etc.data.training_list import training_pairs
@@ -32,6 +35,7 @@ FramePair = tuple[Path, Path]
 
 READERS = WRITERS = 2  # threads; they wait for the estimator on a CPU, and keep up with it on a GPU
 AHEAD = 4
+_MEASURED = 3  # pairs that an estimate is measured on
 
 
 def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
@@ -110,6 +114,50 @@ def fill(flow: CachedFlow, pairs: list[FramePair]) -> int:
                 bar.set_postfix_str(f"about {tqdm.format_sizeof(whole, 'B', 1024)} of disk", refresh=False)
             bar.update()
     return computed
+
+
+def announce(flow: CachedFlow, pairs: Sequence[FramePair]) -> None:
+    """Say in one line how much flow the cache lacks, how much disk it will take and how long, before that begins.
+
+    Measured on three pairs, which are computed here and kept. Nothing is said where no more are missing.
+
+    Args:
+        flow: the estimator and the cache.
+        pairs: all that will be read, over all processes.
+
+    Raises:
+        UserError: as :meth:`etc.flow.cache.CachedFlow.compute`.
+    """
+    missing = [pair for pair in pairs if not flow.has(*pair, _shape(pair))]
+    if len(missing) <= _MEASURED:
+        return
+    seconds, sizes = [], []
+    # From the middle of each third: the first frames of a video are often unlike the others.
+    for pair in missing[len(missing) // (2 * _MEASURED) :: math.ceil(len(missing) / _MEASURED)]:
+        start = time.perf_counter()
+        flow(*pair, _shape(pair))
+        seconds.append(time.perf_counter() - start)
+        sizes.append(flow.path(*pair, _shape(pair)).stat().st_size)
+    # The first pair of a process takes longer than all others.
+    left = statistics.median(seconds) * (len(missing) - _MEASURED) / distributed.world_size()
+    logger.info(
+        "flow %s: %d of %d frame pairs are not in FLOW.cache %s: about %s of disk and %s, once",
+        *(flow.key, len(missing), len(pairs), flow.folder),
+        tqdm.format_sizeof(statistics.mean(sizes) * len(missing), "B", 1000),
+        duration(left),
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in words, as exact as an estimate is."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _shape(pair: FramePair) -> tuple[int, int]:
+    width, height = image_size(pair[0])
+    return height, width
 
 
 def _write(flow: CachedFlow, path: Path, values: np.ndarray, origin: Origin, sizes: list[int]) -> None:

@@ -21,7 +21,7 @@ from etc.data.breaks import breaks_in
 from etc.data.images import read_image, write_png
 from etc.data.labels import IGNORE, label_table_of, read_colors, read_train_ids
 from etc.data.lists import Clip
-from etc.data.sources import clips_to_score
+from etc.data.sources import clips_to_score, frame_rate
 from etc.display.drawing import colorize, overlay, side_by_side
 from etc.display.mp4 import Mp4Writer
 from etc.display.tables import percent
@@ -36,6 +36,7 @@ from etc.evaluate.results import TC_FILE
 from etc.flow.pair_flow import PairFlow
 from etc.metrics.warping import warp_labels
 from etc.report.runs import Run
+from etc.report.same_frames import settings_of_frames
 
 PANEL_WIDTH = 512  # pixels: smaller frames are enlarged by a whole factor, larger ones reduced
 STRENGTH = 0.7  # of the class colours over the frame
@@ -144,7 +145,11 @@ class ClipViewer:
         ):
             if own != scored:
                 raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
-        self._predictions = {run.name: _predictions_of(run, settings, whole) for run in runs}
+        self._predictions = {}
+        for run in runs:
+            frames = settings_of_frames(run.scores, first, settings)
+            clips = whole if frames is settings else clips_to_score(frames)
+            self._predictions[run.name] = _predictions_of(run, frames, clips)
         self._files = {name: breaks.split(own.files) for name, own in self._predictions.items()}
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
         self.set_aside: SetAside | None = None
@@ -175,6 +180,10 @@ class ClipViewer:
     def image(self, index: int, t: int) -> np.ndarray:
         """Frame t of a clip, RGB uint8."""
         return read_image(Path(self.settings.DATA.data_root) / self.clips[index][t].image)
+
+    def fps(self, index: int) -> float:
+        """Frames per second of a clip, see :func:`etc.data.sources.frame_rate`."""
+        return frame_rate(self.clips[index], self.settings)
 
     def prediction(self, run: Run, index: int, t: int) -> np.ndarray:
         """A run's prediction of frame t of a clip, uint8 ``[H, W]``; where there is none, no pixel has a class."""
@@ -224,7 +233,7 @@ class ClipViewer:
             files = [Path(folder) / f"{i}.mp4" for i in range(len(captions))]
             with ExitStack() as stack:
                 # A key frame every half second or so, so that the slider answers at once.
-                writers = [stack.enter_context(Mp4Writer(f, self.settings.TEST.fps, crf=24, gop=10)) for f in files]
+                writers = [stack.enter_context(Mp4Writer(f, self.fps(index), crf=24, gop=10)) for f in files]
                 for t in part:
                     rgb = self.image(index, t)
                     maps = [self._label(labels[t], rgb.shape[:2])] if labelled else []
@@ -312,7 +321,7 @@ def write_pictures(viewer: ClipViewer, folder: Path) -> tuple[Path, Path]:
     (index,) = clips_to_show(runs, 1)
     part = range(len(viewer.clips[index]))
     video, picture = folder / "side_by_side.mp4", folder / "flicker.png"
-    with Mp4Writer(video, viewer.settings.TEST.fps) as writer:
+    with Mp4Writer(video, viewer.fps(index)) as writer:
         for t in part:
             panels = [("frame", viewer.image(index, t))]
             panels += [(run.name, colorize(viewer.prediction(run, index, t), viewer.palette)) for run in runs]

@@ -24,6 +24,7 @@ from etc.evaluate.results import ClipFigures, ClipScores
 from etc.metrics import occurring_classes
 from etc.report.clip_views import ClipViewer, settings_of_predictions
 from etc.report.runs import Run
+from etc.report.same_frames import settings_of_frames
 
 _T = TypeVar("_T")
 
@@ -104,7 +105,8 @@ def _pixels_to_set_aside(viewer: ClipViewer, common: np.ndarray) -> SetAside:
 
 
 def _scored_again(run: Run, viewer: ClipViewer, set_aside: SetAside) -> ClipScores:
-    settings = settings_of_predictions(run, viewer.settings)
+    frames = settings_of_frames(run.scores, viewer.runs[0].scores, viewer.settings)
+    settings = settings_of_predictions(run, frames)
     first = evaluation_flow_names(settings)[0]
     settings = with_changes(
         settings,

@@ -60,7 +60,8 @@ def write_report(
         UserError: frames, predictions or flow that cannot be read.
     """
     runs, settings = viewer.runs, viewer.settings
-    views = [viewer.view(index, frames) for index in clips_to_show(runs, clips)]
+    shown = clips_to_show(runs, clips)
+    views = [viewer.view(index, frames) for index in shown]
     total = len(runs[0].scores.clips)
     page = (
         _environment()
@@ -81,7 +82,7 @@ def write_report(
             ticks=_ticks(views),
             total=total,
             all_clips=_all_clips(runs),
-            players=[_player(view, settings.TEST.fps) for view in views],
+            players=[_player(view, viewer.fps(index)) for view, index in zip(views, shown, strict=True)],
             heat_colors=["rgb({}, {}, {})".format(*color) for color in heatmap(np.linspace(0, HEAT_FULL, 8)[None])[0]],
             heat_full=percent(HEAT_FULL, 0),
             details=[_details(run) for run in runs],

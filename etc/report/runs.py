@@ -21,11 +21,13 @@ from etc.networks import network_for_cost
 from etc.predict.clips import generate
 from etc.predict.predictor import predictor_from
 from etc.report.cost import Cost, costs
+from etc.report.same_frames import check_same_frames, lengths, need_a_look
 from etc.train.checkpoint import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = (".pth", ".pt", ".tar", ".safetensors")
+PREDICTIONS = "--predictions"  # the option of folders of predictions, not of runs
 
 
 @dataclass(frozen=True)
@@ -52,30 +54,32 @@ def named_runs(args: list[str], option: str = "--runs") -> tuple[list[tuple[str,
 
     Raises:
         UserError: an argument of another form, a checkpoint that does not exist, or a name that cannot
-            be printed, that is given twice, or that cannot be the folder of a checkpoint's results.
+            be printed, that is given twice, or that cannot be the folder of the results of a checkpoint or, with
+            ``--predictions``, of a folder of predictions.
     """
     first = next((i for i, word in enumerate(args) if word.partition(".")[0] in SECTIONS), len(args))
     pairs = [word.partition("=") for word in args[:first]]
     if not pairs or not all(map(all, pairs)):
-        raise UserError(f"{option} takes NAME=FOLDER or NAME=CHECKPOINT, got {' '.join(args[:first]) or 'nothing'}")
+        form = "NAME=FOLDER" if option == PREDICTIONS else "NAME=FOLDER or NAME=CHECKPOINT"
+        raise UserError(f"{option} takes {form}, got {' '.join(args[:first]) or 'nothing'}")
     names = [name for name, _, _ in pairs]
     for i, (name, _, where) in enumerate(pairs):
-        _check_name(name, option, is_folder=where.endswith(CHECKPOINTS))
+        _check_name(name, option, is_folder=option == PREDICTIONS or where.endswith(CHECKPOINTS))
         if name in names[:i]:
             raise UserError(f"{option}: two runs are called {name}: give each a name of its own")
     for _, _, where in pairs:
-        if where.endswith(CHECKPOINTS) and not Path(where).is_file():
+        if option != PREDICTIONS and where.endswith(CHECKPOINTS) and not Path(where).is_file():
             raise UserError(f"{option}: checkpoint {where} does not exist")
     return [(name, where) for name, _, where in pairs], args[first:]
 
 
 def _check_name(name: str, option: str, *, is_folder: bool) -> None:
-    """Refuse a name that cannot be written down or, of a checkpoint, that leads out of the folder of the results."""
+    """Refuse a name that cannot be written down or, where it is that of a folder, leads out of that of the results."""
     if not name.isprintable():
         raise UserError(f"{option}: {name!a} cannot be the name of a run: it holds characters that cannot be printed")
     if is_folder and (name.startswith(".") or "/" in name or "\\" in name):
         raise UserError(
-            f"{option}: {name!a} cannot be the name of a run, because a checkpoint is scored into a folder of that "
+            f"{option}: {name!a} cannot be the name of a run, because its scores are written into a folder of that "
             "name below --out: expected a name without / and \\, and without a dot at its start"
         )
 
@@ -214,8 +218,9 @@ def _check_miou(folder: Path, miou: dict[str, Any], made_with: str | None) -> No
 def check_comparable(runs: list[Run]) -> None:
     """Raise UserError where two runs have the same name, or were not scored on the same clips with the same flow.
 
-    Nor may their mIoU be of different frames. Different settings of prediction are a warning: windows or scales
-    may be what is compared.
+    Clips of ``TEST.frames`` are the same where their frames are, by whatever names (a video, and its frames). Nor may
+    their mIoU be of different frames. Different settings of prediction are a warning: windows or scales may be what is
+    compared.
     """
     first = runs[0]
     for i, run in enumerate(runs[1:], 1):
@@ -225,7 +230,8 @@ def check_comparable(runs: list[Run]) -> None:
         one, other = first.scores, run.scores
         if other.classes != one.classes:
             raise UserError(f"{both} have different classes")
-        if other.clips != one.clips:
+        look = need_a_look(one, other)
+        if other.clips != one.clips and not (look and lengths(one) == lengths(other)):
             raise UserError(f"{both} were scored on different clips ({len(one.clips)} and {len(other.clips)})")
         for what, mine, theirs in (
             ("flow", one.first.flow, other.first.flow),
@@ -235,17 +241,19 @@ def check_comparable(runs: list[Run]) -> None:
         ):
             if mine != theirs:
                 raise UserError(f"{both} were scored with different {what}: {mine} and {theirs}")
-        _check_frames_alike(run, first)
+        if look:
+            check_same_frames((first.name, one), (run.name, other))
+        _check_frames_alike(run, first, looked_at=look)
     tested = [run for run in runs if run.miou is not None]
     for run in tested[1:]:
         _check_tests_alike(tested[0], run)
 
 
-def _check_frames_alike(run: Run, first: Run) -> None:
+def _check_frames_alike(run: Run, first: Run, *, looked_at: bool) -> None:
     """Refuse runs over other frames or labels of the same names; earlier versions recorded no hash of them."""
     again = "score both with tool/eval_tc.py on the same frames, labels and flow"
     mine, theirs = first.scores.frames_sha256, run.scores.frames_sha256
-    if mine and theirs and mine != theirs:
+    if mine and theirs and mine != theirs and not looked_at:
         raise UserError(
             f"{first.name} and {run.name} were scored on different frames or labels of the same names (hashes "
             f"{mine[:12]} and {theirs[:12]}): {again}"

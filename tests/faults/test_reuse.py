@@ -116,7 +116,7 @@ def test_a_copy_of_the_data_set_needs_no_new_predictions(words, tmp_path, capsys
 
 
 def test_videos_of_one_name_are_unpacked_apart(tmp_path):
-    settings = load_settings(None, [f"TEST.save_folder={tmp_path}/result"])
+    settings = load_settings(None, [f"FLOW.cache={tmp_path}/cache"])
     frames = []
     for index, folder in enumerate(("one", "two")):
         with Mp4Writer(tmp_path / folder / "rgb.mp4", 10) as video:
@@ -130,7 +130,7 @@ def test_videos_of_one_name_are_unpacked_apart(tmp_path):
 
 @pytest.mark.parametrize("change", ["lacks one", "edited", "one more", "no note"])
 def test_a_video_is_unpacked_anew_where_its_frames_are_not_those_that_were_unpacked(tmp_path, change):
-    settings = load_settings(None, [f"TEST.save_folder={tmp_path}/result"])
+    settings = load_settings(None, [f"FLOW.cache={tmp_path}/cache"])
     with Mp4Writer(tmp_path / "rgb.mp4", 10) as video:
         for number in range(3):
             video.write(picture(number))
@@ -165,7 +165,7 @@ def test_results_of_folders_whose_last_names_agree_lie_apart(tmp_path):
         parsed = script.cli.argument_parser("", script.KEYS)
         parsed.add_argument("--frames")
         parsed.add_argument("--predictions")
-        parsed.set_defaults(cityscapes=None, allow_gaps=False, vspw=False)
+        parsed.set_defaults(labels=None, cityscapes=None, allow_gaps=False, vspw=False)
         _, overrides = script.config_and_overrides(parsed.parse_intermixed_args(args))
         return next(word for word in overrides if word.startswith("TEST.save_folder="))
 

@@ -19,7 +19,7 @@ from etc.data.lists import read_clips
 from etc.errors import UserError
 from etc.flow.build import flow_source
 from etc.flow.files import read_flow
-from etc.flow.precompute import frame_pairs, precompute
+from etc.flow.precompute import duration, frame_pairs, precompute
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -195,3 +195,10 @@ def test_the_device_is_passed_on(words, monkeypatch):
     monkeypatch.setattr("etc.flow.precompute.cached_flow", estimator_on)
     precompute(load_settings(None, words), ["clips"], torch.device("cpu", 0))
     assert asked == [torch.device("cpu", 0)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (89, "89 s"), (100, "2 min"), (3600, "60 min"), (9000, "2.5 h")]
+)
+def test_times_are_said_as_exactly_as_they_are_known(seconds, words):
+    assert duration(seconds) == words

@@ -1,6 +1,7 @@
 """Scoring of frames and predictions that come from anywhere, by the script."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -121,8 +122,67 @@ def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
             video.write(read_image(tmp_path / f"frames/f_{t}.png"))
     assert clip("--frames", "street.mp4") == 0
     assert "7 predictions are assigned to 7 frames in sorted order" in caplog.text
-    assert len(list(result_folder(tmp_path).glob("frames/street-*/street_*.png"))) == FRAMES
+    assert len(list(tmp_path.glob("data/flow_cache/frames/street-*/street_*.png"))) == FRAMES
     assert result(tmp_path)["pairs"]["scored"] == 6
+
+
+@pytest.mark.parametrize("given", ["some", "every"])
+def test_labels_of_a_folder_are_those_of_a_list_file(clip, tmp_path, given):
+    """Also of a video: what the scorer makes of them is what it makes of the same labels in a list."""
+    labelled = range(FRAMES) if given == "every" else (1, 4)
+    lines = []
+    for t in range(FRAMES):
+        if t in labelled:
+            write_png(tmp_path / f"truth/f_{t}.png", read_label(tmp_path / f"pred/f_{t}.png") // 2)
+        lines.append(f"frames/f_{t}.png truth/f_{t}.png" if t in labelled else f"frames/f_{t}.png")
+    (tmp_path / "clip.lst").write_text("\n".join(lines))
+    words = ("DATA.label_map=none", "TEST.prediction_ids=train")
+    listed = ("DATA.clip_list=clip.lst", "DATA.data_root=.", "DATA.layout=folder", "DATA.synthetic=false")
+    assert clip(*words, *listed, "FLOW.name=dis", "TEST.save_folder=listed") == 0
+    assert clip("--frames", "frames", "--labels", "truth", *words, "TEST.save_folder=found") == 0
+    one, other = (json.loads((tmp_path / name / "tc.json").read_text()) for name in ("listed", "found"))
+    for key in ("segmentation", "ground_truth", "vc8_correct", "vc8_vspw", "constant"):
+        assert other[key] == one[key]
+    assert other["segmentation"]["pixels"] == len(labelled) * SHAPE[0] * SHAPE[1]
+    assert other["frames_sha256"] == one["frames_sha256"]
+
+
+def test_labels_below_the_frames_are_no_frames(clip, tmp_path):
+    for t in range(FRAMES):
+        write_png(tmp_path / f"frames/truth/f_{t}.png", read_label(tmp_path / f"pred/f_{t}.png"))
+    words = ("--labels", "frames/truth", "DATA.label_map=none", "TEST.prediction_ids=train")
+    assert clip("--frames", "frames", *words) == 0
+    written = json.loads(next((tmp_path / "exp/eval_tc").rglob("tc.json")).read_text())
+    assert written["segmentation"]["mIoU"] == 1 and len(written["clips"]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["FLOW.occlusion=false"], ["TEST.protocols=[majority]", "TEST.strides=[1, 2]"], ["TEST.allow_gaps=true"]],
+)
+def test_the_flow_that_is_announced_is_the_flow_that_is_computed(clip, tmp_path, caplog, words):
+    if "TEST.allow_gaps=true" in words:
+        (tmp_path / "pred/f_2.png").unlink()
+    words = [*words, "TEST.protocols=[majority]"] if "FLOW.occlusion=false" in words else words
+    with caplog.at_level("INFO", logger="etc"):
+        assert clip("--frames", "frames", *words) == 0
+        assert clip("--frames", "frames", *words) == 0
+    (line,) = [record.message for record in caplog.records if "FLOW.cache" in record.message]
+    files = len(list(tmp_path.glob("data/flow_cache/dis-*/**/*.b2flow")))
+    assert f": {files} of {files} frame pairs are not in" in line
+
+
+def test_what_flow_will_take_is_said_once_before_it_is_computed(clip, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="etc"):
+        assert clip("--frames", "frames") == 0
+        assert clip("--frames", "frames") == 0
+    (line,) = [record.message for record in caplog.records if "FLOW.cache" in record.message]
+    pairs = 2 * (FRAMES - 1)  # forward and backward
+    head = rf"flow dis-ultrafast: {pairs} of {pairs} frame pairs are not in FLOW.cache data/flow_cache: about "
+    found = re.fullmatch(head + r"([\d.]+)kB of disk and \d+ s, once", line)
+    files = [path.stat().st_size for path in tmp_path.glob("data/flow_cache/dis-*/**/*.b2flow")]
+    assert len(files) == pairs and min(files) * pairs <= 1000 * float(found[1]) * 1.1
+    assert 1000 * float(found[1]) * 0.9 <= max(files) * pairs
 
 
 def test_a_video_that_was_cut_is_not_scored_with_the_predictions_of_the_whole(clip, tmp_path, capsys):
@@ -135,13 +195,13 @@ def test_a_video_that_was_cut_is_not_scored_with_the_predictions_of_the_whole(cl
     assert f"TEST.frames f.mp4 has 4 frames, but {FRAMES} predictions are named like them" in capsys.readouterr().err
 
 
-def test_a_video_whose_stem_is_two_dots_leaves_the_result_folder_alone(clip, tmp_path):
+def test_a_video_whose_stem_is_two_dots_leaves_the_cache_alone(clip, tmp_path):
     with Mp4Writer(tmp_path / "street.mp4", fps=10) as video:
         for t in range(FRAMES):
             video.write(read_image(tmp_path / f"frames/f_{t}.png"))
     (tmp_path / "street.mp4").rename(tmp_path / "...mp4")
     clip("--frames", "...mp4")
-    kept = result_folder(tmp_path) / "kept.txt"
+    kept = tmp_path / "data/flow_cache/kept.txt"
     kept.write_text("mine")
     clip("--frames", "...mp4")
     assert kept.read_text() == "mine"
@@ -178,6 +238,9 @@ def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
         ),
         (["--frames", "frames", "FLOW.evaluate_with=[flownet2]"], "FLOW.name flownet2 needs its weights"),
         (["--frames", "frames", "--cityscapes", "full"], "exclude each other"),
+        (["--frames", "frames", "--labels", "nothing"], "TEST.labels nothing is no folder"),
+        (["--frames", "frames", "--labels", "empty"], "none of its 0 PNG files is named like one of the 7 frames"),
+        (["--frames", "frames", "--labels", "small"], "TEST.labels: small/f_3.png is 90x64, its frame "),
         (["--frames", "frames", "DATA.classes=5", "DATA.names_path=five.txt"], "outside the 5 classes: "),
         (["--frames", "frames", "DATA.classes=5"], "cityscapes_names.txt has 19 names, DATA.classes is 5"),
         (
@@ -190,6 +253,7 @@ def test_wrong_words_are_one_line_and_exit_code_2(clip, tmp_path, capsys, words,
     for name in ("note.txt", "note.mp4"):
         (tmp_path / name).write_text("no video")
     (tmp_path / "empty").mkdir()
+    write_png(tmp_path / "small/f_3.png", np.zeros((64, 90), np.uint8))
     (tmp_path / "five.txt").write_text("a\nb\nc\nd\ne\n")
     assert clip(*words) == 2
     lines = capsys.readouterr().err.splitlines()

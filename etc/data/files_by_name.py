@@ -1,0 +1,123 @@
+"""Which file of a folder belongs to which frame, by their names, however the files came to be."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from etc.data.cityscapes import FRAME_TAIL
+from etc.data.folders import files_below
+from etc.data.frame_names import images_in
+from etc.data.lists import Clip, Frame
+from etc.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def files_by_name(
+    clips: list[Clip], folder: Path, known: Sequence[Path | None], *, data_root: Path, what: str
+) -> list[Path | None]:
+    """The PNG file of every frame, in a folder and all folders below it.
+
+    A file belongs to the frame with the same stem; if several frames share a stem, also the folders must agree. If no
+    stem equals that of a frame, ``_leftImg8bit`` and words after the number are ignored (``x_1_pred``,
+    ``x_1_gtFine_labelIds``). If no name matches then either, and a single clip has as many frames as there are files,
+    these are taken in sorted order, with a warning. The frames themselves are left out.
+
+    Args:
+        clips: frames, by their image paths.
+        folder: the folder.
+        known: for each frame the file that is known to be its own, which no other frame gets; ``None``: to be found.
+        data_root: folder that the frames are relative to.
+        what: ``prediction`` or ``label``, for messages.
+
+    Returns:
+        One entry per frame of all clips, ``None`` where there is no file.
+
+    Raises:
+        UserError: several files that may belong to one frame, or one that may belong to several.
+    """
+    frames = [frame for clip in clips for frame in clip]
+    images = {(data_root / frame.image).resolve() for frame in frames}
+    found = _matched(frames, [*known], folder, leave_out=images, what=what)
+    if len(clips) == 1 and not any(found):
+        found = [*(_in_order(clips[0], folder, leave_out=images, what=what) or found)]
+    return found
+
+
+def _matched(
+    frames: list[Frame], named: list[Path | None], folder: Path, *, leave_out: set[Path], what: str
+) -> list[Path | None]:
+    """By stem; if that gives no frame a file, by the stem without its usual endings.
+
+    Args:
+        frames: the frames.
+        named: the file that has the name of each frame; only frames without one are matched.
+        folder: the folder.
+        leave_out: files that belong to no frame.
+        what: what is looked for.
+    """
+    taken = {*named}
+    files = [file for file in files_below(folder, ".png") if file not in taken and file.resolve() not in leave_out]
+    own = {frame.image: file for frame, file in zip(frames, named, strict=True)}
+    images = {image: Path(image) for image in own}
+    for key in (_stem, _core):
+        index = defaultdict(list)
+        for file in files:
+            index[key(file)].append(file)
+        count = Counter(map(key, images.values()))
+        found = {
+            image: own[image] or _nearest(path, index[key(path)], folder, repeats=count[key(path)] > 1, what=what)
+            for image, path in images.items()
+        }
+        if any(found.values()):
+            break
+    owners: dict[Path, str] = {}
+    for image, match in found.items():
+        if match is not None and owners.setdefault(match, image) != image:
+            raise UserError(f"{match} may belong to {owners[match]} and to {image}: use the frames' own names")
+    return [found[frame.image] for frame in frames]
+
+
+def _stem(path: Path) -> str:
+    return path.stem
+
+
+def _core(path: Path) -> str:
+    """``x_1`` of ``x_1_leftImg8bit``, ``x_1_leftImg8bit_pred``, ``x_1_gtFine_labelIds`` and ``x_1_pred``."""
+    return re.sub(r"(?<=\d)([_-][A-Za-z]+)+$", "", path.stem.replace(FRAME_TAIL, ""))
+
+
+def _nearest(frame: Path, files: list[Path], folder: Path, *, repeats: bool, what: str) -> Path | None:
+    """The file that shares most folder names with the frame; at least one if several frames have the same name."""
+    if not files:
+        return None
+    parts = set(frame.parent.parts)
+    alike = [len(parts & set(file.relative_to(folder).parent.parts)) for file in files]
+    best = [file for file, count in zip(files, alike, strict=True) if count == max(alike)]
+    if repeats and not max(alike):
+        return None
+    if len(best) > 1:
+        raise UserError(f"{best[0]} and {best[1]} may both be the {what} of {frame}: name one folder of them")
+    return best[0]
+
+
+def _in_order(clip: Clip, folder: Path, *, leave_out: set[Path], what: str) -> list[Path] | None:
+    files = [path for path in images_in(folder) if path.suffix.lower() == ".png" and path.resolve() not in leave_out]
+    if len(files) != len(clip):
+        return None
+    logger.warning(
+        "no %s is named like a frame: %d %ss are assigned to %d frames in sorted order, from %s for %s to %s for %s",
+        what,
+        len(files),
+        what,
+        len(clip),
+        files[0].name,
+        Path(clip[0].image).name,
+        files[-1].name,
+        Path(clip[-1].image).name,
+    )
+    return files
