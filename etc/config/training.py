@@ -53,7 +53,7 @@ class Train(Section):
     )
     loss: str = Field(
         "dsn",
-        title=" | ".join((*SEGMENTATION_LOSSES, "module:factory")),
+        title="dsn | ohem_dsn[_single] | cross_entropy | module:factory",
         description="ohem: hard pixels",
     )
     class_weight: str | list[NotNegative] = Field(
