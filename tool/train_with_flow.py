@@ -21,8 +21,9 @@ KEYS = (
 # Of the default data, of flow estimators and of the validation; and what few trainings change.
 BRIEF = (
     f"DATA.synthetic_* FLOW.weights FLOW.preset FLOW.input FLOW.scale {cli.PREDICTOR} TEST.frames TEST.labels "
-    "TEST.cityscapes TEST.pad_to TRAIN.zoom_factor TRAIN.motion_mask TRAIN.motion_gradient TRAIN.motion_flow "
-    "TRAIN.jitter_frames DISTILL.kd_on DISTILL.pf_on DISTILL.mf_on DISTILL.temperature DISTILL.kd_reduction DISTILL.mf_pool"
+    "TEST.cityscapes TEST.pad_to TRAIN.motion_mask TRAIN.motion_gradient TRAIN.motion_ramp TRAIN.motion_flow "
+    "TRAIN.jitter_frames TRAIN.noise DISTILL.kd_on DISTILL.pf_on DISTILL.mf_on DISTILL.temperature "
+    "DISTILL.kd_reduction DISTILL.mf_pool"
 )
 
 
