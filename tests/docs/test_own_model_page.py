@@ -24,7 +24,6 @@ def test_the_page_about_your_own_model_works_in_an_empty_folder(tmp_path):
     smaller = {
         "epochs: 30": "epochs: 1",
         "TRAIN.epochs 4": "TRAIN.epochs 1",
-        "TRAIN.self_training 0.6": "TRAIN.self_training 0.05",  # hardly trained, it is sure of nothing
         "synthetic_train: 8": "synthetic_train: 1",
         "synthetic_val: 4": "synthetic_val: 2",
         "ETC=/path/to/the/toolkit": f"ETC={REPOSITORY}",
