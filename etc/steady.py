@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from etc.config import load_settings
+from etc.config import dump_settings, load_settings
 from etc.config.schema import Settings
 from etc.data.images import image_size, read_image
 from etc.data.labels import class_names
@@ -104,6 +104,13 @@ def prepare(
         "TRAIN.resume": "auto",
     }
     return [*(f"{key}={value}" for key, value in (own | RECIPE).items()), *overrides, f"TRAIN.weight={weights}"]
+
+
+def keep_settings(settings: Settings, out: Path) -> Path:
+    """Write the settings of all steps, at once, into ``steady.yaml``; gives its path."""
+    path = out / "steady.yaml"
+    write_text(path, dump_settings(settings))
+    return path
 
 
 def _check_motion(clips: list[Clip], video: str) -> None:

@@ -20,11 +20,11 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 import argparse
 from pathlib import Path
 
-from etc.config import dump_settings, load_settings, with_changes
+from etc.config import load_settings, with_changes
 from etc.display.tables import percent
 from etc.distributed import exclusive_output
 from etc.errors import UserError
-from etc.steady import STEPS, agreement, prepare
+from etc.steady import STEPS, agreement, keep_settings, prepare
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,8 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             overrides=args.overrides,
         )
         settings = load_settings(None, overrides)
-        config = out / "steady.yaml"
-        config.write_text(dump_settings(settings), encoding="utf-8")
+        config = keep_settings(settings, out)
         common = ["--config", str(config)]
         before, after = out / "before/result", out / "after/result"
         cli.run_script("train_with_flow", *common, "TRAIN.save_path", str(out / "after"))
