@@ -5,11 +5,17 @@ from __future__ import annotations
 from etc import interrupts  # first: importing the others takes seconds, in which somebody may press Ctrl-C
 
 # isort: split
+import os
+
+# Before torch is imported. By default, OpenMP's threads spin while they wait for each other; where another program uses
+# one of the cores, a forward pass takes up to nine times as long then. Sleeping costs nothing measurable without one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# isort: split
 import argparse
 import io
 import itertools
 import logging
-import os
 import re
 import shlex
 import subprocess

@@ -405,3 +405,16 @@ def test_an_unknown_option_is_one_line(capsys):
     assert ended.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and "--tset" in line
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_threads_of_torch_sleep_while_they_wait_unless_the_user_wants_otherwise(given):
+    """OpenMP reads the variable when torch is loaded, so a script must set it before."""
+    code = (
+        "import os, sys; from etc import interrupts; assert 'torch' not in sys.modules; "
+        "import etc.cli; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (given or "PASSIVE")
