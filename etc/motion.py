@@ -80,7 +80,7 @@ class MotionLoss(nn.Module):
     has: for normalised frames, in the first call alone.
 
     Raises:
-        ValueError: an unknown ``visibility``, ``distance`` or ``gradient``.
+        ValueError: an unknown ``visibility``, ``distance`` or ``gradient``, or a negative weight.
 
     Source: Liu et al., ECCV 2020, temporal loss, for the defaults.
     """
@@ -100,6 +100,8 @@ class MotionLoss(nn.Module):
         _check("visibility", visibility, get_args(Visibility))
         _check("distance", distance, get_args(Distance))
         _check("gradient", gradient, get_args(Gradient))
+        if not weight >= 0:
+            raise ValueError(f"weight is {weight}, expected 0 or more: a negative one rewards disagreement")
         self.weight = weight
         self.visibility: Visibility = visibility
         self.mask_padding = mask_padding
@@ -132,7 +134,11 @@ class MotionLoss(nn.Module):
         Raises:
             ValueError: frames, logits and flow whose shapes do not fit each other, frames that are not normalised, or
                 no ``visible``.
+            TypeError: logits or flow that are no tensors.
         """
+        for name, x in {"logits_t": logits_t, "logits_k": logits_k, "flow_t_to_k": flow_t_to_k}.items():
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{name} is a {type(x).__name__}, expected a tensor")
         size = image_t.shape[-2:]
         if image_k.shape != image_t.shape or logits_k.shape != logits_t.shape:
             raise ValueError(

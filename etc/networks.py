@@ -15,6 +15,7 @@ from etc.config.schema import Settings
 from etc.distributed import device_of
 from etc.errors import UserError
 from model import SegmentationNetwork, build_model, load_weights, read_weights
+from model.own_source import is_own_code
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def new_network(settings: Settings) -> SegmentationNetwork:
     train = settings.TRAIN
     if train.weight is not None:
         # A checkpoint to start from replaces the ImageNet weights: they need not be downloaded.
-        return _load(_built(settings), train.weight, "TRAIN.weight", strict=train.weight_strict)
+        return _load(_built(settings), train.weight, "TRAIN.weight", train.network, strict=train.weight_strict)
     key = f"TRAIN.arch {train.network}"
     if train.backbone_weights is not None:
         key += f" with TRAIN.backbone_weights {train.backbone_weights}"
@@ -55,7 +56,7 @@ def teacher_network(settings: Settings) -> SegmentationNetwork:
         raise UserError("DISTILL.teacher_weight is empty: distillation needs the checkpoint of a trained teacher")
     with _named(f"DISTILL.teacher_arch {distill.teacher_arch}"):
         network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
-    return _load(network, distill.teacher_weight, "DISTILL.teacher_weight")
+    return _load(network, distill.teacher_weight, "DISTILL.teacher_weight", distill.teacher_arch)
 
 
 def trained_network(settings: Settings, path: str | Path | None = None) -> SegmentationNetwork:
@@ -65,7 +66,7 @@ def trained_network(settings: Settings, path: str | Path | None = None) -> Segme
         UserError: a missing checkpoint, one of another network, or a file that is no checkpoint.
     """
     network = _built(settings)
-    network = _load(network, path or settings.TEST.ckpt_path, "TEST.ckpt_path")
+    network = _load(network, path or settings.TEST.ckpt_path, "TEST.ckpt_path", settings.TRAIN.network)
     network = network.eval().requires_grad_(False).to(device_of(settings.TEST.device))
     return network.to(memory_format=torch.channels_last)
 
@@ -127,19 +128,32 @@ def check_compiler(device: torch.device, key: str) -> None:
         raise UserError(f"{key}: torch.compile does not work here: {reason}") from error
 
 
-def _load(network: SegmentationNetwork, path: str | Path, key: str, *, strict: bool = True) -> SegmentationNetwork:
-    """The network with the weights of a checkpoint; ``weights_sha256`` says of which bytes."""
+def _load(
+    network: SegmentationNetwork, path: str | Path, key: str, arch: str, *, strict: bool = True
+) -> SegmentationNetwork:
+    """The network with the weights of a checkpoint; ``weights_sha256`` says of which bytes.
+
+    Weights may fit a network that they were not trained as: one of another output stride has the same tensors. That is
+    a warning for weights to train from, and for code of the user's own, and an error else.
+    """
     path = find_file(path)
     if not path.is_file():
         raise UserError(f"{key} {path} does not exist")
+    other = ""
     try:
         weights = read_weights(path)
+        if weights.arch not in (None, arch):
+            other = f"it was trained as {weights.arch}, and {arch} is to load it"
         report = load_weights(network, weights, allow_missing=not strict, allow_unexpected=not strict)
     except OSError as error:
         raise UserError(f"{key}: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         cure = " (TRAIN.weight_strict false trains what does not fit anew)" if key == "TRAIN.weight" and strict else ""
-        raise UserError(f"{key}: {error}{cure}") from error
+        raise UserError(f"{key}: {error}{other and f'; {other}'}{cure}") from error
+    if other and key != "TRAIN.weight" and not (is_own_code(arch) or is_own_code(str(weights.arch))):
+        raise UserError(f"{key} {path}: {other}: its weights fit, but mean something else there")
+    if other:
+        logger.warning("%s %s: %s", key, path, other)
     if report.missing:
         logger.info("%s %s: %d tensors start anew: %s", key, path, len(report.missing), ", ".join(report.missing))
     if report.unexpected:

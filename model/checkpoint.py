@@ -64,11 +64,20 @@ class CheckedFile(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The tensors of a checkpoint by name, on the CPU, and the SHA-256 of the file that they were read from."""
+    """The tensors of a checkpoint by name, on the CPU.
+
+    Attributes:
+        path: the file that they were read from.
+        tensors: by name.
+        sha256: of the file.
+        arch: the network that a checkpoint of this toolkit was trained as, as :func:`model.build_model` takes it;
+            ``None``: the file does not say.
+    """
 
     path: str
     tensors: dict[str, Tensor]
     sha256: str
+    arch: str | None = None
 
 
 class LoadReport(NamedTuple):
@@ -155,7 +164,15 @@ def read_weights(path: str | PathLike[str]) -> Weights:
         kind = type(content).__name__
         held = f"{kind} of {first(list(map(str, content)))}" if isinstance(content, dict) else kind
         raise ValueError(f"{path} holds no weights, bare or under {', '.join(STATE_DICT_KEYS)}: it is a {held}")
-    return Weights(file.path, tensors, file.sha256)
+    return Weights(file.path, tensors, file.sha256, _arch_in(content))
+
+
+def _arch_in(content: Any) -> str | None:
+    settings = content.get("config") if isinstance(content, dict) else None
+    train = settings.get("TRAIN") if isinstance(settings, dict) else None
+    if not isinstance(train, dict) or not isinstance(train.get("arch"), str):
+        return None
+    return f"psp{train.get('layers')}" if train["arch"] == "psp" else train["arch"]
 
 
 def tensors_in(content: Any, depth: int = 3) -> dict[str, Tensor]:

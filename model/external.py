@@ -20,7 +20,7 @@ from torchvision.models import (
 from model.base import SegmentationNetwork, normalisation_error
 from model.padding import needed_multiple, pad_to_multiple, without_padding
 from model.pspnet import check_size
-from model.repository import Repository, find
+from model.repository import Repository, find, running
 from model.weights import fetch
 
 logger = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ def imported(arch: str, *, classes: int, pad_to: int | None = None) -> Segmentat
         inspect.signature(factory).bind(classes=classes)
     except TypeError as error:
         raise ValueError(f"arch {arch!r} cannot be called with classes={classes}: {error}") from error
-    with home.active() if home else nullcontext():
+    with running(home, f"arch {arch}"):
         network = factory(classes=classes)
     if not isinstance(network, nn.Module):
         raise ValueError(f"arch {arch!r} made a {type(network).__name__}, expected a torch.nn.Module")

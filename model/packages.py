@@ -20,10 +20,9 @@ def package(name: str, *, arch: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
-            raise  # it is installed and misses something itself
+        missing = (error.name or name).partition(".")[0]  # itself, or what its extra brings with it
         # Without its cause, which would be answered with the places where modules of one's own are looked for.
         raise ValueError(
-            f"arch {arch} needs the package {name}, which is not installed: pip install {name.replace('_', '-')}, "
-            f"or the toolkit with its extra: pip install -e '.[{extra}]'"
+            f"arch {arch} needs the package {missing}, which is not installed: "
+            f"pip install {missing.replace('_', '-')}, or the toolkit with its extra: pip install -e '.[{extra}]'"
         ) from None

@@ -7,11 +7,12 @@ one module per name; so the modules of a repository take their names only while 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -166,3 +167,38 @@ def find(name: str) -> tuple[Repository | None, Callable[..., Any]]:
     if not callable(found):
         raise ValueError(f"{factory} is no function but of type {type(found).__name__}")
     return home, found
+
+
+def needed_arguments(factory: Any) -> list[str]:
+    """The names of the arguments without which ``factory`` cannot be called."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # written in C, without a signature
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+
+
+class PluggedInError(RuntimeError):
+    """Raised from the error of a user's own code, which is its cause and keeps its traceback."""
+
+
+@contextmanager
+def running(home: Repository | None, name: str) -> Iterator[None]:
+    """Run code of the user's own.
+
+    A ``ValueError`` or an ``OSError`` of the toolkit is about what the user gave, and becomes one line without
+    traceback. Those of the user's code say nothing about that.
+
+    Args:
+        home: the repository that it comes from; ``None``: none.
+        name: what the user calls it, for the message.
+
+    Raises:
+        PluggedInError: from a ``ValueError`` or an ``OSError`` of the code; others pass.
+    """
+    with home.active() if home else nullcontext():
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            raise PluggedInError(f"{name} raised {type(error).__name__}: {error}") from error

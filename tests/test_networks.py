@@ -119,3 +119,26 @@ def test_what_a_checkpoint_has_besides_is_named(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     new_network(load_settings(None, [*words, "TRAIN.weight_strict=false"]))
     assert "left out: extra.bias" in caplog.text and "start anew" not in caplog.text
+
+
+def test_a_checkpoint_of_another_output_stride_is_not_predicted_with(tmp_path):
+    """The weights fit, and the file says that they belong to another network."""
+    words = ["TRAIN.arch=timm:mobilenetv3_small_050@16", "TRAIN.pretrained=false", f"TEST.ckpt_path={tmp_path}/a.pth"]
+    settings = load_settings(None, words)
+    path = tmp_path / "a.pth"
+    torch.save({"student": new_network(settings).state_dict(), "config": settings.model_dump(mode="json")}, path)
+    assert trained_network(settings) is not None
+    other = load_settings(None, [*words, "TRAIN.arch=timm:mobilenetv3_small_050@32"])
+    with pytest.raises(UserError, match=r"trained as timm:mobilenetv3_small_050@16, and timm:.*@32 is to load it"):
+        trained_network(other)
+    with pytest.raises(UserError, match=r"missing.*trained as timm:mobilenetv3_small_050@16, and lraspp"):
+        trained_network(load_settings(None, [*words, "TRAIN.arch=lraspp"]))
+
+
+def test_to_train_on_from_a_checkpoint_of_another_output_stride_is_a_warning(tmp_path, caplog):
+    words = ["TRAIN.arch=timm:mobilenetv3_small_050@16", "TRAIN.pretrained=false"]
+    settings = load_settings(None, words)
+    path = tmp_path / "a.pth"
+    torch.save({"student": new_network(settings).state_dict(), "config": settings.model_dump(mode="json")}, path)
+    new_network(load_settings(None, [*words, "TRAIN.arch=timm:mobilenetv3_small_050@32", f"TRAIN.weight={path}"]))
+    assert "was trained as timm:mobilenetv3_small_050@16" in caplog.text

@@ -34,7 +34,7 @@ from etc.report.clip_views import ClipViewer, write_pictures
 from etc.report.common_classes import common_classes, on_common_classes
 from etc.report.comparison import compare, comparison_table, save_comparison
 from etc.report.first_look import write_first_look
-from etc.report.folders import score_folders, settings_of_folders
+from etc.report.folders import check_apart, score_folders, settings_of_folders
 from etc.report.html import CLIPS, write_report
 from etc.report.runs import PREDICTIONS, check_comparable, measure_costs, named_runs, runs_of, settings_to_compare
 
@@ -114,6 +114,7 @@ def runs_and_settings(args: argparse.Namespace, out: Path) -> tuple[list[tuple[s
     named, overrides = named_runs(args.predictions, PREDICTIONS)
     overrides = [*overrides, *args.overrides]
     settings = settings_of_folders(args.frames, args.labels, out, args.config, overrides)
+    check_apart(named, settings, out)
     return named, settings, code_of_user(args.config, overrides)
 
 

@@ -25,7 +25,8 @@ def files_by_name(
     A file belongs to the frame with the same stem; if several frames share a stem, also the folders must agree. If no
     stem equals that of a frame, ``_leftImg8bit`` and words after the number are ignored (``x_1_pred``,
     ``x_1_gtFine_labelIds``). If no name matches then either, and a single clip has as many frames as there are files,
-    these are taken in sorted order, with a warning. The frames themselves are left out.
+    these are taken in sorted order, with a warning; so are those of several clips, each in a folder of the name of its
+    video or folder. The frames themselves are left out.
 
     Args:
         clips: frames, by their image paths.
@@ -43,9 +44,22 @@ def files_by_name(
     frames = [frame for clip in clips for frame in clip]
     images = {(data_root / frame.image).resolve() for frame in frames}
     found = _matched(frames, [*known], folder, leave_out=images, what=what)
-    if len(clips) == 1 and not any(found):
-        found = [*(_in_order(clips[0], folder, leave_out=images, what=what) or found)]
+    if not any(found):
+        folders = [folder] if len(clips) == 1 else [_folder_of(clip, folder) for clip in clips]
+        rows = [
+            _in_order(clip, own, leave_out=images, what=what) if own else None
+            for clip, own in zip(clips, folders, strict=True)
+        ]
+        if all(rows):
+            found = [file for row in rows for file in row or []]
     return found
+
+
+def _folder_of(clip: Clip, folder: Path) -> Path | None:
+    """The folder below ``folder`` that has the name of the clip's own folder, or of its video."""
+    name = Path(clip[0].image).parent.name
+    names = (name, re.sub(r"-[0-9a-f]{12}$", "", name))  # a video's frames lie in a folder with its hash
+    return next((folder / own for own in names if (folder / own).is_dir()), None)
 
 
 def _matched(

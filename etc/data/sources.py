@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,6 +138,10 @@ def _unpacked(video: Path, folder: Path) -> Path:
 
     The name of their folder holds the hash of the video, because videos share names.
     """
+    try:
+        os.fsencode(video.name).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"the name of the video {str(video)!a} is not UTF-8: rename it") from None
     frames = folder / f"{video.stem}-{identity_of(video).sha256[:12]}"
     if distributed.rank() == 0:
         # Of two runs that unpack one video, the second waits and reads what the first one decoded.

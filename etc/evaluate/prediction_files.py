@@ -55,7 +55,7 @@ def prediction_files(
             expected = [name or own for name, own in zip(plain, expected, strict=True)]
         missing = [path for path, file in zip(expected, found, strict=True) if file is None]
         if missing and not (allow_gaps and len(missing) < len(frames)):
-            _raise_missing(missing, len(frames), folder, allow_gaps=allow_gaps)
+            _raise_missing(missing, images, folder, allow_gaps=allow_gaps)
     rest = iter(found)
     return [[next(rest) for _ in clip] for clip in clips]
 
@@ -164,13 +164,20 @@ def _numbered(path: Path) -> tuple[Path, str, str] | None:
     return (path.parent, match[1], match[2]) if match else None
 
 
-def _raise_missing(missing: list[Path], total: int, folder: Path, *, allow_gaps: bool) -> None:
+def _raise_missing(missing: list[Path], images: list[Path], folder: Path, *, allow_gaps: bool) -> None:
+    total, frames = len(images), {image.resolve() for image in images}
     more = "".join(f", {path.name}" for path in missing[1:3]) + (", ..." if len(missing) > 3 else "")
     if pngs := files_below(folder, ".png"):
-        hint = "write them with tool/gen_video.py" + ("" if allow_gaps else ", or score the rest with --allow-gaps")
-        if len(missing) == total:
-            found = len(pngs)
-            hint = f"none of the {found} PNG files there is named like a frame, and they are not {total}, one per frame"
+        hint = "write them with tool/gen_video.py"
+        if not allow_gaps:
+            hint += ", or score the rest with TEST.allow_gaps true"
+        if frames.issuperset(png.resolve() for png in pngs):
+            hint = "the PNG files there are the frames themselves"
+        elif len(missing) == total:
+            hint = (
+                f"none of the {len(pngs)} PNG files there is named like a frame, and no folder holds one per frame of "
+                "a clip (of several clips: a folder for each, of its name)"
+            )
     else:
         lossy_files = files_below(folder, ".jpg", ".jpeg", ".mp4")
         lossy = f" ({lossy_files[0].name} is lossy: its pixels are no longer ids)" if lossy_files else ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from etc.errors import UserError
 from model.own_source import source_hash
-from model.repository import Repository, find
+from model.repository import Repository, find, needed_arguments, running
 
 _EXPECTED = "expected flow [N, 2, H, W]"
 
@@ -38,7 +36,7 @@ class OwnEstimator:
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`etc.flow.FlowEstimator`; what can be returned: :func:`one_flow`."""
-        with self.home.active() if self.home else nullcontext():
+        with running(self.home, f"FLOW.name {self.imported_as}"):
             returned = self.estimator.estimate(rgb_t, rgb_k)
         return one_flow(returned, rgb_t)
 
@@ -59,21 +57,11 @@ def imported_estimator(name: str) -> OwnEstimator:
             f"FLOW.name {name}: called without arguments, but it needs {', '.join(needed)}: name a function without "
             "arguments that calls it"
         )
-    with home.active() if home else nullcontext():
+    with running(home, f"FLOW.name {name}"):
         estimator = factory()
     if not callable(getattr(estimator, "estimate", None)):
         raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
     return OwnEstimator(estimator, home, name)
-
-
-def needed_arguments(factory: Any) -> list[str]:
-    """The names of the arguments without which ``factory`` cannot be called."""
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # written in C, without a signature
-        return []
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
 
 
 def one_flow(returned: Any, image: Tensor) -> Tensor:

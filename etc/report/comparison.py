@@ -19,6 +19,7 @@ from etc.report.common_classes import CommonClasses, common_classes, labelled_cl
 from etc.report.cost import Cost
 from etc.report.runs import Run
 
+PARTS_TO_MARK = 6  # clips, or segments of one
 ComparisonRow = dict[str, Any]  # column of comparison.csv -> cell
 
 
@@ -176,7 +177,7 @@ def footnotes(rows: list[ComparisonRow]) -> list[str]:
     if len(rows) > 1 and parts > 1:
         found.append(
             f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {parts} {word}, the same draws "
-            "for both runs; * marks an interval without 0."
+            f"for both runs; * marks an interval without 0, of {PARTS_TO_MARK} {word} or more."
         )
     if parts > 1 and word != "clips":
         found.append(
@@ -232,5 +233,6 @@ def _difference_text(row: ComparisonRow, key: str) -> str:
         return "-"
     if math.isnan(low):
         return f"{100 * value:+.2f}"
-    mark = " *" if low > 0 or high < 0 else ""
+    # The differences of few clips have the same sign by chance alone: those of five in one case of sixteen.
+    mark = " *" if (low > 0 or high < 0) and row["interval parts"] >= PARTS_TO_MARK else ""
     return f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f}){mark}"

@@ -54,7 +54,7 @@ def score_folders(
         allowed: as of :func:`etc.report.runs.read_run`.
 
     Raises:
-        UserError: as :func:`etc.evaluate.clips.score_clips`; predictions among the frames.
+        UserError: as :func:`etc.evaluate.clips.score_clips`.
     """
     each = {
         name: with_changes(settings, TEST={"predictions": where, "save_folder": str(folder / name)})
@@ -62,8 +62,6 @@ def score_folders(
     }
     for own in each.values():  # before a video is unpacked
         check_predictions_folder(own)
-    if len(named) > 1:
-        _check_apart(named, settings.TEST.frames)
     clips = clips_to_score(settings)
     for own in each.values():  # before the flow of the first one is computed
         logging.disable(logging.WARNING)  # the scoring says it
@@ -78,12 +76,25 @@ def score_folders(
     return [read_run(name, folder / name, allowed) for name, _ in named]
 
 
-def _check_apart(named: list[tuple[str, str]], frames: str | None) -> None:
-    """Refuse predictions in a folder below the frames: while another one is scored they would be clips of frames."""
-    root = None if frames is None else Path(frames).resolve()
-    for name, where in named:
-        if root is not None and root in Path(where).resolve().parents:
-            raise UserError(
-                f"{PREDICTIONS} {name}={where} lies below --frames {frames}, whose folders are read as frames: give "
-                "the folder that holds the frames alone"
-            )
+def check_apart(named: list[tuple[str, str]], settings: Settings, out: Path) -> None:
+    """Refuse predictions below the frames of a comparison, and an output folder in what is read.
+
+    While one method is scored, the predictions of another one below the frames would be clips of frames; and so would
+    the pictures of a comparison, or predictions without a frame, the next time.
+
+    Raises:
+        UserError: which folders lie in each other.
+    """
+    frames = None if settings.TEST.frames is None else Path(settings.TEST.frames).resolve()
+    if frames is not None and len(named) > 1:
+        for name, where in named:
+            if frames in Path(where).resolve().parents:
+                raise UserError(
+                    f"{PREDICTIONS} {name}={where} lies below --frames {settings.TEST.frames}, whose folders are read "
+                    "as frames: give the folder that holds the frames alone"
+                )
+    read: list[tuple[str, str | None]] = [("--frames", settings.TEST.frames), ("--labels", settings.TEST.labels)]
+    read += [(f"{PREDICTIONS} {name}", where) for name, where in named]
+    for option, folder in read:
+        if folder is not None and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
+            raise UserError(f"--out {out} is or lies in {option} {folder}, which is read: give a folder elsewhere")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etc.errors import UserError
-from model.repository import Repository, find
+from model.repository import Repository, find, needed_arguments, running
 from utils.crit import entry, full_precision, resize
 
 
@@ -35,7 +34,7 @@ class OwnLoss(nn.Module):
         """The loss of the outputs of a network, as of :class:`utils.crit.CriterionDSN`.
 
         Raises:
-            UserError: it returned something else than a scalar.
+            UserError: it returned something else than a scalar, or one without gradient.
         """
         total = self._of(preds, "logits", target)
         if not isinstance(preds, Tensor) and "dsn" in preds:
@@ -44,12 +43,17 @@ class OwnLoss(nn.Module):
 
     def _of(self, preds: Any, head: str, target: Tensor) -> Tensor:
         logits = resize(full_precision(entry(preds, head)), target.shape[-2:])
-        with self.home.active() if self.home else nullcontext(), torch.autocast(logits.device.type, enabled=False):
+        with running(self.home, f"TRAIN.loss {self.name}"), torch.autocast(logits.device.type, enabled=False):
             value = self.loss(logits, target.long())
         if not isinstance(value, Tensor) or value.dim():
             what = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise UserError(
                 f"TRAIN.loss {self.name} returned {what}, expected a scalar tensor: the mean over the pixels"
+            )
+        if logits.requires_grad and not value.requires_grad:
+            raise UserError(
+                f"TRAIN.loss {self.name} returned a {value.dtype} without gradient, so the network would learn nothing "
+                "from the labels: expected a mean of differentiable functions of the logits"
             )
         return value
 
@@ -58,13 +62,19 @@ def imported_loss(name: str, *, aux_weight: float) -> OwnLoss:
     """The loss that ``package.module:factory`` or ``path/to/repository:package.module:factory`` makes.
 
     Raises:
-        UserError: nothing to import there, or what it makes cannot be called.
+        UserError: nothing to import there, a factory that needs arguments, or what it makes cannot be called.
     """
     try:
         home, factory = find(name)
     except ValueError as error:
         raise UserError(f"TRAIN.loss {name}: {error}") from error.__cause__ or error
-    with home.active() if home else nullcontext():
+    needed = needed_arguments(factory)
+    if needed:
+        raise UserError(
+            f"TRAIN.loss {name}: called without arguments, but it needs {', '.join(needed)}: name a function without "
+            "arguments that returns the loss"
+        )
+    with running(home, f"TRAIN.loss {name}"):
         loss = factory()
     if not callable(loss):
         raise UserError(

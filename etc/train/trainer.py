@@ -217,7 +217,7 @@ class Trainer:
                 wrong = next((name for name in names if name != "loss"), names[0])
                 raise NonFiniteLoss(
                     f"the {wrong} loss is {terms[wrong]} in step {step} (epoch {self.epoch + 1}; looked at after steps "
-                    f"{min(steps)} to {self.step}): try a smaller TRAIN.base_lr; {self._kept()}"
+                    f"{min(steps)} to {self.step}): {self._cure(wrong)}; {self._kept()}"
                 )
         return steps.get(self.step, {})
 
@@ -241,6 +241,12 @@ class Trainer:
                 f"the network's output is not finite after step {self.step} (epoch {self.epoch + 1}): "
                 f"try a smaller TRAIN.base_lr; {self._kept()}"
             )
+
+    def _cure(self, wrong: str) -> str:
+        loss = self.settings.TRAIN.loss
+        if wrong == "segmentation" and ":" in loss:
+            return f"look at TRAIN.loss {loss}, for a batch without labelled pixels too, or try a smaller TRAIN.base_lr"
+        return "try a smaller TRAIN.base_lr"
 
     def _kept(self) -> str:
         last = self.folder / "last.pth"

@@ -81,5 +81,5 @@ def test_predictions_of_other_videos_in_the_folder_are_no_surplus(video, tmp_pat
 def test_another_number_of_predictions_than_frames_is_not_assigned_in_order(tmp_path):
     for number in range(4):
         write_png(tmp_path / f"pred/{number}.png", IDS)
-    with pytest.raises(UserError, match=r"none of the 4 PNG files there is named like a frame, and they are not 3"):
+    with pytest.raises(UserError, match=r"none of the 4 PNG files there is named like a frame, and no folder holds"):
         prediction_files([[Frame(f"street_{number:06d}.png") for number in range(3)]], tmp_path / "pred")

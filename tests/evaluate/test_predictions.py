@@ -176,7 +176,7 @@ def test_predictions_named_like_no_frame_are_taken_in_order_with_a_warning(frame
     ("names", "message"),
     [
         ((), r"3 of 3 predictions are missing, the first is .*x_0\.png, x_1.png, x_2.png: the folder holds no PNG"),
-        (("x_1.png",), r"2 of 3 predictions are missing, the first is .*x_0\.png, x_2\.png: .*--allow-gaps"),
+        (("x_1.png",), r"2 of 3 predictions are missing, the first is .*x_0\.png, x_2\.png: .*TEST.allow_gaps true"),
         (("7.png", "8.png"), "3 of 3 predictions are missing"),
         (("x_0.png", "x_1.png", "gray/x_2.png", "color/x_2.png"), "may both be the prediction of .*x_2.png"),
     ],

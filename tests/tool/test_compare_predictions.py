@@ -192,3 +192,33 @@ def test_frames_that_changed_after_the_scoring_cannot_tell(here, capsys):
     write_png(here / "frames/other_3.png", np.zeros((*SHAPE, 3), np.uint8))
     assert compare("--runs", "a=film", "b=folder") == 2
     assert "no longer holds the frames and labels that b was scored on" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("out", ["one", "one/scores", "labels/x"])
+def test_output_does_not_go_into_what_is_read(here, capsys, out):
+    before = sorted(here.rglob("*"))
+    assert run("compare", *both(), "--labels", "labels", "--out", out, *WORDS, *TRAIN_IDS) == 2
+    assert f"--out {out} is or lies in" in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_predictions_of_several_videos_lie_in_folders_of_their_names(here):
+    """Their files are numbered as another tool numbered them."""
+    for name in ("a", "b"):
+        (here / "rides").mkdir(exist_ok=True)
+        (here / f"rides/{name}.mp4").write_bytes((here / "ride.mp4").read_bytes() + name.encode())
+        for method in ("one", "two"):
+            (here / f"by_{method}/{name}").mkdir(parents=True)
+            for t in range(FRAMES):
+                own = here / f"{method}/ride_{t:06d}.png"
+                (here / f"by_{method}/{name}/{t + 1:03d}.png").write_bytes(own.read_bytes())
+    assert compare(*both("rides", "A=by_one", "B=by_two")) == 0
+    one = json.loads((here / "out/runs/A/tc.json").read_text())
+    alone = score("ride.mp4", "one", "alone")
+    assert one["strict"]["mIoU"] == pytest.approx(alone["strict"]["mIoU"]) and len(one["clips"]) == 2
+
+
+def test_the_frames_themselves_are_no_predictions(here, capsys):
+    unpack(here / "frames")
+    assert compare(*both("frames", "A=frames", "B=two")) == 2
+    assert "the PNG files there are the frames themselves" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from etc.config import load_settings
 from etc.errors import UserError
 from etc.train.build import segmentation_loss
+from model.repository import PluggedInError
 
 SOURCE = """
 import torch
@@ -107,3 +108,48 @@ def test_what_cannot_be_a_loss_is_refused_before_the_first_step(name, more, mess
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(UserError, match="is none of dsn, ohem_dsn, ohem_dsn_single, cross_entropy, and no module"):
         load_settings(None, ["TRAIN.loss=focal"])
+
+
+MORE = """
+import torch
+
+def detached():
+    return lambda logits, labels: torch.nn.functional.cross_entropy(logits.detach(), labels, ignore_index=255)
+
+def counts():
+    return lambda logits, labels: (logits.argmax(1) != labels).sum()
+
+def needs(gamma):
+    return None
+
+def broken():
+    def loss(logits, labels):
+        raise ValueError("a mistake of mine")
+    return loss
+"""
+
+
+@pytest.fixture
+def more_losses(tmp_path):
+    (tmp_path / "own_losses.py").write_text(MORE)
+
+
+@pytest.mark.parametrize("name", ["detached", "counts"])
+def test_a_loss_that_teaches_nothing_is_refused(name, more_losses):
+    preds, label = outputs()
+    with pytest.raises(UserError, match=rf"own_losses:{name} returned a torch\.\w+ without gradient"):
+        loss_of(name)(preds, label)
+    with torch.no_grad():  # a validation asks for none
+        assert loss_of(name)(preds, label) > 0
+
+
+def test_a_factory_that_needs_arguments_is_named(more_losses):
+    with pytest.raises(UserError, match="called without arguments, but it needs gamma: name a function"):
+        loss_of("needs")
+
+
+def test_a_mistake_in_the_loss_keeps_its_traceback(more_losses):
+    preds, label = outputs()
+    with pytest.raises(PluggedInError, match="own_losses:broken raised ValueError: a mistake of mine") as seen:
+        loss_of("broken")(preds, label)
+    assert isinstance(seen.value.__cause__, ValueError)
