@@ -202,3 +202,21 @@ def running(home: Repository | None, name: str) -> Iterator[None]:
             yield
         except (ValueError, OSError) as error:
             raise PluggedInError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
+def made(name: str) -> tuple[Repository | None, Any]:
+    """What a function without arguments makes, by its name as of :func:`split_name`; and the repository of its code.
+
+    Raises:
+        ValueError: as :func:`find`, or a function that needs arguments.
+        PluggedInError: as :func:`running`.
+    """
+    home, factory = find(name)
+    needed = needed_arguments(factory)
+    if needed:
+        raise ValueError(
+            f"called without arguments, but it needs {', '.join(needed)}: name a function without arguments that "
+            "calls it"
+        )
+    with running(home, name):
+        return home, factory()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from etc.errors import UserError
 from model.own_source import source_hash
-from model.repository import Repository, find, needed_arguments, running
+from model.repository import Repository, made, running
 
 _EXPECTED = "expected flow [N, 2, H, W]"
 
@@ -48,17 +48,9 @@ def imported_estimator(name: str) -> OwnEstimator:
         UserError: nothing to import there, a factory that needs arguments, or what it makes has no ``estimate``.
     """
     try:
-        home, factory = find(name)
+        home, estimator = made(name)
     except ValueError as error:
         raise UserError(f"FLOW.name {name}: {error}") from error.__cause__ or error
-    needed = needed_arguments(factory)
-    if needed:
-        raise UserError(
-            f"FLOW.name {name}: called without arguments, but it needs {', '.join(needed)}: name a function without "
-            "arguments that calls it"
-        )
-    with running(home, f"FLOW.name {name}"):
-        estimator = factory()
     if not callable(getattr(estimator, "estimate", None)):
         raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
     return OwnEstimator(estimator, home, name)

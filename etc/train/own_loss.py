@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from etc.errors import UserError
-from model.repository import Repository, find, needed_arguments, running
+from model.repository import Repository, made, running
 from utils.crit import entry, full_precision, resize
 
 
@@ -65,17 +65,9 @@ def imported_loss(name: str, *, aux_weight: float) -> OwnLoss:
         UserError: nothing to import there, a factory that needs arguments, or what it makes cannot be called.
     """
     try:
-        home, factory = find(name)
+        home, loss = made(name)
     except ValueError as error:
         raise UserError(f"TRAIN.loss {name}: {error}") from error.__cause__ or error
-    needed = needed_arguments(factory)
-    if needed:
-        raise UserError(
-            f"TRAIN.loss {name}: called without arguments, but it needs {', '.join(needed)}: name a function without "
-            "arguments that returns the loss"
-        )
-    with running(home, f"TRAIN.loss {name}"):
-        loss = factory()
     if not callable(loss):
         raise UserError(
             f"TRAIN.loss {name} made a {type(loss).__name__}, expected something to call as loss(logits, labels)"
