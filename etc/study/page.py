@@ -43,9 +43,9 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
         f" {sum(run.minutes for run in runs) / 60:.1f} hours of computing without the first trainings.",
         "",
         *([study.note, ""] if study.note else []),
-        "All figures in percent, means over the seeds (± standard deviation). `against baseline` and `relative`"
-        f" compare with `{study.baseline}`, with 95% intervals over seeds and clips: percentage points of mIoU, and"
-        " how much the share of pixels that change their class between frames changes, in percent of the baseline's;"
+        "All figures in percent, means over the seeds (± standard deviation). `mIoU more` and `relative`"
+        " say how a row differs from the one that it is `compared with`, with 95% intervals over seeds and clips: in"
+        " percentage points of mIoU, and in percent of the share of pixels that change their class between frames;"
         " `relative by flow` is the latter when frames are compared along the flow of another estimator."
         " `VC8`: pixels that keep the right class for eight frames. `regions`: connected regions of one class in a"
         " frame.",

@@ -32,7 +32,8 @@ class Study(BaseModel):
         seeds: each variant is trained once with each of them.
         start: settings of a first training, one per seed, from whose weights every variant of that seed starts;
             ``None``: variants start as the settings say.
-        baseline: the variant that the others are compared with.
+        baseline: the variant that the others are compared with, and whose predictions the controls filter.
+        against: name of a variant -> the variant that it is compared with in place of the baseline.
         variants: name -> its settings, ``{"SECTION.key": value}``; the two words ``{seed}`` and ``{folder}`` in a text
             stand for the seed and for the study's folder.
         note: what a reader of the page must know.
@@ -47,6 +48,7 @@ class Study(BaseModel):
     seeds: list[int] = Field(min_length=1)
     start: Overrides | None = None
     baseline: str
+    against: dict[str, str] = {}
     variants: dict[str, Overrides] = Field(min_length=1)
     controls: dict[str, Control] = {}
     note: str = ""
@@ -63,8 +65,6 @@ class Study(BaseModel):
                 raise ValueError(f"{name} is a variant and a control: call one by another name")
             if window != "constant" and any(side < 1 or side % 2 == 0 for side in window):
                 raise ValueError(f"control {name}: the sides of a window {list(window)} must be odd")
-        if self.baseline not in self.variants:
-            raise ValueError(f"baseline {self.baseline} is not among the variants {', '.join(self.variants)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is given twice")
         for overrides in (self.start or {}, *self.variants.values()):
@@ -73,10 +73,24 @@ class Study(BaseModel):
                     raise ValueError(f"{key} is set by the study itself: leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _compares_variants(self) -> Study:
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline {self.baseline} is not among the variants {', '.join(self.variants)}")
+        for name, other in self.against.items():
+            unknown = next((each for each in (name, other) if each not in self.variants), None)
+            if unknown is not None or name in (other, self.baseline):
+                raise ValueError(f"against: {unknown or name}: expected VARIANT: the variant that it is compared with")
+        return self
+
     @property
     def rows(self) -> tuple[str, ...]:
         """Names of all that is scored: the variants, then the controls."""
         return (*self.variants, *self.controls)
+
+    def reference(self, row: str) -> str | None:
+        """The variant that a row is compared with; ``None`` for the baseline."""
+        return None if row == self.baseline else self.against.get(row, self.baseline)
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""The figures of a study: one row per variant, means over seeds, differences to the baseline with intervals."""
+"""The figures of a study: one row per variant, means over seeds, differences to another row with intervals."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ class Row:
         regions: connected regions of one class per frame; few in a coarse prediction.
         spread_miou: standard deviation of ``miou`` over the seeds; NaN for one seed.
         spread_pixel_consistency: that of ``pixel_consistency``.
-        delta_miou: mIoU minus that of the baseline, with the bounds of its 95% interval over seeds and clips.
-        delta_changed_pixels_relative: changed pixels over those of the baseline, minus 1, with its bounds.
+        against: the variant that this one is compared with below, the baseline in general; ``""`` for the baseline.
+        delta_miou: mIoU minus that of ``against``, with the bounds of its 95% interval over seeds and clips.
+        delta_changed_pixels_relative: changed pixels over those of ``against``, minus 1, with its bounds.
         changed_relative_by_flow: the same without bounds under each flow that the study is scored with.
     """
 
@@ -56,6 +57,7 @@ class Row:
     regions: float
     spread_miou: float
     spread_pixel_consistency: float
+    against: str
     delta_miou: Interval
     delta_changed_pixels_relative: Interval
     changed_relative_by_flow: dict[str, float]
@@ -92,7 +94,7 @@ def rows_of(study: Study, runs: list[FinishedRun]) -> list[Row]:
     for variant in study.rows:
         own = [run for run in sorted(runs, key=lambda run: run.seed) if run.variant == variant]
         if own:
-            bases = {run.seed: run for run in runs if run.variant == study.baseline}
+            bases = {run.seed: run for run in runs if run.variant == study.reference(variant)}
             rows.append(_row(study, own, bases, counts))
     return rows
 
@@ -108,8 +110,8 @@ def _row(
     miou = [labelled_miou(segmentation.sum(0)) for _, segmentation in mine]
     consistency = [1 - changed_pixels(strict.sum(0)) for strict, _ in mine]
     both = [run for run in own if run.seed in bases]
-    pairs = [(counts[study.baseline, run.seed], counts[variant, run.seed]) for run in both]
-    nothing = (math.nan,) * 3
+    against = study.reference(variant)
+    pairs = [(counts[bases[run.seed].variant, run.seed], counts[variant, run.seed]) for run in both]
     return Row(
         study=study.name,
         variant=variant,
@@ -119,9 +121,10 @@ def _row(
         pixel_consistency=float(np.mean(consistency)),
         spread_miou=float(np.std(miou, ddof=1)) if len(own) > 1 else math.nan,
         spread_pixel_consistency=float(np.std(consistency, ddof=1)) if len(own) > 1 else math.nan,
-        delta_miou=_difference(pairs, 1, _more_miou) if variant != study.baseline else nothing,
-        delta_changed_pixels_relative=_difference(pairs, 0, _fewer_changes) if variant != study.baseline else nothing,
-        changed_relative_by_flow=_changed_by_flow(both, bases) if variant != study.baseline else {},
+        against=against or "",
+        delta_miou=_difference(pairs, 1, _more_miou),
+        delta_changed_pixels_relative=_difference(pairs, 0, _fewer_changes),
+        changed_relative_by_flow=_changed_by_flow(both, bases),
         **{name: float(np.mean([run.figures[key] for run in own])) for name, key in _FIGURES.items()},
     )
 
@@ -187,7 +190,8 @@ HEAD = (
     "variant",
     "seeds",
     "mIoU",
-    "against baseline",
+    "compared with",
+    "mIoU more",
     "changed pixels",
     "relative",
     "relative by flow",
@@ -205,6 +209,7 @@ def cells(row: Row) -> list[str]:
         row.variant,
         str(len(row.seeds)),
         _with_spread(100 * row.miou, 100 * row.spread_miou, 2),
+        row.against or "-",
         _with_bounds(row.delta_miou, 2),
         _with_spread(changed, 100 * row.spread_pixel_consistency, 3),
         _with_bounds(row.delta_changed_pixels_relative, 1),

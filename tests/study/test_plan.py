@@ -63,6 +63,9 @@ def test_the_fingerprint_of_a_control_changes_with_the_baseline_and_with_the_fil
     ("old", "new", "message"),
     [
         ("baseline: base", "baseline: bass", "baseline bass is not among the variants base, js"),
+        ("seeds: [3, 4]", "seeds: [3, 4]\nagainst: {js: bass}", "against: bass: expected VARIANT: the variant"),
+        ("seeds: [3, 4]", "seeds: [3, 4]\nagainst: {flat: base}", "against: flat: expected VARIANT: the variant"),
+        ("seeds: [3, 4]", "seeds: [3, 4]\nagainst: {base: js}", "against: base: expected VARIANT: the variant"),
         ("seeds: [3, 4]", "seeds: [3, 3]", "a seed is given twice"),
         ("seeds: [3, 4]", "seeds: []", "seeds: "),
         ("st_weight: 2", "st_wait: 2", "st_wait"),

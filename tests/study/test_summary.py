@@ -85,6 +85,16 @@ def test_a_difference_is_over_the_seeds_that_both_have(scored):
     assert after.seeds == [0, 1]
 
 
+def test_a_row_is_compared_with_the_variant_that_the_plan_names(scored):
+    _, runs = scored
+    other = study().model_copy(update={"variants": {"a": {}, "b": {}, "c": {}}, "against": {"c": "b"}})
+    third = [FinishedRun(**{**run.__dict__, "variant": "c"}) for run in runs if run.variant == "b"]
+    a, b, c = summary.rows_of(other, [*runs, *third])
+    assert (a.against, b.against, c.against) == ("", "a", "b")
+    assert c.delta_changed_pixels_relative == pytest.approx((0, 0, 0))
+    assert c.changed_relative_by_flow == {"dis": 0} and b.delta_changed_pixels_relative[0] < -0.4
+
+
 def test_without_a_run_of_the_baseline_there_is_nothing_to_compare_with(scored):
     _, runs = scored
     with pytest.raises(UserError, match="no run of the baseline a is done yet"):
