@@ -16,6 +16,8 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from etc.distributed import exclusive_output
@@ -53,4 +55,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # By default SIGTERM would end this script alone; an exception also ends the scripts that it runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     raise SystemExit(cli.run(main))

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 Counts = list[list[list[int]]]
 
+_waited_for: set[subprocess.Popen] = set()  # the scripts that run now
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -104,6 +106,7 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
 
     Raises:
         UserError: a script failed; its output is in the log of the run.
+        KeyboardInterrupt, SystemExit: this process is to end; the scripts that it runs are ended first.
     """
     done = {(run.variant, run.seed) for run in read_runs(study, results)}
     todo = {seed: [v for v in study.variants if not _is_done(study, v, seed, done)] for seed in study.seeds}
@@ -120,6 +123,11 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
                     runs: list[FinishedRun] = finished.result()
                     _keep(runs_file(study, results), [run for run in runs if (run.variant, run.seed) not in done])
                     logger.info("%s seed %d: done in %.0f minutes", runs[0].variant, seed, runs[0].minutes)
+            except (KeyboardInterrupt, SystemExit):
+                pool.shutdown(wait=False, cancel_futures=True)
+                for script in list(_waited_for):
+                    script.terminate()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -184,7 +192,15 @@ def _script(tool: str, study: Study, overrides: list[str], folder: Path, threads
         file.write(f"\n$ python tool/{tool}.py {shlex.join(command[2:])}\n")
         file.flush()
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+        script = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        _waited_for.add(script)
+        try:
+            code = script.wait()
+        except BaseException:
+            script.terminate()
+            raise
+        finally:
+            _waited_for.discard(script)
     if code:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
         raise UserError(f"tool/{tool}.py failed with exit code {code}: {last.rpartition(chr(13))[2]}; all of it: {log}")

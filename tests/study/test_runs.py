@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,3 +135,23 @@ def test_a_script_that_fails_is_named_with_its_last_line_and_its_log(study, tmp_
         runs._script("eval_tc", study, ["TEST.nothing=1"], tmp_path / "run", 1)
     assert "tool/eval_tc.py failed with exit code 2: " in str(error.value) and "TEST.nothing" in str(error.value)
     assert "$ python tool/eval_tc.py --config" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_a_study_that_is_ended_ends_the_scripts_that_it_runs(study, monkeypatch):
+    """Two at a time: one ends the process, the other would sleep for a minute."""
+    started, ended = threading.Barrier(2), []
+
+    def run(study, variant, seed, threads):
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as script:
+            runs._waited_for.add(script)
+            started.wait()
+            if variant == "a":
+                script.terminate()
+                raise SystemExit(143)
+            ended.append(script.wait())
+
+    monkeypatch.setattr(runs, "_run", run)
+    with pytest.raises(SystemExit):
+        runs.run_all(study.model_copy(update={"start": None, "seeds": [0]}), "s.yaml", RESULTS, jobs=2)
+    runs._waited_for.clear()
+    assert ended == [-signal.SIGTERM]
