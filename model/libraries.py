@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.base import SegmentationNetwork
 from model.external import ExternalNetwork
-from model.packages import package
+from model.packages import near_names, package
 from model.padding import needed_multiple
 from model.pspnet import check_size
 from model.pyramid import PyramidNetwork
@@ -175,9 +175,11 @@ def from_smp(name: str, *, classes: int, pretrained: bool, pad_to: int | None) -
             "or set pretrained to false"
         ) from error
     except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"smp {smp.__version__} cannot make {name}: {error.args[0] if error.args else error}"
-        ) from error
+        reason = str(error.args[0] if error.args else error)
+        if reason.startswith("Wrong encoder name"):
+            # smp goes on with all of its sixty encoders
+            reason = reason.partition(",")[0] + near_names(encoder, smp.encoders.get_encoder_names())
+        raise ValueError(f"smp {smp.__version__} cannot make {name}: {reason}") from error
     if pad_to is None:
         pad_to = needed_multiple(network)
     return ExternalNetwork(network, classes=classes, new_layers=("decoder", "segmentation_head"), pad_to=pad_to)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -26,3 +28,9 @@ def package(name: str, *, arch: str, extra: str) -> Any:
             f"arch {arch} needs the package {missing}, which is not installed: "
             f"pip install {missing.replace('_', '-')}, or the toolkit with its extra: pip install -e '.[{extra}]'"
         ) from None
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: ``"; near names: ..."``, or nothing where none is near."""
+    near = difflib.get_close_matches(name, known, n=4)
+    return f"; near names: {', '.join(near)}" if near else ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model.efficientnet_lite import is_efficientnet_lite, timm_encoder
-from model.packages import package
+from model.packages import near_names, package
 from model.padding import needed_multiple
 from model.weights import WeightsUnavailable
 
@@ -69,7 +69,7 @@ def timm_features(name: str, *, pretrained: bool, stride: int) -> Any:
     """A timm network that returns its feature maps, dilated to an output stride where timm can do that."""
     timm = package("timm", arch=f"timm:{name}", extra="timm")
     if not timm.is_model(name):
-        raise ValueError(f"timm {timm.__version__} has no network {name!r}")
+        raise ValueError(f"timm {timm.__version__} has no network {name!r}{near_names(name, timm.list_models())}")
     refusal: Exception
     for options in ({"output_stride": stride}, *ENCODER_OPTIONS):
         try:

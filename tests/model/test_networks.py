@@ -118,6 +118,7 @@ def fake_timm(create) -> types.ModuleType:
     module = types.ModuleType("timm")
     module.__version__ = "9.9"
     module.is_model = lambda name: name == "fake"
+    module.list_models = lambda: ["fake", "resnet18"]
     module.create_model = create
     return module
 
@@ -380,7 +381,7 @@ def test_what_timm_cannot_do_is_said(timm, named, monkeypatch):
 
 
 def test_networks_that_timm_does_not_know_are_named():
-    with pytest.raises(ValueError, match=r"timm 9\.9 has no network 'resnet17'"):
+    with pytest.raises(ValueError, match=r"timm 9\.9 has no network 'resnet17'; near names: resnet18$"):
         built("timm:resnet17")
 
 
