@@ -108,9 +108,10 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         section, _, name = key.partition(".")
         if key not in keys or (section == "DISTILL" and not settings.DISTILL.used):
             continue
-        path = getattr(getattr(settings, section), name)
-        if path is not None and not find_file(path).is_file():
-            raise UserError(f"{key} {path} does not exist")
+        value = getattr(getattr(settings, section), name)
+        for path in value if isinstance(value, list) else [value]:
+            if path is not None and not find_file(path).is_file():
+                raise UserError(f"{key} {path} does not exist")
     if "DATA.names_path" in keys:
         from etc.data.labels import class_names
 

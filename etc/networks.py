@@ -15,6 +15,7 @@ from etc.config.schema import Settings
 from etc.distributed import device_of
 from etc.errors import UserError
 from model import SegmentationNetwork, build_model, load_weights, read_weights
+from model.ensemble import Ensemble
 from model.own_source import is_own_code
 
 logger = logging.getLogger(__name__)
@@ -46,17 +47,20 @@ def new_network(settings: Settings) -> SegmentationNetwork:
 
 
 def teacher_network(settings: Settings) -> SegmentationNetwork:
-    """The trained network of ``DISTILL``.
+    """The trained network of ``DISTILL``, or the mean of several.
 
     Raises:
         UserError: an unknown arch, no checkpoint, or one that does not fit.
     """
     distill = settings.DISTILL
-    if distill.teacher_weight is None:
+    if not distill.teacher_weights:
         raise UserError("DISTILL.teacher_weight is empty: distillation needs the checkpoint of a trained teacher")
-    with _named(f"DISTILL.teacher_arch {distill.teacher_arch}"):
-        network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
-    return _load(network, distill.teacher_weight, "DISTILL.teacher_weight", distill.teacher_arch)
+    members = []
+    for path in distill.teacher_weights:
+        with _named(f"DISTILL.teacher_arch {distill.teacher_arch}"):
+            network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
+        members.append(_load(network, path, "DISTILL.teacher_weight", distill.teacher_arch))
+    return members[0] if len(members) == 1 else Ensemble(members)
 
 
 def trained_network(settings: Settings, path: str | Path | None = None) -> SegmentationNetwork:

@@ -157,7 +157,7 @@ def test_every_setting_is_listed_by_a_script_and_read_somewhere():
     trees = (ast.parse(path.read_text("utf-8")) for path in files)
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     # by Train.network and Distill.weight
-    read |= {"arch", "layers"} | {f"{loss}_weight" for loss in schema.DISTILLATION_FRAMES}
+    read |= {"arch", "layers", "teacher_weight"} | {f"{loss}_weight" for loss in schema.DISTILLATION_FRAMES}
     # the settings of the synthetic world are read by their common prefix
     unread = {key for key in listed if key.partition(".")[2] not in read and not key.startswith("DATA.synthetic_")}
     assert not unread
@@ -314,6 +314,11 @@ def test_ctrl_c_stays_an_exception_in_other_programs():
         (
             "train_with_flow",
             ["DISTILL.kd_weight=1", "DISTILL.teacher_weight=no.pth"],
+            "DISTILL.teacher_weight no.pth does not exist",
+        ),
+        (
+            "train_with_flow",
+            ["DISTILL.kd_weight=1", "DISTILL.teacher_weight=[no.pth, nor.pth]"],
             "DISTILL.teacher_weight no.pth does not exist",
         ),
         ("compare", ["--runs", "a=no.pth"], "--runs: checkpoint no.pth does not exist"),

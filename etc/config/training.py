@@ -160,7 +160,9 @@ class Distill(Section):
         title="name",
         description="psp18, psp50, psp101, psp152 or a TRAIN.arch other than psp",
     )
-    teacher_weight: str | None = Field(None, title="path", description="checkpoint of the teacher")
+    teacher_weight: str | list[str] | None = Field(
+        None, title="path or list", description="checkpoint of the teacher; [A, B]: mean of several"
+    )
     kd_weight: float = Field(0.0, description="weight of kd, the loss on class probabilities per pixel", ge=0)
     pf_weight: float = Field(0.0, description="weight of pf, the loss on similarities between two frames", ge=0)
     mf_weight: float = Field(0.0, description="weight of mf, the loss on similarities over three frames", ge=0)
@@ -178,6 +180,11 @@ class Distill(Section):
     )
     cache: str = Field("data/teacher_cache", title="path", description="folder that keeps the teacher's logits")
     mf_pool: Positive = Field(16, description="size of the average pooling before the similarities of mf")
+
+    @property
+    def teacher_weights(self) -> list[str]:
+        """The checkpoints of ``teacher_weight``."""
+        return [self.teacher_weight] if isinstance(self.teacher_weight, str) else self.teacher_weight or []
 
     @property
     def used(self) -> bool:

@@ -18,6 +18,7 @@ from etc.errors import ConfigError
 from etc.study.controls import Control
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+START = "{folder}/start/"  # of the first trainings, in the settings of a variant
 _OWN = ("TRAIN.save_path", "TRAIN.weight", "TRAIN.manual_seed", "TRAIN.resume", "TEST.ckpt_path", "TEST.save_folder")
 
 Overrides = dict[str, Any]  # "SECTION.key" -> value

@@ -22,7 +22,7 @@ from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
 from etc.evaluate.results import read_clip_scores
 from etc.study.controls import regions_per_frame, write_control
-from etc.study.plan import Study
+from etc.study.plan import START, Study
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,8 @@ def read_runs(study: Study, results: Path) -> list[FinishedRun]:
 def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
     """Run all that is not done yet; stopped at any moment, it goes on where it stopped.
 
-    Seed by seed: a study that is stopped early has whole comparisons.
+    First the trainings that the variants start from, then seed by seed: a study that is stopped early has whole
+    comparisons.
 
     Args:
         study: the plan.
@@ -112,10 +113,9 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
     todo = {seed: [v for v in study.variants if not _is_done(study, v, seed, done)] for seed in study.seeds}
     cores = os.cpu_count() or 1
     logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(study.variants))
+    for seed in _starts(study, todo):
+        _script("train_with_flow", study, study.start_overrides(seed), study.start_folder(seed), cores)
     for seed, variants in todo.items():
-        if study.start is not None and variants:
-            overrides = study.start_overrides(seed)
-            _script("train_with_flow", study, overrides, study.start_folder(seed), cores)
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 futures = [pool.submit(_run, study, variant, seed, max(1, cores // jobs)) for variant in variants]
@@ -130,6 +130,15 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
                 raise
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _starts(study: Study, todo: dict[int, list[str]]) -> list[int]:
+    """The seeds whose first training is needed: those with variants to do, and all for a variant that reads others'."""
+    if study.start is None:
+        return []
+    left = {variant for variants in todo.values() for variant in variants}
+    all_of_them = any(START in str(value) for variant in left for value in study.variants[variant].values())
+    return [seed for seed, variants in todo.items() if variants or all_of_them]
 
 
 def _is_done(study: Study, variant: str, seed: int, done: set[tuple[str, int]]) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from etc import distributed
+from etc.config import find_file
 from etc.config.schema import Settings
 from etc.data.clip_dataset import ClipDataset
 from etc.data.frame_values import check_values
@@ -87,9 +87,10 @@ def cached_teacher_logits(settings: Settings) -> TeacherLogits | None:
     distill = settings.DISTILL
     if not distill.used or distill.source == "online":
         return None
-    if distill.teacher_weight is None or not Path(distill.teacher_weight).is_file():
+    weights = [find_file(path) for path in distill.teacher_weights]
+    if not weights or not all(path.is_file() for path in weights):
         return None  # etc.networks.teacher_network raises the error that names the setting
-    return TeacherLogits(distill.teacher_arch, distill.teacher_weight, distill.cache)
+    return TeacherLogits(distill.teacher_arch, weights, distill.cache)
 
 
 def _check_labels(settings: Settings, frames: list[Frame]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from etc.data.transform import normalise
 from etc.errors import UserError
 from model import SegmentationNetwork
 from model.checkpoint import damaged_part
+from model.ensemble import joint_sha256
 from model.own_source import is_own_code, source_hash
 from utils.files import regular_file, replacing, sha256_of
 
@@ -31,12 +32,12 @@ class TeacherLogits:
 
     Args:
         arch: the teacher's architecture.
-        weight: its checkpoint.
+        weights: its checkpoint, or those of all networks whose mean logits teach.
         cache: folder of all teachers' logits.
     """
 
-    def __init__(self, arch: str, weight: str | Path, cache: str | Path) -> None:
-        self.weight, self._sha256 = Path(weight), sha256_of(weight)
+    def __init__(self, arch: str, weights: Sequence[str | Path], cache: str | Path) -> None:
+        self.weights, self._sha256 = weights, joint_sha256([sha256_of(path) for path in weights])
         name = "".join(letter if letter.isalnum() else "_" for letter in arch)
         code = f"-{source_hash(arch)}" if is_own_code(arch) else ""
         self.folder = Path(cache) / f"{name}-{self._sha256[:12]}{code}"
@@ -71,7 +72,7 @@ class TeacherLogits:
             UserError: a frame that cannot be read, or a checkpoint that was replaced after the teacher was read.
         """
         if teacher.weights_sha256 not in (None, self._sha256):
-            raise UserError(f"{self.weight} was replaced while it was read: start again")
+            raise UserError(f"{', '.join(map(str, self.weights))} was replaced while it was read: start again")
         own = list(dict.fromkeys(frames))[distributed.rank() :: distributed.world_size()]
         for frame in own:
             size = image_size(frame)

@@ -218,7 +218,7 @@ def teacher_logits(folder: Path) -> Reader:
     frame = folder / "clip/a_1.png"
     write_png(frame, noise(0, HEIGHT, WIDTH, 3))
     (folder / "teacher.pth").write_bytes(b"weights")
-    cache = TeacherLogits("psp", folder / "teacher.pth", folder / "cache")
+    cache = TeacherLogits("psp", [folder / "teacher.pth"], folder / "cache")
     cache.fill(Teacher(), [frame], torch.device("cpu"))
     return Reader(cache.path(frame), lambda: pixels(cache(frame)))
 

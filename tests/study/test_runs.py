@@ -47,12 +47,11 @@ def called(monkeypatch) -> list[tuple[str, str]]:
     return calls
 
 
-def test_seed_by_seed_the_start_comes_first_and_every_run_is_trained_predicted_and_scored(study, called):
+def test_the_starts_come_first_and_seed_by_seed_every_run_is_trained_predicted_and_scored(study, called):
     runs.run_all(study, "s.yaml", RESULTS, jobs=1)
     steps = ("train_with_flow", "gen_video", "eval_tc")
-    expected = []
+    expected = [("train_with_flow", f"exp/study/s/start/seed{seed}") for seed in (0, 1)]
     for seed in (0, 1):
-        expected.append(("train_with_flow", f"exp/study/s/start/seed{seed}"))
         expected += [(t, f"exp/study/s/{v}/seed{seed}") for v in ("a", "b") for t in steps]
     assert called == expected
     assert [(run.variant, run.seed) for run in runs.read_runs(study, RESULTS)] == [
@@ -92,6 +91,16 @@ def test_a_study_goes_on_without_the_folders_of_its_runs(study, called):
     assert {folder for _, folder in called} == {f"exp/study/s/{name}/seed1" for name in ("start", "a", "b")}
     kept = runs.read_runs(study, RESULTS)
     assert len(kept) == 4 and kept[0].strict == np.ones((2, 3, 4)).tolist()
+
+
+def test_a_variant_that_learns_from_all_starts_has_them_on_another_machine_too(study, called):
+    teachers = ["{folder}/start/seed0/last.pth", "{folder}/start/seed1/last.pth"]
+    study = study.model_copy(update={"variants": {"a": {}, "b": {"DISTILL.teacher_weight": teachers}}})
+    runs.run_all(study.model_copy(update={"seeds": [0]}), "s.yaml", RESULTS, jobs=1)
+    called.clear()
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    assert called[:2] == [("train_with_flow", f"exp/study/s/start/seed{seed}") for seed in (0, 1)]
+    assert study.settings("b", 0).DISTILL.teacher_weights == [t.format(folder="exp/study/s") for t in teachers]
 
 
 def test_controls_are_made_from_the_baseline_of_each_seed(study, called):

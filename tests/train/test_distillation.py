@@ -228,13 +228,32 @@ def test_distillation_sees_the_same_batches_and_dropout_as_the_baseline(distille
         ("DISTILL.mf_pool=16", "pooling 16x16 of a 7x9 map"),
         ("TRAIN.arch=lraspp", "returns no 'fea'"),
         ("DISTILL.kd_on=fea", "differ in batch size or channels"),
+        ("DISTILL.teacher_weight=[{teacher}, gone.pth]", r"DISTILL.teacher_weight gone\.pth does not exist"),
+        ("DISTILL.teacher_weight=[{teacher}, {teacher}]", "returns no 'fea'"),
+        ("DISTILL.teacher_weight=[]", "DISTILL.teacher_weight is empty"),
     ],
 )
-def test_what_cannot_be_distilled_is_said_before_training(distilled, tmp_path, overrides, message):
+def test_what_cannot_be_distilled_is_said_before_training(distilled, teacher_file, tmp_path, overrides, message):
     weights = ["DISTILL.kd_weight=1.0", "DISTILL.pf_weight=1.0", "DISTILL.mf_weight=1.0", "DISTILL.mf_pool=2"]
     with pytest.raises(UserError, match=message):
-        trained([*distilled, *weights, overrides])
+        trained([*distilled, *weights, overrides.replace("{teacher}", str(teacher_file))])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", ["online", "cached"])
+def test_several_teachers_teach_the_mean_of_their_logits(distilled, teacher_file, tmp_path, source):
+    """One network beside its negative: the mean is 0 everywhere, as that of a network whose last layer is 0."""
+    weights = torch.load(teacher_file, weights_only=True)["student"]
+    last = ("cls.4.weight", "cls.4.bias")
+    for name, factor in (("negative", -1), ("zero", 0)):
+        changed = {key: factor * value if key in last else value for key, value in weights.items()}
+        torch.save({"student": changed}, tmp_path / f"{name}.pth")
+    words = ["DISTILL.kd_weight=1.0", f"DISTILL.source={source}", f"DISTILL.cache={tmp_path}/logits"]
+    one = trained([*distilled, *words, f"DISTILL.teacher_weight={tmp_path}/zero.pth"])
+    both = f"DISTILL.teacher_weight=[{teacher_file}, {tmp_path}/negative.pth]"
+    two = trained([*distilled, *words, both, f"TRAIN.save_path={tmp_path}/two"])
+    for name, weight in one["student"].items():
+        torch.testing.assert_close(two["student"][name], weight, msg=name)
 
 
 def test_a_teacher_without_a_weight_is_not_asked_for(tiny_training):

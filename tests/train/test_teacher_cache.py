@@ -50,7 +50,7 @@ def frames(tmp_path) -> list[Path]:
 
 
 def test_logits_are_computed_once_and_again_when_damaged_or_of_another_frame(teacher, teacher_file, frames, tmp_path):
-    store = TeacherLogits("mobile", teacher_file, tmp_path / "store")
+    store = TeacherLogits("mobile", [teacher_file], tmp_path / "store")
     assert store.fill(teacher, frames, CPU) == 3
     image = np.asarray(normalise(np.random.default_rng(1).integers(0, 256, (33, 49, 3), dtype=np.uint8)))
     expected = teacher.outputs(torch.from_numpy(image)[None])["logits"][0]
@@ -65,7 +65,7 @@ def test_logits_are_computed_once_and_again_when_damaged_or_of_another_frame(tea
 
 
 def test_logits_of_another_shape_or_number_of_classes_are_computed_again(teacher, teacher_file, frames, tmp_path):
-    store = TeacherLogits("mobile", teacher_file, tmp_path / "store")
+    store = TeacherLogits("mobile", [teacher_file], tmp_path / "store")
     store.fill(teacher, frames, CPU)
     whole = [store(frame) for frame in frames]
     others = (
@@ -80,13 +80,13 @@ def test_logits_of_another_shape_or_number_of_classes_are_computed_again(teacher
     for frame in frames:
         with pytest.raises(UserError, match=rf"logits of .*{frame.name} are missing or damaged"):
             store(frame)
-    assert TeacherLogits("mobile", teacher_file, tmp_path / "store").fill(teacher, frames, CPU) == 3
+    assert TeacherLogits("mobile", [teacher_file], tmp_path / "store").fill(teacher, frames, CPU) == 3
     for frame, expected in zip(frames, whole, strict=True):
         np.testing.assert_array_equal(store(frame), expected)
 
 
 def test_a_teacher_that_was_replaced_while_it_was_read_is_refused(teacher, teacher_file, frames, tmp_path, monkeypatch):
-    store = TeacherLogits("mobile", teacher_file, tmp_path / "store")
+    store = TeacherLogits("mobile", [teacher_file], tmp_path / "store")
     monkeypatch.setattr(teacher, "weights_sha256", "0" * 64)
     with pytest.raises(UserError, match="was replaced while it was read: start again"):
         store.fill(teacher, frames, CPU)
@@ -95,7 +95,7 @@ def test_a_teacher_that_was_replaced_while_it_was_read_is_refused(teacher, teach
 def test_another_teacher_has_a_folder_of_its_own(teacher_file, tmp_path):
     other = tmp_path / "other.pth"
     other.write_bytes(teacher_file.read_bytes() + b" ")
-    folders = {TeacherLogits(arch, file, "s").folder for arch in ("mobile", "a:b") for file in (teacher_file, other)}
+    folders = {TeacherLogits(arch, [file], "s").folder for arch in ("mobile", "a:b") for file in (teacher_file, other)}
     assert len(folders) == 4
 
 

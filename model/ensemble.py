@@ -1,0 +1,38 @@
+"""Several trained networks of one architecture that predict together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model.base import SegmentationNetwork
+
+
+class Ensemble(SegmentationNetwork):
+    """The mean of the logits of its members; it has no features to distil from.
+
+    Args:
+        members: one or more networks with the same classes and the same size of their logits.
+
+    Attributes:
+        weights_sha256: of all members' checkpoints, as :func:`joint_sha256`.
+    """
+
+    def __init__(self, members: Sequence[SegmentationNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        known = [member.weights_sha256 for member in members if member.weights_sha256 is not None]
+        self.weights_sha256 = joint_sha256(known) if len(known) == len(members) else None
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        logits = [cast(SegmentationNetwork, member).outputs(image)["logits"] for member in self.members]
+        return {"logits": torch.stack(logits).mean(0)}
+
+
+def joint_sha256(hashes: Sequence[str]) -> str:
+    """One hash of the hashes of several files, in their order; that of a single file is its own."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
