@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from etc.evaluate.metric_list import HEADLINE, Accumulator, ChunkAccumulator, Ne
 from etc.evaluate.windows import REACH, WindowScorer
 from etc.flow.build import FlowSource
 from etc.flow.pair_flow import PairFlow
+from etc.metrics.temporal import TemporalConsistency, warped_next
 
 _CHUNK = 64  # labelled frames that are kept for metrics of whole clips
 
@@ -179,8 +180,12 @@ class PairScorer:
     def _add_pair(self, last: ScoredFrame, frame: ScoredFrame, flow: PairFlow) -> None:
         headline, accumulator = self.headline
         before = accumulator.counts.clone()
+        warped = warped_next(frame.prediction, flow.forward, flow.visible, self.classes)
         for metric, own in self.metrics:
-            self._update(own, metric.needs, last, frame, flow)
+            if metric.needs == "warped pair":
+                cast(TemporalConsistency, own).update_warped(last.prediction, warped)
+            else:
+                self._update(own, metric.needs, last, frame, flow)
         self.pixels += frame.prediction.size
         self.figures.append(headline.figure(headline.compute(self.classes, accumulator.counts - before)))
 
