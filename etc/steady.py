@@ -28,7 +28,7 @@ STEPS = 90
 # than it was trained with, a network gets worse.
 RECIPE: dict[str, Any] = {
     "TRAIN.self_training": 0.0,
-    "TRAIN.st_weight": 1.0,
+    "TRAIN.st_weight": 4.0,
     "DISTILL.kd_weight": 3.0,
     "DISTILL.consistent_teacher": "true",
     "TRAIN.base_lr": 0.002,

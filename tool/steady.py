@@ -2,7 +2,7 @@
 
     python tool/steady.py --network mynet:make --weights my.pth --classes 5 --video a.mp4 --out exp/a
     python tool/steady.py --network mynet:make --weights my.pth --classes 5 --video videos --out exp/b \\
-        DATA.names_path names.txt TRAIN.st_weight 4
+        DATA.names_path names.txt TRAIN.st_weight 2
 
 The network is a function of the number of classes, module:function or repository:module:function, or
 what TRAIN.arch takes else. It is trained on the frames with the motion loss, and with itself as
