@@ -60,7 +60,7 @@ def tiny_training(tiny_world, tmp_path) -> list[str]:
         "TRAIN.train_w=65",
         "TRAIN.batch_size=2",
         "TRAIN.st_weight=0.1",
-        "TRAIN.val_clips=2",
+        "TRAIN.val_clips=1",
         "TRAIN.epochs=2",
         "TRAIN.val_freq=2",
         "TRAIN.workers=0",

@@ -158,6 +158,7 @@ def test_flow_that_training_will_not_read_is_pointed_out(words, caplog):
     assert "FLOW.source online" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_processes_that_fill_the_store_at_once_leave_whole_files(words, tiny_training, tmp_path):
     words = [*tiny_training, *words[-2:]]  # both clips, 116 pairs
     go, store = tmp_path / "go", tmp_path / "flow_store"

@@ -102,8 +102,10 @@ SLOW = (
 
 @pytest.mark.parametrize(
     "arch",
-    ["psp18", "transformers:segformer_b0", "smp:Unet/resnet18"]
-    + [pytest.param(arch, marks=pytest.mark.slow) for arch in SLOW],
+    ["psp18"]
+    + [
+        pytest.param(arch, marks=pytest.mark.slow) for arch in ("transformers:segformer_b0", "smp:Unet/resnet18", *SLOW)
+    ],
 )
 def test_the_file_computes_what_torch_computes_at_sizes_it_was_not_traced_at(words, tmp_path, capsys, arch):
     assert run("export_onnx", *words(arch), "--check", "96x128", "--check", "97x161") == 0

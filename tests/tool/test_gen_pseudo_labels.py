@@ -204,6 +204,7 @@ def test_a_folder_of_frames_without_labels_needs_no_list(words, tiny_world, tmp_
     assert run("gen_pseudo_labels", *words, *more, "--temporal", "FLOW.name=dis", "FLOW.preset=ultrafast") == 0
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_labels(words, tmp_path):
     more = ["--keep-share", "0.4", "--temporal", "FLOW.name=dis", "FLOW.preset=ultrafast"]
     assert run("gen_pseudo_labels", *words, *more, "--out", tmp_path / "one") == 0

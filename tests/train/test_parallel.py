@@ -88,6 +88,7 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_network_with_a_head_that_nothing_reads(tmp_path):
     """With the default loss; DDP would refuse the second step."""
     torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)

@@ -184,6 +184,7 @@ def resumes_alone(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_that_would_go_on_from_different_states_are_refused_with_what_must_be_shared(tmp_path):
     (tmp_path / "last.pth").write_bytes(b"state")
     torch.multiprocessing.spawn(resumes_alone, (str(tmp_path),), nprocs=2)
