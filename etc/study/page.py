@@ -82,13 +82,17 @@ def _draw_frontier(rows: list[Row], baseline: str, path: Path) -> None:
     figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for row in rows:
+    # A constant prediction would press all others into a corner; it stays in the table.
+    best = max(row.miou for row in rows)
+    for number, row in enumerate((row for row in rows if row.miou > best / 2), start=1):
         x, y = 100 * (1 - row.pixel_consistency), 100 * row.miou
         # NaN, the spread of one seed, is not drawn.
         across, up = 100 * row.spread_pixel_consistency, 100 * row.spread_miou
         color = "black" if row.variant == baseline else None
-        axes.errorbar(x, y, xerr=across, yerr=up, fmt="o", color=color, elinewidth=0.8, alpha=0.9)
-        axes.annotate(row.variant, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        name = f"{number} {row.variant}"
+        axes.errorbar(x, y, xerr=across, yerr=up, fmt="o", color=color, elinewidth=0.8, alpha=0.9, label=name)
+        axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     axes.invert_xaxis()
     axes.set_xlabel("pixels that change their class between frames, % (fewer to the right)")
     axes.set_ylabel("mIoU, %")
@@ -105,7 +109,7 @@ def _draw_curves(study: Study, seed: int, path: Path) -> None:
     here = [variant for variant in study.variants if (study.run_folder(variant, seed) / LOG_FILE).is_file()]
     if not here:
         return
-    figure = Figure(figsize=(12, 4.5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(13, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
     if study.start is not None:
@@ -120,8 +124,10 @@ def _draw_curves(study: Study, seed: int, path: Path) -> None:
     for ax in axes:
         ax.set_xlabel("step")
         ax.grid(color="0.9")
-        if ax.lines:
-            ax.legend(fontsize=6)
+    if len(here) > 10:  # the colours come again
+        for line in axes[2].lines[10:]:
+            line.set_linestyle("--")
+    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     _save(figure, path)
 
 

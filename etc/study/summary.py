@@ -210,9 +210,9 @@ def cells(row: Row) -> list[str]:
         str(len(row.seeds)),
         _with_spread(100 * row.miou, 100 * row.spread_miou, 2),
         row.against or "-",
-        _with_bounds(row.delta_miou, 2),
+        with_bounds(row.delta_miou, 2),
         _with_spread(changed, 100 * row.spread_pixel_consistency, 3),
-        _with_bounds(row.delta_changed_pixels_relative, 1),
+        with_bounds(row.delta_changed_pixels_relative, 1),
         ", ".join(f"{flow} {100 * value:+.1f}" for flow, value in row.changed_relative_by_flow.items()) or "-",
         tables.percent(row.tc_strict),
         tables.percent(row.flicker, 3),
@@ -225,7 +225,8 @@ def _with_spread(value: float, spread: float, digits: int) -> str:
     return f"{value:.{digits}f}" + ("" if math.isnan(spread) else f" ±{spread:.{digits}f}")
 
 
-def _with_bounds(interval: Interval, digits: int) -> str:
+def with_bounds(interval: Interval, digits: int) -> str:
+    """A share with its bounds, in percent and with signs, ``+1.2 (+0.3 to +2.1)``; ``-`` for NaN."""
     mean, low, high = (100 * bound for bound in interval)
     if math.isnan(mean):
         return "-"

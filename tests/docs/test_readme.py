@@ -1,9 +1,13 @@
 """What the README shows: its Python block runs, and the files that it names exist."""
 
+import json
+import math
 import re
 from pathlib import Path
 
 import torch
+
+from etc.study.summary import with_bounds
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -26,6 +30,22 @@ def test_every_file_and_script_that_the_readme_names_exists():
     paths = re.findall(r"`((?:tool|configs|etc|docs|model|flownet|utils)/[\w./]*)`", README)
     assert len(links) > 5 and len(paths) > 15
     assert not [path for path in {*links, *paths} if not (REPOSITORY / path).exists()]
+
+
+def test_the_figures_of_the_studies_are_those_of_the_summary():
+    rows = json.loads((REPOSITORY / "docs/results/study/summary.json").read_text(encoding="utf-8"))
+    expected = {f"{row['study']}/{row['variant']}": row for row in rows}
+    shown = re.findall(r"^\| `([\w.+-]+/[\w.+-]+)` \| [^|]+ \| (.*) \|$", README, re.MULTILINE)
+    assert len(shown) >= 6
+    for name, figures in shown:
+        row = expected[name]
+        more, relative = (
+            tuple(math.nan if bound is None else bound for bound in row[key])
+            for key in ("delta_miou", "delta_changed_pixels_relative")
+        )
+        changed = f"{100 * (1 - row['pixel_consistency']):.2f}"
+        cells = [str(len(row["seeds"])), f"{100 * row['miou']:.2f}", with_bounds(more, 2), changed]
+        assert figures == " | ".join([*cells, with_bounds(relative, 1)]), name
 
 
 def test_the_table_of_scripts_is_complete():
