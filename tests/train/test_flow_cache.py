@@ -40,7 +40,8 @@ class Large(Still):
 def words(tiny_training, monkeypatch) -> list[str]:
     monkeypatch.setattr(Still, "estimated", 0)
     own = ["TRAIN.arch=tests.version1.network:make", "TRAIN.pretrained=false", "TRAIN.loss=cross_entropy"]
-    own += ["TRAIN.epochs=1", "TRAIN.val_freq=1", "TRAIN.frame_gap=1", "TRAIN.visibility=forward_backward"]
+    own += ["TRAIN.epochs=1", "TRAIN.val_freq=1", "TRAIN.val_clips=2", "TRAIN.frame_gap=1"]
+    own += ["TRAIN.visibility=forward_backward"]
     return [*tiny_training, *own, "FLOW.name=tests.train.test_flow_cache:Still", "FLOW.source=cached"]
 
 
