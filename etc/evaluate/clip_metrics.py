@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from etc.evaluate.metric_list import HEADLINE, Accumulator, ChunkAccumulator, Ne
 from etc.evaluate.windows import REACH, WindowScorer
 from etc.flow.build import FlowSource
 from etc.flow.pair_flow import PairFlow
-from etc.metrics.temporal import TemporalConsistency, warped_next
 
 _CHUNK = 64  # labelled frames that are kept for metrics of whole clips
 
@@ -180,12 +179,8 @@ class PairScorer:
     def _add_pair(self, last: ScoredFrame, frame: ScoredFrame, flow: PairFlow) -> None:
         headline, accumulator = self.headline
         before = accumulator.counts.clone()
-        warped = warped_next(frame.prediction, flow.forward, flow.visible, self.classes)
         for metric, own in self.metrics:
-            if metric.needs == "warped pair":
-                cast(TemporalConsistency, own).update_warped(last.prediction, warped)
-            else:
-                self._update(own, metric.needs, last, frame, flow)
+            self._update(own, metric.needs, last, frame, flow)
         self.pixels += frame.prediction.size
         self.figures.append(headline.figure(headline.compute(self.classes, accumulator.counts - before)))
 

@@ -45,8 +45,6 @@ SEGMENTATION = "segmentation"
 
 # What the accumulator of a metric is updated with, called as
 #   pair              update(ids_t, ids_next, flow, valid=visible): predictions of two frames
-#   warped pair       update_warped(ids_t, warped): the next prediction was warped along the flow already
-#                     (etc.metrics.temporal.warped_next), once for all that count the same pixels
 #   dequantised pair  update(ids_t, ids_next, flow): the same, with the flow as it was before a file rounded it
 #   label pair        as pair, with the labels of two frames that both have one
 #   triple            update(a, b, c, flow_ab, flow_bc, valid=visible): predictions of three frames; visible is on the
@@ -57,9 +55,7 @@ SEGMENTATION = "segmentation"
 #                     ``overlap`` frames of the one before; ``overlap`` is an attribute of the accumulator
 # All are numpy arrays: ids uint8 [H, W] with 255 for no class, flow float32 [2, H, W] in pixels, visible bool [H, W],
 # or None where nothing is known of occlusion.
-Needs = Literal[
-    "pair", "warped pair", "dequantised pair", "label pair", "triple", "window", "labelled frame", "labelled clip"
-]
+Needs = Literal["pair", "dequantised pair", "label pair", "triple", "window", "labelled frame", "labelled clip"]
 
 
 class Accumulator(Protocol):
@@ -132,7 +128,7 @@ class ClipMetric:
     @property
     def needs_flow(self) -> bool:
         """Whether it is counted anew for each flow and each stride."""
-        return self.needs in ("pair", "warped pair", "dequantised pair", "label pair", "triple", "window")
+        return self.needs in ("pair", "dequantised pair", "label pair", "triple", "window")
 
     @property
     def counted_by(self) -> str:
@@ -167,7 +163,7 @@ METRICS: list[ClipMetric] = [
         key=HEADLINE,
         label="TC strict",
         build=TemporalConsistency,
-        needs="warped pair",
+        needs="pair",
         figure=_mean,
         statistic=mean_iou,
         kept=iou_counts,
@@ -177,7 +173,7 @@ METRICS: list[ClipMetric] = [
         key="pixel_consistency",
         label="pixel consistency",
         build=TemporalConsistency,
-        needs="warped pair",
+        needs="pair",
         statistic=pixel_accuracy,
         kept=iou_counts,
         counts_of=HEADLINE,
@@ -187,7 +183,7 @@ METRICS: list[ClipMetric] = [
         key="frequency_weighted_tc",
         label="TC frequency-weighted",
         build=TemporalConsistency,
-        needs="warped pair",
+        needs="pair",
         statistic=frequency_weighted_iou,
         kept=iou_counts,
         counts_of=HEADLINE,
@@ -205,7 +201,7 @@ METRICS: list[ClipMetric] = [
         key="boundary",
         label="TC boundary",
         build=partial(TemporalConsistency, boundary_band=BOUNDARY_BAND),
-        needs="warped pair",
+        needs="pair",
         note="strict, near class boundaries",
         figure=_mean,
         averages="occur",

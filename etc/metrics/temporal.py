@@ -87,25 +87,11 @@ class TemporalConsistency:
             for ids, following, forward in zip(first, second, flow, strict=True):
                 self.counts += self._compare(warp_published(following, forward), ids)
             return
-        self._add(first, _warped(second, flow, as_flow(backward_flow, "backward_flow", like=first), valid, k))
-
-    def update_warped(self, pred_t: Labels, warped: list[Tensor]) -> None:
-        """Adds pairs whose second map was warped before, for several strict accumulators that count the same pairs.
-
-        Args:
-            pred_t: ids of frame t, integer ``[..., H, W]``.
-            warped: of :func:`warped_next` with the same number of classes.
-
-        Raises:
-            ValueError: as :meth:`update`, or the protocol is not strict.
-        """
-        if self.protocol != "strict":
-            raise ValueError("the published protocol warps in its own way: call update")
-        self._add(as_ids(pred_t, "pred_t", self.num_classes), warped)
-
-    def _add(self, first: Tensor, warped: list[Tensor]) -> None:
-        for ids, following in zip(first, warped, strict=True):
-            self.counts += self._compare(following, ids)
+        backward = as_flow(backward_flow, "backward_flow", like=first)
+        visible = as_mask(valid, "valid", like=first)
+        for ids, following, forward, back, seen in zip(first, second, flow, backward, visible, strict=True):
+            (warped,) = warp_labels([following], [forward], [back], ignore=k)
+            self.counts += self._compare(warped if seen is None else ignore_where(warped, ~seen, k), ids)
 
     def _compare(self, warped: Tensor, ids: Tensor) -> Tensor:
         k = self.num_classes
@@ -125,42 +111,3 @@ class TemporalConsistency:
     def compute(self) -> IouScores:
         """The ``iou_scores`` of the pooled counts, in the convention of the protocol."""
         return iou_scores(self.counts, "present" if self.protocol == "strict" else "published")
-
-
-def warped_next(
-    pred_next: Labels,
-    flow: Tensor | np.ndarray,
-    valid: Tensor | np.ndarray | None,
-    num_classes: int,
-) -> list[Tensor]:
-    """The prediction of frame t+1 as the strict protocol warps it to frame t.
-
-    Args:
-        pred_next: ids, integer ``[..., H, W]``, 0..K-1 or 255.
-        flow: from t to t+1, float pixels ``[..., 2, H, W]``, x (right) first.
-        valid: bool ``[..., H, W]``, pixels of t known to be visible in t+1.
-        num_classes: K, 1..255.
-
-    Returns:
-        One map per pair, uint8 ``[H, W]``; K: not counted.
-
-    Raises:
-        ValueError: as :meth:`TemporalConsistency.update`.
-    """
-    second = as_ids(pred_next, "pred_next", num_classes)
-    return _warped(second, as_flow(flow, "flow", like=second), as_flow(None, "", second), valid, num_classes)
-
-
-def _warped(
-    second: Tensor,
-    flow: Tensor,
-    backward: Tensor | list[None],
-    valid: Tensor | np.ndarray | None,
-    ignore: int,
-) -> list[Tensor]:
-    """Maps, warped; ``ignore`` where ``valid`` is not set, outside of the frame, and where occluded."""
-    maps = []
-    for ids, forward, back, seen in zip(second, flow, backward, as_mask(valid, "valid", like=second), strict=True):
-        (warped,) = warp_labels([ids], [forward], [back], ignore=ignore)
-        maps.append(warped if seen is None else ignore_where(warped, ~seen, ignore))
-    return maps

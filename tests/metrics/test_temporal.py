@@ -11,7 +11,6 @@ import torch
 
 from etc.metrics import TemporalConsistency, iou_scores
 from etc.metrics.published import _fma32, warp_published
-from etc.metrics.temporal import warped_next
 from etc.metrics.warping import visible_pixels
 
 F32 = np.float32
@@ -296,24 +295,6 @@ def test_a_batch_equals_its_pairs_one_by_one(settings, as_tensor):
     batch = [np.stack(part) for part in zip(*pairs, strict=True)]
     batched.update(*(torch.from_numpy(part) for part in batch) if as_tensor else batch)
     assert torch.equal(single.counts, batched.counts)
-
-
-@pytest.mark.parametrize("settings", [{}, {"boundary_band": 0.1}])
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_maps_that_were_warped_before_count_as_an_update_does(settings, count):
-    pairs = [random_pair(seed=s)[:3] for s in range(3)]
-    this, following, flow = (np.stack(part)[:count] for part in zip(*pairs, strict=True))
-    valid = np.random.default_rng(0).random(this.shape) < 0.7
-    once, twice = TemporalConsistency(5, **settings), TemporalConsistency(5, **settings)
-    once.update(this, following, flow, None, valid)
-    twice.update_warped(this, warped_next(following, flow, valid, 5))
-    assert torch.equal(once.counts, twice.counts) and (once.counts.sum() > 0) == (count > 0)
-
-
-def test_the_published_protocol_takes_no_map_that_was_warped_before():
-    this, following, flow, _ = random_pair(seed=1)
-    with pytest.raises(ValueError, match="warps in its own way"):
-        TemporalConsistency(5, "published").update_warped(this, warped_next(following, flow, None, 5))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
