@@ -15,7 +15,7 @@ from etc.config.schema import Settings
 from etc.distributed import device_of
 from etc.errors import UserError
 from model import SegmentationNetwork, build_model, load_weights, read_weights
-from model.ensemble import Ensemble
+from model.ensemble import together
 from model.own_source import is_own_code
 
 logger = logging.getLogger(__name__)
@@ -60,28 +60,39 @@ def teacher_network(settings: Settings) -> SegmentationNetwork:
         with _named(f"DISTILL.teacher_arch {distill.teacher_arch}"):
             network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
         members.append(_load(network, path, "DISTILL.teacher_weight", distill.teacher_arch))
-    return members[0] if len(members) == 1 else Ensemble(members)
+    return together(members)
 
 
 def trained_network(settings: Settings, path: str | Path | None = None) -> SegmentationNetwork:
-    """The network of the settings with the weights of ``path`` (default ``TEST.ckpt_path``), in eval mode.
+    """The network of the settings with the weights of ``path`` (default ``TEST.ckpt_path``, the mean of the networks
+    where these are several), in eval mode.
 
     Raises:
         UserError: a missing checkpoint, one of another network, or a file that is no checkpoint.
     """
-    network = _built(settings)
-    network = _load(network, path or settings.TEST.ckpt_path, "TEST.ckpt_path", settings.TRAIN.network)
+    network = together(
+        [
+            _load(_built(settings), one, "TEST.ckpt_path", settings.TRAIN.network)
+            for one in ([path] if path else settings.TEST.checkpoints)
+        ]
+    )
     network = network.eval().requires_grad_(False).to(device_of(settings.TEST.device))
     return network.to(memory_format=torch.channels_last)
 
 
 def network_for_cost(settings: Settings) -> SegmentationNetwork:
-    """The network of the settings as prediction runs it, without auxiliary head, with random weights, in eval mode.
+    """The network of the settings, or several, as prediction runs it: without auxiliary head, in eval mode; with random
+    weights.
 
     Raises:
         UserError: as :func:`trained_network`.
     """
-    network = _built(settings, aux=False).eval().requires_grad_(False).to(device_of(settings.TEST.device))
+    network = (
+        together([_built(settings, aux=False) for _ in settings.TEST.checkpoints])
+        .eval()
+        .requires_grad_(False)
+        .to(device_of(settings.TEST.device))
+    )
     return network.to(memory_format=torch.channels_last)
 
 

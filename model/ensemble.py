@@ -33,6 +33,11 @@ class Ensemble(SegmentationNetwork):
         return {"logits": torch.stack(logits).mean(0)}
 
 
+def together(networks: Sequence[SegmentationNetwork]) -> SegmentationNetwork:
+    """The network itself where it is the only one, else the :class:`Ensemble` of all."""
+    return networks[0] if len(networks) == 1 else Ensemble(networks)
+
+
 def joint_sha256(hashes: Sequence[str]) -> str:
     """One hash of the hashes of several files, in their order; that of a single file is its own."""
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -11,7 +11,7 @@ from torchvision.models import resnet18
 
 from etc.config import load_settings
 from etc.errors import UserError
-from etc.networks import new_network, trained_network
+from etc.networks import network_for_cost, new_network, trained_network
 from model import build_model
 from tests.scripts import run
 
@@ -142,3 +142,27 @@ def test_to_train_on_from_a_checkpoint_of_another_output_stride_is_a_warning(tmp
     torch.save({"student": new_network(settings).state_dict(), "config": settings.model_dump(mode="json")}, path)
     new_network(load_settings(None, [*words, "TRAIN.arch=timm:mobilenetv3_small_050@32", f"TRAIN.weight={path}"]))
     assert "was trained as timm:mobilenetv3_small_050@16" in caplog.text
+
+
+def test_several_checkpoints_predict_the_mean_of_their_logits_and_cost_as_many_networks(tmp_path):
+    networks = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        networks.append(build_model("lraspp", classes=4, pretrained=False).eval())
+        torch.save({"student": networks[-1].state_dict()}, tmp_path / f"{seed}.pth")
+    words = ["DATA.classes=4", "TRAIN.arch=lraspp", "TEST.device=cpu"]
+    settings = load_settings(None, [*words, f"TEST.ckpt_path=[{tmp_path}/1.pth, {tmp_path}/2.pth]"])
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected = (networks[0].outputs(image)["logits"] + networks[1].outputs(image)["logits"]) / 2
+        torch.testing.assert_close(trained_network(settings).outputs(image)["logits"], expected)
+    one = load_settings(None, [*words, f"TEST.ckpt_path={tmp_path}/1.pth"])
+    parameters = [sum(p.numel() for p in network_for_cost(each).parameters()) for each in (one, settings)]
+    assert parameters[1] == 2 * parameters[0]
+    hashes = [trained_network(each).weights_sha256 for each in (one, settings)]
+    assert len(set(hashes)) == 2 and all(len(each) == 64 for each in hashes)
+
+
+def test_an_empty_list_of_checkpoints_is_refused():
+    with pytest.raises(UserError, match=r"TEST\.ckpt_path"):
+        load_settings(None, ["TEST.ckpt_path=[]"])

@@ -138,7 +138,11 @@ class Flow(Section):
 class Test(Section):
     """Prediction and scoring."""
 
-    ckpt_path: str = Field("exp/cityscapes/pspnet18_flow/best.pth", title="path", description="checkpoint to evaluate")
+    ckpt_path: str | list[str] = Field(
+        "exp/cityscapes/pspnet18_flow/best.pth",
+        title="path or list",
+        description="checkpoint to evaluate; [A, B]: mean of several networks",
+    )
     save_folder: str = Field(
         "exp/cityscapes/pspnet18_flow/result", title="path", description="folder for predictions and scores"
     )
@@ -215,6 +219,13 @@ class Test(Section):
             raise ValueError("is no device: expected auto, cpu, cuda or cuda:N with N from 0 to 127")
         return value
 
+    @field_validator("ckpt_path")
+    @classmethod
+    def _at_least_one(cls, value: str | list[str]) -> str | list[str]:
+        if not value:
+            raise ValueError("names no checkpoint")
+        return value
+
     @model_validator(mode="after")
     def _scales(self) -> Test:
         if not all(0.01 <= scale <= 100 for scale in self.scales):
@@ -222,6 +233,11 @@ class Test(Section):
         if self.frames and self.cityscapes:
             raise ValueError(f"frames {self.frames} and cityscapes {self.cityscapes} exclude each other")
         return self
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The checkpoints of ``ckpt_path``."""
+        return [self.ckpt_path] if isinstance(self.ckpt_path, str) else self.ckpt_path
 
 
 class Distributed(Section):

@@ -71,7 +71,7 @@ def export_onnx(
 
     Args:
         settings: the settings.
-        out: the file, ``*.onnx``; ``None`` is the checkpoint's name with that suffix.
+        out: the file, ``*.onnx``; ``None`` is the (first) checkpoint's name with that suffix.
         opset: version of the operator set.
         labels: the output is the class of each pixel instead of the logits.
         sizes: heights and widths at which the file must agree with torch; the network is traced at the first.
@@ -86,7 +86,7 @@ def export_onnx(
     lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if lacking:
         raise UserError(f"the export needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
-    path = Path(settings.TEST.ckpt_path).with_suffix(".onnx") if out is None else Path(out)
+    path = Path(settings.TEST.checkpoints[0]).with_suffix(".onnx") if out is None else Path(out)
     if path.suffix != ".onnx" or path.is_dir():
         raise UserError(f"{path}: expected a file name that ends in .onnx")
     with exclusive_output(path.parent, path.name):

@@ -1,4 +1,4 @@
-"""What a study compares a training with: the baseline's predictions, made steadier by a filter instead."""
+"""Filters of the baseline's predictions, which a study compares a training with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils.files import replacing
 
 # "constant": the most frequent class of all predictions, everywhere. [T, H, W]: the most frequent class in a window of
 # so many frames, rows and columns.
-Control = Literal["constant"] | tuple[int, int, int]
+Filter = Literal["constant"] | tuple[int, int, int]
 
 
 def majority(ids: Tensor, window: tuple[int, int, int], classes: int) -> Tensor:
@@ -59,7 +59,7 @@ def regions_per_frame(settings: Settings) -> float:
     return float(np.mean(counts))
 
 
-def write_control(control: Control, settings: Settings, folder: Path) -> None:
+def write_filtered(control: Filter, settings: Settings, folder: Path) -> None:
     """Write filtered predictions.
 
     Args:

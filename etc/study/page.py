@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from etc.display.curves import LOG_FILE, draw_curve, read_log
-from etc.study.controls import Control
-from etc.study.plan import Study
+from etc.study.controls import Filter
+from etc.study.plan import Overrides, Study
 from etc.study.runs import FinishedRun
 from etc.study.summary import HEAD, Row, cells
 from utils.files import replacing, write_text
@@ -59,11 +59,8 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
         *(f"![learning curves]({name})\n" for name in curves),
         "## Variants",
         "",
-        *(
-            f"- `{name}`: {', '.join(f'`{key}={value}`' for key, value in own.items()) or f'`{study.config}` as it is'}"
-            for name, own in study.variants.items()
-        ),
-        *(f"- `{name}`: {_filter(study, control)}" for name, control in study.controls.items()),
+        *(f"- `{name}`: {_listed(own) or f'`{study.config}` as it is'}" for name, own in study.variants.items()),
+        *(f"- `{name}`: {_control(study, control)}" for name, control in study.controls.items()),
         "",
     ]
     path = folder / f"{study.name}.md"
@@ -71,7 +68,13 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
     return path
 
 
-def _filter(study: Study, control: Control) -> str:
+def _listed(overrides: Overrides) -> str:
+    return ", ".join(f"`{key}={value}`" for key, value in overrides.items())
+
+
+def _control(study: Study, control: Filter | Overrides) -> str:
+    if isinstance(control, dict):
+        return f"not trained: the frames predicted with {_listed(control)}"
     if control == "constant":
         return f"the most frequent class of the predictions of `{study.baseline}`, everywhere"
     frames, rows, columns = control

@@ -15,12 +15,13 @@ from etc.config import load_settings
 from etc.config.schema import Settings
 from etc.config.yaml_reader import YamlError, parse, read_text
 from etc.errors import ConfigError
-from etc.study.controls import Control
+from etc.study.controls import Filter
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 START = "{folder}/start/"  # of the first trainings, in the settings of a variant
 _OWN = ("TRAIN.save_path", "TRAIN.weight", "TRAIN.manual_seed", "TRAIN.resume", "TEST.ckpt_path", "TEST.save_folder")
 
+_OF_CONTROLS = ("TEST.save_folder", "TEST.predictions")
 Overrides = dict[str, Any]  # "SECTION.key" -> value
 
 
@@ -38,8 +39,9 @@ class Study(BaseModel):
         variants: name -> its settings, ``{"SECTION.key": value}``; the two words ``{seed}`` and ``{folder}`` in a text
             stand for the seed and for the study's folder.
         note: what a reader of the page must know.
-        controls: name -> a filter of the baseline's predictions, which are scored like a variant:
-            :data:`etc.study.controls.Control`.
+        controls: name -> what is scored like a variant without being trained: a filter of the baseline's predictions
+            (:data:`etc.study.controls.Filter`), or settings of another prediction, as those of a variant; with
+            ``TEST.ckpt_path`` it is one by other networks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,7 +53,7 @@ class Study(BaseModel):
     baseline: str
     against: dict[str, str] = {}
     variants: dict[str, Overrides] = Field(min_length=1)
-    controls: dict[str, Control] = {}
+    controls: dict[str, Filter | Overrides] = {}
     note: str = ""
 
     @model_validator(mode="after")
@@ -61,17 +63,24 @@ class Study(BaseModel):
                 raise ValueError(f"{name!r} cannot name a folder: use letters, digits and . _ + -")
         if "start" in (*self.variants, *self.controls):
             raise ValueError("no variant may be called start: that folder holds the first trainings")
-        for name, window in self.controls.items():
-            if name in self.variants:
-                raise ValueError(f"{name} is a variant and a control: call one by another name")
-            if window != "constant" and any(side < 1 or side % 2 == 0 for side in window):
-                raise ValueError(f"control {name}: the sides of a window {list(window)} must be odd")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is given twice")
         for overrides in (self.start or {}, *self.variants.values()):
             for key in overrides:
                 if key in _OWN:
                     raise ValueError(f"{key} is set by the study itself: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _controls_fit(self) -> Study:
+        for name, control in self.controls.items():
+            if name in self.variants:
+                raise ValueError(f"{name} is a variant and a control: call one by another name")
+            if isinstance(control, tuple) and any(side < 1 or side % 2 == 0 for side in control):
+                raise ValueError(f"control {name}: the sides of a window {list(control)} must be odd")
+            for key in control if isinstance(control, dict) else ():
+                if not key.startswith("TEST.") or key in _OF_CONTROLS:
+                    raise ValueError(f"control {name}: {key} is no setting of a prediction: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -120,9 +129,18 @@ class Study(BaseModel):
         own |= {"TEST.ckpt_path": str(folder / "last.pth"), "TEST.save_folder": str(folder / "result")}
         return self._words(self.variants[variant] | own, seed)
 
-    def settings(self, variant: str, seed: int) -> Settings:
-        """The effective settings of one run."""
-        return load_settings(self.config, self.run_overrides(variant, seed))
+    def control_overrides(self, control: str, seed: int) -> list[str]:
+        """Settings of the prediction and scores of one control, as the scripts take them."""
+        result = self.run_folder(control, seed) / "result"
+        own: Overrides = {"TEST.save_folder": str(result)}
+        how = self.controls[control]
+        own |= how if isinstance(how, dict) else {"TEST.predictions": str(result / "video/gray")}
+        return [*self.run_overrides(self.baseline, seed), *self._words(own, seed)]
+
+    def settings(self, row: str, seed: int) -> Settings:
+        """The effective settings of one variant or control."""
+        overrides = self.control_overrides if row in self.controls else self.run_overrides
+        return load_settings(self.config, overrides(row, seed))
 
     def fingerprint(self, variant: str, seed: int) -> str:
         """Hash of all that the figures of a variant or control depend on, as far as the plan says it."""

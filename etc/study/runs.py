@@ -21,7 +21,7 @@ from etc.config import TOOLKIT
 from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
 from etc.evaluate.results import read_clip_scores
-from etc.study.controls import regions_per_frame, write_control
+from etc.study.controls import regions_per_frame, write_filtered
 from etc.study.plan import START, Study
 from utils.files import write_text
 
@@ -165,12 +165,13 @@ def _run(study: Study, variant: str, seed: int, threads: int) -> list[FinishedRu
     runs = [_finished(study, variant, seed, regions_per_frame(settings), start)]
     for name, control in (study.controls if variant == study.baseline else {}).items():
         start, folder = time.time(), study.run_folder(name, seed)
-        result = folder / "result"
-        write_control(control, settings, result / "video/gray")
-        own = [f"TEST.predictions={result}/video/gray", f"TEST.save_folder={result}"]
-        _script("eval_tc", study, [*overrides, *own], folder, threads)
-        filtered = settings.model_copy(update={"TEST": settings.TEST.model_copy(update={"save_folder": str(result)})})
-        runs.append(_finished(study, name, seed, regions_per_frame(filtered), start))
+        overrides = study.control_overrides(name, seed)
+        if isinstance(control, dict):
+            _script("gen_video", study, overrides, folder, threads)
+        else:
+            write_filtered(control, settings, folder / "result/video/gray")
+        _script("eval_tc", study, overrides, folder, threads)
+        runs.append(_finished(study, name, seed, regions_per_frame(study.settings(name, seed)), start))
     return runs
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from etc.config import TOOLKIT, load_settings
-from etc.study.controls import majority, regions, regions_per_frame, write_control
+from etc.study.controls import majority, regions, regions_per_frame, write_filtered
 
 
 def slow_majority(ids: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
@@ -61,7 +61,7 @@ def predicted(tmp_path):
 
 def test_a_control_writes_the_filtered_predictions_of_each_clip(predicted, tmp_path):
     settings, clips = predicted
-    write_control((3, 1, 1), settings, tmp_path / "out")
+    write_filtered((3, 1, 1), settings, tmp_path / "out")
     for c, clip in enumerate(clips):
         expected = slow_majority(clip, (3, 1, 1))
         for t in range(3):
@@ -70,7 +70,7 @@ def test_a_control_writes_the_filtered_predictions_of_each_clip(predicted, tmp_p
 
 def test_the_constant_is_the_most_frequent_class_of_all_clips(predicted, tmp_path):
     settings, clips = predicted
-    write_control("constant", settings, tmp_path / "out")
+    write_filtered("constant", settings, tmp_path / "out")
     most = np.bincount(clips.reshape(-1)).argmax()
     for file in (tmp_path / "out").glob("*.png"):
         assert (np.asarray(Image.open(file)) == most).all()

@@ -42,7 +42,7 @@ def called(monkeypatch) -> list[tuple[str, str]]:
     first = SimpleNamespace(figure=lambda metric: 0.5, name="dis", results={"pixel_consistency": 0.75})
     scores = SimpleNamespace(first=first, by_flow=[first], clip_counts=counts)
     monkeypatch.setattr(runs, "regions_per_frame", lambda settings: len(settings.TEST.save_folder))
-    monkeypatch.setattr(runs, "write_control", lambda c, settings, folder: calls.append((str(c), str(folder))))
+    monkeypatch.setattr(runs, "write_filtered", lambda c, settings, folder: calls.append((str(c), str(folder))))
     monkeypatch.setattr(runs, "read_clip_scores", lambda folder: scores)
     return calls
 
@@ -112,6 +112,13 @@ def test_controls_are_made_from_the_baseline_of_each_seed(study, called):
     assert (base.variant, control.variant, other.variant) == ("a", "c", "b")
     assert control.figures["regions"] == len(f"{out}/result") and control.changed_by_flow == {"dis": 0.25}
     assert base.figures["regions"] == len("exp/study/s/a/seed0/result")
+
+
+def test_a_control_with_settings_of_a_prediction_is_predicted_and_scored(study, called):
+    study = study.model_copy(update={"seeds": [0], "controls": {"c": {"TEST.flip": True}}})
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    assert called[4:6] == [("gen_video", "exp/study/s/c/seed0"), ("eval_tc", "exp/study/s/c/seed0")]
+    assert [run.variant for run in runs.read_runs(study, RESULTS)] == ["a", "c", "b"]
 
 
 def test_a_control_that_is_added_later_needs_the_baseline_again_and_keeps_its_line(study, called):
