@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from etc.study.summary import with_bounds
@@ -32,10 +33,12 @@ def test_every_file_and_script_that_the_readme_names_exists():
     assert not [path for path in {*links, *paths} if not (REPOSITORY / path).exists()]
 
 
-def test_the_figures_of_the_studies_are_those_of_the_summary():
+@pytest.mark.parametrize("page", ["README.md", "docs/results/studies.md"])
+def test_the_figures_of_the_studies_are_those_of_the_summary(page):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
     rows = json.loads((REPOSITORY / "docs/results/study/summary.json").read_text(encoding="utf-8"))
     expected = {f"{row['study']}/{row['variant']}": row for row in rows}
-    shown = re.findall(r"^\| `((?:street|camvid)\w*/[\w.+-]+)` \| [^|]+ \| (.*) \|$", README, re.MULTILINE)
+    shown = re.findall(r"^\| `((?:street|camvid)\w*/[\w.+-]+)` \| [^|]+ \| (.*) \|$", text, re.MULTILINE)
     assert len(shown) >= 6
     for name, figures in shown:
         row = expected[name]

@@ -20,7 +20,7 @@ def test_the_page_has_all_rows_and_the_curves_of_every_seed(tmp_path, monkeypatc
         seeds=[0, 1],
         baseline="a",
         variants={"a": {}, "b": {"TRAIN.st_weight": 2}},
-        controls={"c": (3, 1, 1)},
+        controls={"c": (3, 1, 1), "d": {"TEST.flip": True}},
         note="The labels are pseudo labels.",
     )
     log = study.run_folder("a", 0) / "log.csv"
@@ -31,10 +31,11 @@ def test_the_page_has_all_rows_and_the_curves_of_every_seed(tmp_path, monkeypatc
     (results / "s_curves_seed1.png").write_bytes(b"drawn on another machine")
     runs = [finished(variant, seed) for seed in (0, 1) for variant in study.rows]
     text = write_page(study, "s.yaml", runs, rows_of(study, runs), results).read_text()
-    assert "6 of 6 runs are done, on 3 clips; 0.6 hours" in text and "\nThe labels are pseudo labels.\n" in text
+    assert "8 of 8 runs are done, on 3 clips; 0.8 hours" in text and "\nThe labels are pseudo labels.\n" in text
     assert "- `b`: `TRAIN.st_weight=2`" in text and "- `a`: `student.yaml` as it is" in text
     assert "- `c`: the predictions of `a`, the majority of 3 frames, 1x1 pixels" in text
-    assert text.count("| 2 |") == 3 and "dis +0.0" in text
+    assert "- `d`: not trained: the frames predicted with `TEST.flip=True`" in text
+    assert text.count("| 2 |") == 4 and "dis +0.0" in text
     for seed in (0, 1):
         assert f"![learning curves](s_curves_seed{seed}.png)" in text
     assert (results / "s_curves_seed0.png").read_bytes()[1:4] == b"PNG"
