@@ -12,6 +12,7 @@ from torchvision.models import resnet18
 from etc.config import load_settings
 from etc.errors import UserError
 from etc.networks import network_for_cost, new_network, trained_network
+from etc.predict.onnx_export import export_onnx
 from model import build_model
 from tests.scripts import run
 
@@ -163,6 +164,15 @@ def test_several_checkpoints_predict_the_mean_of_their_logits_and_cost_as_many_n
     assert len(set(hashes)) == 2 and all(len(each) == 64 for each in hashes)
 
 
-def test_an_empty_list_of_checkpoints_is_refused():
-    with pytest.raises(UserError, match=r"TEST\.ckpt_path"):
-        load_settings(None, ["TEST.ckpt_path=[]"])
+@pytest.mark.parametrize(
+    ("words", "named"), [("[]", "names no checkpoint"), ("[a.pth, a.pth]", "names a checkpoint twice")]
+)
+def test_a_list_of_no_checkpoint_or_of_one_twice_is_refused(words, named):
+    with pytest.raises(UserError, match=rf"TEST\.ckpt_path: {named}"):
+        load_settings(None, [f"TEST.ckpt_path={words}"])
+
+
+def test_an_export_of_several_checkpoints_needs_a_name():
+    pytest.importorskip("onnxscript")
+    with pytest.raises(UserError, match="several checkpoints become one file: name it with --out"):
+        export_onnx(load_settings(None, ["TEST.ckpt_path=[a.pth, b.pth]"]))

@@ -141,7 +141,7 @@ class Test(Section):
     ckpt_path: str | list[str] = Field(
         "exp/cityscapes/pspnet18_flow/best.pth",
         title="path or list",
-        description="checkpoint to evaluate; [A, B]: mean of several networks",
+        description="checkpoint to evaluate; [A,B]: mean of several of TRAIN.arch",
     )
     save_folder: str = Field(
         "exp/cityscapes/pspnet18_flow/result", title="path", description="folder for predictions and scores"
@@ -224,6 +224,8 @@ class Test(Section):
     def _at_least_one(cls, value: str | list[str]) -> str | list[str]:
         if not value:
             raise ValueError("names no checkpoint")
+        if isinstance(value, list) and len(set(value)) < len(value):
+            raise ValueError("names a checkpoint twice")
         return value
 
     @model_validator(mode="after")

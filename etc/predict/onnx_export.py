@@ -71,7 +71,7 @@ def export_onnx(
 
     Args:
         settings: the settings.
-        out: the file, ``*.onnx``; ``None`` is the (first) checkpoint's name with that suffix.
+        out: the file, ``*.onnx``; ``None`` is the checkpoint's name with that suffix.
         opset: version of the operator set.
         labels: the output is the class of each pixel instead of the logits.
         sizes: heights and widths at which the file must agree with torch; the network is traced at the first.
@@ -80,12 +80,15 @@ def export_onnx(
         The file, and one check per size.
 
     Raises:
-        UserError: a package is missing, ``out`` does not end in .onnx, the checkpoint cannot be used, the network
-            cannot be exported, or the file does not compute what torch does (it is removed).
+        UserError: a package is missing, ``out`` does not end in .onnx, or is missing for several checkpoints, the
+            checkpoint cannot be used, the network cannot be exported, or the file does not compute what torch does (it
+            is removed).
     """
     lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if lacking:
         raise UserError(f"the export needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
+    if out is None and len(settings.TEST.checkpoints) > 1:
+        raise UserError("several checkpoints become one file: name it with --out FILE.onnx")
     path = Path(settings.TEST.checkpoints[0]).with_suffix(".onnx") if out is None else Path(out)
     if path.suffix != ".onnx" or path.is_dir():
         raise UserError(f"{path}: expected a file name that ends in .onnx")

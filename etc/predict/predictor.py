@@ -56,7 +56,7 @@ def predictor_from(
         scales=test.scales,
         flip=test.flip,
         base_size=test.base_size,
-        source=f"TEST.ckpt_path {test.ckpt_path}" if network is None else "the network",
+        source=f"TEST.ckpt_path {', '.join(test.checkpoints)}" if network is None else "the network",
     )
 
 

@@ -134,7 +134,10 @@ def runs_of(
 def _how_to_score(name: str, folder: Path) -> str:
     """What to do about a folder without scores, by what it holds."""
     if not folder.is_dir():
-        return f"--runs {name}={folder}: there is no such folder, and it is no checkpoint ({', '.join(CHECKPOINTS)})"
+        return (
+            f"--runs {name}={folder}: there is no such folder, and it is no checkpoint ({', '.join(CHECKPOINTS)}); "
+            "several checkpoints together: tool/gen_video.py and tool/eval_tc.py, then compare their folder"
+        )
     if (folder / "video").is_dir():
         return f"{folder} has no {TC_FILE}: write it with tool/eval_tc.py TEST.save_folder {folder}"
     if next(folder.rglob("*.png"), None) is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from etc.cli import PREDICTOR
 from etc.config import load_settings
 from etc.config.schema import Settings
 from etc.config.yaml_reader import YamlError, parse, read_text
@@ -20,8 +21,7 @@ from etc.study.controls import Filter
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 START = "{folder}/start/"  # of the first trainings, in the settings of a variant
 _OWN = ("TRAIN.save_path", "TRAIN.weight", "TRAIN.manual_seed", "TRAIN.resume", "TEST.ckpt_path", "TEST.save_folder")
-
-_OF_CONTROLS = ("TEST.save_folder", "TEST.predictions")
+_OF_CONTROLS = ("TEST.ckpt_path", *PREDICTOR.split())
 Overrides = dict[str, Any]  # "SECTION.key" -> value
 
 
@@ -78,9 +78,13 @@ class Study(BaseModel):
                 raise ValueError(f"{name} is a variant and a control: call one by another name")
             if isinstance(control, tuple) and any(side < 1 or side % 2 == 0 for side in control):
                 raise ValueError(f"control {name}: the sides of a window {list(control)} must be odd")
-            for key in control if isinstance(control, dict) else ():
-                if not key.startswith("TEST.") or key in _OF_CONTROLS:
-                    raise ValueError(f"control {name}: {key} is no setting of a prediction: leave it out")
+            if control == {}:
+                raise ValueError(f"control {name} sets nothing: it would be the baseline")
+            for key, value in control.items() if isinstance(control, dict) else ():
+                if key not in _OF_CONTROLS:
+                    raise ValueError(f"control {name}: {key} is no setting of the predictor: leave it out")
+                if "{folder}" in str(value).replace(START, ""):
+                    raise ValueError(f"control {name}: {key} may read {START}... alone: the rest is not trained yet")
         return self
 
     @model_validator(mode="after")
@@ -181,8 +185,9 @@ def read_study(path: str | Path) -> Study:
     except (ValidationError, TypeError) as error:
         raise ConfigError(f"{path}: {_first_fault(error)}") from error
     for seed in study.seeds:
-        for variant in study.variants:
-            study.fingerprint(variant, seed)
+        for row in study.rows:
+            study.fingerprint(row, seed)
+            study.settings(row, seed)
     return study
 
 
@@ -194,5 +199,7 @@ def _first_fault(error: Exception) -> str:
     if unknown:
         return f"unknown key {unknown[0]}; the keys are {', '.join(Study.model_fields)}"
     fault = faults[0]
+    if fault["loc"][:1] == ("controls",) and len(fault["loc"]) > 2:  # one fault for each type that it may have
+        return f"controls.{fault['loc'][1]}: expected constant, [frames, rows, columns] or settings of the predictor"
     where = ".".join(str(part) for part in fault["loc"])
     return f"{where}: {fault['msg']}" if where else fault["msg"].removeprefix("Value error, ")

@@ -133,11 +133,13 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
 
 
 def _starts(study: Study, todo: dict[int, list[str]]) -> list[int]:
-    """The seeds whose first training is needed: those with variants to do, and all for a variant that reads others'."""
+    """The seeds whose first training is needed: those with variants to do, and all where one reads others'."""
     if study.start is None:
         return []
     left = {variant for variants in todo.values() for variant in variants}
-    all_of_them = any(START in str(value) for variant in left for value in study.variants[variant].values())
+    controls = study.controls.values() if study.baseline in left else ()
+    read = [study.variants[variant] for variant in left] + [each for each in controls if isinstance(each, dict)]
+    all_of_them = any(START in str(value) for overrides in read for value in overrides.values())
     return [seed for seed, variants in todo.items() if variants or all_of_them]
 
 

@@ -46,11 +46,13 @@ def test_every_run_has_its_seed_its_folder_and_the_start_of_its_seed(plan):
 
 
 def test_a_control_scores_filtered_predictions_or_predicts_with_settings_of_its_own(plan):
-    study = plan("flat: constant", 'flat: {TEST.ckpt_path: ["{folder}/a.pth", "{folder}/b.pth"], TEST.flip: true}')
+    study = plan(
+        "flat: constant", 'flat: {TEST.ckpt_path: ["{folder}/start/a.pth", "{folder}/start/b.pth"], TEST.flip: true}'
+    )
     filtered, predicted = study.settings("time3", 3), study.settings("flat", 3)
     assert filtered.TEST.predictions == f"{filtered.TEST.save_folder}/video/gray"
     assert filtered.TEST.save_folder == "exp/study/tiny/time3/seed3/result"
-    assert predicted.TEST.checkpoints == ["exp/study/tiny/a.pth", "exp/study/tiny/b.pth"]
+    assert predicted.TEST.checkpoints == ["exp/study/tiny/start/a.pth", "exp/study/tiny/start/b.pth"]
     assert predicted.TEST.flip and predicted.TEST.predictions is None
     assert predicted.TEST.save_folder == "exp/study/tiny/flat/seed3/result"
     assert plan().fingerprint("flat", 3) != study.fingerprint("flat", 3)
@@ -85,10 +87,13 @@ def test_the_fingerprint_of_a_control_changes_with_the_baseline_and_with_the_fil
         ("  js:", "  start:", "no variant may be called start"),
         ("name: tiny", "nome: tiny", "nome"),
         ("[3, 1, 1]", "[4, 1, 1]", "control time3: the sides of a window [4, 1, 1] must be odd"),
-        ("[3, 1, 1]", "[3, 1]", "controls.time3"),
-        ("flat: constant", "flat: blurred", "controls.flat"),
-        ("flat: constant", "flat: {TRAIN.epochs: 2}", "control flat: TRAIN.epochs is no setting of a prediction"),
-        ("flat: constant", "flat: {TEST.save_folder: x}", "control flat: TEST.save_folder is no setting of a predict"),
+        ("[3, 1, 1]", "[3, 1]", "controls.time3: expected constant, [frames, rows"),
+        ("flat: constant", "flat: blurred", "controls.flat: expected constant, [frames, rows"),
+        ("flat: constant", "flat: {TRAIN.epochs: 2}", "control flat: TRAIN.epochs is no setting of the predictor"),
+        ("flat: constant", "flat: {TEST.strides: [8]}", "control flat: TEST.strides is no setting of the predictor"),
+        ("flat: constant", "flat: {TEST.flip: maybe}", "TEST.flip: expected true or false"),
+        ("flat: constant", "flat: {}", "control flat sets nothing"),
+        ("flat: constant", 'flat: {TEST.ckpt_path: "{folder}/js/seed3/last.pth"}', "control flat: TEST.ckpt_path may"),
         ("time3: [", "js: [", "js is a variant and a control"),
         ("time3: [", "start: [", "no variant may be called start"),
         ("quickstart.yaml", "nothing.yaml", "nothing.yaml"),

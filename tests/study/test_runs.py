@@ -103,6 +103,16 @@ def test_a_variant_that_learns_from_all_starts_has_them_on_another_machine_too(s
     assert study.settings("b", 0).DISTILL.teacher_weights == [t.format(folder="exp/study/s") for t in teachers]
 
 
+def test_a_control_that_predicts_with_all_starts_has_them_on_another_machine_too(study, called):
+    control = {"TEST.ckpt_path": ["{folder}/start/seed0/last.pth", "{folder}/start/seed1/last.pth"]}
+    study = study.model_copy(update={"controls": {"c": control}})
+    runs.run_all(study.model_copy(update={"seeds": [0], "controls": {}}), "s.yaml", RESULTS, jobs=1)
+    runs.run_all(study.model_copy(update={"controls": {}}), "s.yaml", RESULTS, jobs=1)
+    called.clear()
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    assert called[:2] == [("train_with_flow", f"exp/study/s/start/seed{seed}") for seed in (0, 1)]
+
+
 def test_controls_are_made_from_the_baseline_of_each_seed(study, called):
     study = study.model_copy(update={"seeds": [0], "controls": {"c": (3, 1, 1)}})
     runs.run_all(study, "s.yaml", RESULTS, jobs=1)
