@@ -463,8 +463,8 @@ def test_every_key_is_read_by_the_toolkit():
         node.attr for path in files for node in ast.walk(ast.parse(path.read_text("utf-8"))) if hasattr(node, "attr")
     }
     # Read by names made of others: arch and layers by Train.network, teacher_weight by Distill.teacher_weights,
-    # ckpt_path by Test.checkpoints, the world's own keys by their prefix, the weights of the distillation losses by the loss.
-    # zoom_factor has one value, which its check reads.
+    # ckpt_path by Test.checkpoints, the world's own keys by their prefix, the weights of the distillation losses by the
+    # loss. zoom_factor has one value, which its check reads.
     read |= {"arch", "layers", "zoom_factor", "teacher_weight", "ckpt_path"} | {f"{loss}_weight" for loss in LOSSES}
     read |= {key for key in SECTIONS["DATA"].model_fields if key.startswith("synthetic_")}
     unread = [f"{s}.{key}" for s, model in SECTIONS.items() for key in model.model_fields if key not in read]
