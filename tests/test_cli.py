@@ -156,8 +156,10 @@ def test_every_setting_is_listed_by_a_script_and_read_somewhere():
     files = [path for path in (*(REPOSITORY / "etc").rglob("*.py"), *TOOLS) if path != Path(schema.__file__)]
     trees = (ast.parse(path.read_text("utf-8")) for path in files)
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    # by Train.network and Distill.weight
-    read |= {"arch", "layers", "teacher_weight"} | {f"{loss}_weight" for loss in schema.DISTILLATION_FRAMES}
+    # by Train.network, Distill.weight and Test.checkpoints
+    read |= {"arch", "layers", "teacher_weight", "ckpt_path"} | {
+        f"{loss}_weight" for loss in schema.DISTILLATION_FRAMES
+    }
     # the settings of the synthetic world are read by their common prefix
     unread = {key for key in listed if key.partition(".")[2] not in read and not key.startswith("DATA.synthetic_")}
     assert not unread

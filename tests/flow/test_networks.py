@@ -48,6 +48,7 @@ def test_the_quickstart_trains_and_scores_with_a_flownet2_checkpoint(words, tmp_
     assert "TC strict" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_eval_tc_scores_with_the_flow_of_flownet2(words, tmp_path, capsys):
     predict(words)
     weights = write_checkpoint(tmp_path / "FlowNet2_checkpoint.pth.tar", "flownet2")

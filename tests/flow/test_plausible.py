@@ -80,6 +80,7 @@ def test_one_odd_pair_does_not_decide():
     assert advice_on([still, right, right, (*FRAMES, moved(6.5, -1), None)]) is None
 
 
+@pytest.mark.slow
 def test_training_and_scoring_warn_of_flow_from_code_of_ones_own(tiny_training, tmp_path, monkeypatch, caplog):
     (tmp_path / "turned_flow.py").write_text(
         "from etc.flow.estimators import DisFlow\n"

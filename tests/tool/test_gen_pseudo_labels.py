@@ -95,6 +95,7 @@ def test_sure_pixels_get_the_teachers_class_as_label_ids_and_the_rest_is_ignored
     assert (out / "settings.yaml").is_file() and read(out / "examples.png").shape[2] == 3
 
 
+@pytest.mark.slow
 def test_the_list_trains_a_network_beside_the_labels_that_exist(words, tiny_training, tiny_world, tmp_path):
     out = tmp_path / "pseudo"
     assert run("gen_pseudo_labels", *words, "--out", out, "--threshold", 0.5) == 0

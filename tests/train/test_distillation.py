@@ -240,7 +240,8 @@ def test_what_cannot_be_distilled_is_said_before_training(distilled, teacher_fil
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("source", ["online", pytest.param("cached", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["online", "cached"])
 def test_several_teachers_teach_the_mean_of_their_logits(distilled, teacher_file, tmp_path, source):
     """One network beside its negative: the mean is 0 everywhere, as that of a network whose last layer is 0."""
     weights = torch.load(teacher_file, weights_only=True)["student"]

@@ -141,6 +141,7 @@ def test_padding_that_the_teacher_never_saw_teaches_nothing(teacher):
     assert cells.tolist() == [True] * 4 + [False] * 4
 
 
+@pytest.mark.slow
 def test_training_fills_the_store_and_then_reads_it(tiny_training, teacher_file, tmp_path):
     overrides = [
         *tiny_training,

@@ -69,6 +69,7 @@ def test_the_learning_rate_is_poly_and_new_layers_learn_ten_times_faster(tiny_tr
     assert [lr for _, lr in seen] == pytest.approx([10 * lr for lr in expected])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny_training, tmp_path):
     one = train(tiny_training)
     two = train([*tiny_training, f"TRAIN.save_path={tmp_path}/two", "TRAIN.workers=1"])
@@ -165,6 +166,7 @@ def test_labels_that_validation_needs_are_missed_before_training(tiny_training, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_validation_that_fails_costs_no_training_and_is_made_up_for(tiny_training, tmp_path, monkeypatch):
     overrides = [*tiny_training, "TRAIN.val_freq=1"]
     whole = train([*overrides, f"TRAIN.save_path={tmp_path}/whole"])
@@ -200,6 +202,7 @@ def test_a_validation_without_labelled_pixels_is_not_the_best_for_ever(tiny_trai
     assert torch.load(tmp_path / "run/best.pth", weights_only=True)["epoch"] == 4
 
 
+@pytest.mark.slow
 def test_the_schedule_waits_where_the_scaler_skips_a_step(tiny_training):
     trainer = Trainer(load_settings(None, [*tiny_training, "TRAIN.epochs=3", "TRAIN.val_freq=3"]), CPU)
     # Gradients overflow until the scale has been lowered twice.
