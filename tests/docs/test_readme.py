@@ -38,7 +38,7 @@ def test_the_figures_of_the_studies_are_those_of_the_summary(page):
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     rows = json.loads((REPOSITORY / "docs/results/study/summary.json").read_text(encoding="utf-8"))
     expected = {f"{row['study']}/{row['variant']}": row for row in rows}
-    shown = re.findall(r"^\| `((?:street|camvid)\w*/[\w.+-]+)` \| [^|]+ \| (.*) \|$", text, re.MULTILINE)
+    shown = re.findall(r"^\| `((?:street|camvid|cityscapes)\w*/[\w.+-]+)` \| [^|]+ \| (.*) \|$", text, re.MULTILINE)
     assert len(shown) >= 6
     for name, figures in shown:
         row = expected[name]
