@@ -130,7 +130,8 @@ class FlickerRate:
             if visible[i] is not None:
                 counted &= visible[i]
             flickers = counted & (a == c) & (a != b)
-            self.counts += torch.stack([flickers.sum(), counted.sum()]).cpu()
+            # The sum of a bool map takes many times as long.
+            self.counts += torch.stack([torch.count_nonzero(flickers), torch.count_nonzero(counted)]).cpu()
 
     def merge(self, other: "FlickerRate") -> "FlickerRate":
         """Adds the counts of ``other``; returns self."""

@@ -69,10 +69,10 @@ def boundary_band(ids: Tensor, reach: int, ignore: int) -> Tensor:
 
     ``ids`` is uint8 with ``ignore`` as its largest value, which is no class.
     """
-    rising = (ids + 1) * (ids < ignore)  # class c as c + 1, ignored pixels as 0
+    rising = ids * (ids < ignore).view(torch.uint8)  # ignored pixels as 0
     falling = ignore - ids  # class c as K - c, ignored pixels as 0
-    highest, lowest = (_square_max(values, reach).to(torch.int16) for values in (rising, falling))
-    return highest + lowest > ignore + 1  # one class alone gives K + 1
+    # The highest class against the lowest; a square without any class has 0 and K.
+    return _square_max(rising, reach) > ignore - _square_max(falling, reach)
 
 
 def _square_max(values: Tensor, reach: int) -> Tensor:
