@@ -113,8 +113,8 @@ def share_buffers(module: nn.Module) -> None:
 
 def barrier() -> None:
     """Wait for all processes."""
-    if world_size() > 1:
-        dist.barrier(_patient_group())
+    # gloo's own barrier would allocate a tensor on the GPU of this process.
+    sum_counts(torch.zeros(1, dtype=torch.int64))
 
 
 def warn_of_idle_processes(parts: int, what: str) -> None:
@@ -151,18 +151,19 @@ def exclusive_output(folder: str | Path, name: str = "") -> Iterator[None]:
         if refusal[0] is not None:
             raise UserError(refusal[0])
         yield
-        if group is not None:
-            dist.barrier(group)
+        barrier()
 
 
 def device_of(name: str) -> torch.device:
     """The device that ``TEST.device`` names; ``auto`` takes CUDA where there is one.
 
+    Among processes that torchrun started it is the GPU of this process, whichever GPU is named.
+
     Raises:
         UserError: no such device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -171,4 +172,6 @@ def device_of(name: str) -> torch.device:
         raise UserError("TEST.device mps: this machine has no Apple GPU that torch can use")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"TEST.device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda" and dist.is_initialized():
+        return torch.device("cuda", torch.cuda.current_device())
     return device

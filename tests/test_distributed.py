@@ -119,3 +119,14 @@ def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch, local, name
         distributed.process_group(torch.device("cuda")),
     ):
         pass
+
+
+def test_each_process_predicts_on_its_own_gpu_whichever_the_settings_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert distributed.device_of("cuda:0") == torch.device("cuda:0")
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    for name in ("auto", "cuda", "cuda:0"):
+        assert distributed.device_of(name) == torch.device("cuda:1")
+    assert distributed.device_of("cpu") == torch.device("cpu")

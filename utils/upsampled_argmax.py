@@ -42,9 +42,10 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
     pixels = logits.float().permute(0, 2, 3, 1).contiguous()
     # Columns first: rows are then copied whole.
     ids = _cells(pixels).index_select(2, columns.first).index_select(1, rows.first)
+    at_once = _ROWS if ids.device.type == "cpu" else size[0]  # a GPU would be waited for after each block
     for image, out in zip(pixels, ids, strict=True):
-        for start in range(0, size[0], _ROWS):
-            block = slice(start, start + _ROWS)
+        for start in range(0, size[0], at_once):
+            block = slice(start, start + at_once)
             y, x = (out[block] == _MIXED).nonzero(as_tuple=True)
             if len(y):
                 out[block][y, x] = _interpolated_argmax(image, rows.part(block), columns, y, x)

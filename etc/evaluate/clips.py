@@ -45,6 +45,7 @@ class _Checked(NamedTuple):
 
     Attributes:
         flows: what clips are scored with.
+        computing: names of the flows of which the cache lacks some.
         whole: the clips as they are listed.
         predictions: their predictions.
         classes: names of the classes.
@@ -54,6 +55,7 @@ class _Checked(NamedTuple):
     """
 
     flows: list[FlowSetting]
+    computing: list[str]
     whole: list[Clip]
     predictions: Predictions
     classes: list[str]
@@ -96,7 +98,7 @@ def score_clips(
     device = device or device_of(settings.TEST.device)
     checked = _checked(settings, device)
     flows, predictions, clips = checked.flows, checked.predictions, checked.clips
-    workers = number_of_workers(workers, settings, device, flows, clips)
+    workers = number_of_workers(workers, settings, device, flows, clips, computing=checked.computing)
     ends = segment_ends(len(clips[0])) if len(clips) == 1 else []
     counter = PartCounter(settings, flows, predictions.reader, ends)
     tables = PartTables(counter, clips)
@@ -145,10 +147,12 @@ def _checked(settings: Settings, device: torch.device) -> _Checked:
     longest = max(map(len, clips))
     if longest <= max(settings.TEST.strides):
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest} frames")
+    computing: list[str] = []
     if distributed.rank() == 0:
         _warn_of_flow(settings, flows, clips)
-        announce_flow(settings, flows, clips, files)
-    return _Checked(flows, whole, predictions, names, breaks, clips, files)
+        computing = announce_flow(settings, flows, clips, files)
+    computing = distributed.gathered(computing)[0]
+    return _Checked(flows, computing, whole, predictions, names, breaks, clips, files)
 
 
 def _scores(settings: Settings, checked: _Checked, pooled: ClipCounts, segments: list[Counts]) -> ClipScores:

@@ -64,7 +64,9 @@ def evaluation_flow(settings: Settings, name: str, device: torch.device) -> Flow
     return flow_source(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
 
 
-def announce_flow(settings: Settings, flows: list[FlowSetting], clips: list[Clip], files: Sequence[Sequence]) -> None:
+def announce_flow(
+    settings: Settings, flows: list[FlowSetting], clips: list[Clip], files: Sequence[Sequence]
+) -> list[str]:
     """Say of each estimator how much flow is to be computed, see :func:`etc.flow.precompute.announce`.
 
     Args:
@@ -73,14 +75,20 @@ def announce_flow(settings: Settings, flows: list[FlowSetting], clips: list[Clip
         clips: the frames.
         files: the prediction of each of them; ``None``: a gap, whose pairs are not scored.
 
+    Returns:
+        The names of those that have flow to compute.
+
     Raises:
         UserError: as :func:`etc.flow.precompute.announce`.
     """
+    computing = []
     for name in dict.fromkeys(flow.name for flow in flows):
         own = [flow for flow in flows if flow.name == name]
         if isinstance(own[0].source, CachedFlow):
             strides = [flow.stride for flow in own]
-            announce(own[0].source, pairs_to_score(settings, strides, clips, files))
+            if announce(own[0].source, pairs_to_score(settings, strides, clips, files)):
+                computing.append(name)
+    return computing
 
 
 def pairs_to_score(

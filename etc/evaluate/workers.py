@@ -35,7 +35,13 @@ _WORTH_A_WORKER = 16 * 1024 * 2048
 
 
 def number_of_workers(
-    wanted: int | None, settings: Settings, device: torch.device, flows: list[FlowSetting], clips: list[list[Frame]]
+    wanted: int | None,
+    settings: Settings,
+    device: torch.device,
+    flows: list[FlowSetting],
+    clips: list[list[Frame]],
+    *,
+    computing: Sequence[str],
 ) -> int:
     """How many worker processes this process shall start; 1: it counts by itself.
 
@@ -47,16 +53,21 @@ def number_of_workers(
         device: where flow is computed.
         flows: what clips are scored with.
         clips: the frames.
+        computing: names of the flows that are to be computed; a network on a GPU does that in one process.
 
     Raises:
         UserError: a number below 1, or a frame that cannot be read.
     """
     if wanted is not None and wanted < 1:
         raise UserError(f"{wanted} workers: expected 1 or more")
-    networks = [flow.name for flow in flows if flow.name.partition("@")[0] not in ("dis", "dataset")]
+    networks = [name for name in computing if name.partition("@")[0] not in ("dis", "dataset")]
     if device.type != "cpu" and networks:
         if wanted is not None and wanted > 1:
-            logger.warning("%s computes flow on %s: one process scores; torchrun starts more", networks[0], device)
+            logger.warning(
+                "%s computes flow on %s: one process scores; torchrun starts more, and a scoring again takes them all",
+                networks[0],
+                device,
+            )
         return 1
     if wanted is not None:
         return wanted

@@ -158,7 +158,9 @@ class RaftFlow:
         height, width = rgb_t.shape[-2:]
         size = [max(128, -(-side // 8) * 8) for side in (height, width)]
         pair = [_padded(x.float() / 127.5 - 1, *size) for x in (rgb_t, rgb_k)]
-        return _run(self.network, self.device, *pair)[-1][..., :height, :width].to(rgb_t.device)
+        # torchvision makes a small tensor in each of its updates and moves it: made there, it is not waited for.
+        with torch.device(self.device):
+            return _run(self.network, self.device, *pair)[-1][..., :height, :width].to(rgb_t.device)
 
 
 class FlowNet2Flow:

@@ -116,7 +116,7 @@ def fill(flow: CachedFlow, pairs: list[FramePair]) -> int:
     return computed
 
 
-def announce(flow: CachedFlow, pairs: Sequence[FramePair]) -> None:
+def announce(flow: CachedFlow, pairs: Sequence[FramePair]) -> int:
     """Say in one line how much flow the cache lacks, how much disk it will take and how long, before that begins.
 
     Measured on three pairs, which are computed here and kept. Nothing is said where no more are missing.
@@ -125,12 +125,15 @@ def announce(flow: CachedFlow, pairs: Sequence[FramePair]) -> None:
         flow: the estimator and the cache.
         pairs: all that will be read, over all processes.
 
+    Returns:
+        How many pairs the cache still lacks.
+
     Raises:
         UserError: as :meth:`etc.flow.cache.CachedFlow.compute`.
     """
     missing = [pair for pair in pairs if not flow.has(*pair, _shape(pair))]
     if len(missing) <= _MEASURED:
-        return
+        return len(missing)
     seconds, sizes = [], []
     # From the middle of each third: the first frames of a video are often unlike the others.
     for pair in missing[len(missing) // (2 * _MEASURED) :: math.ceil(len(missing) / _MEASURED)]:
@@ -146,6 +149,7 @@ def announce(flow: CachedFlow, pairs: Sequence[FramePair]) -> None:
         tqdm.format_sizeof(statistics.mean(sizes) * len(missing), "B", 1000),
         duration(left),
     )
+    return len(missing) - len(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -23,10 +23,11 @@ from etc.flow.build import flow_estimator
 from etc.flow.estimators import FlowEstimator
 from etc.motion import MotionLoss
 from etc.networks import compile_in_place, new_network, teacher_network
+from etc.precision import chosen_dtype
 from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
 from etc.train.own_loss import imported_loss
-from etc.train.parallel import data_parallel
+from etc.train.parallel import data_parallel, share_batch_norm
 from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask
 from model import SegmentationNetwork
@@ -96,7 +97,7 @@ def new_student(settings: Settings, device: torch.device) -> SegmentationNetwork
     """
     student = new_network(settings).to(device).to(memory_format=torch.channels_last)
     if settings.DISTRIBUTED.sync_bn and distributed.world_size() > 1 and device.type == "cuda":
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        share_batch_norm(student)
     if settings.TRAIN.compile:
         compile_in_place(student, device, "TRAIN.compile")
     return student
@@ -129,7 +130,9 @@ def new_task(settings: Settings, student: SegmentationNetwork, device: torch.dev
     if train.self_training is not None:
         pseudo_labeler = _pseudo_labeler(settings, student, threshold=train.self_training)
     return MotionTask(
-        student=data_parallel(student, segmentation, device, (train.train_h, train.train_w)),
+        student=data_parallel(
+            student, segmentation, device, (train.train_h, train.train_w), dtype=chosen_dtype(train.amp, device)
+        ),
         segmentation_loss=segmentation,
         motion_loss=motion,
         motion_flow=train.motion_flow,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, LRScheduler, PolynomialLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from etc.config.schema import Train
 from etc.precision import chosen_dtype
@@ -55,10 +56,10 @@ class Optimization:
         self.schedule = new_schedule(train, self.optimizer, updates)
         # float16 alone has too small a range for gradients; bfloat16 needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=chosen_dtype(train.amp, device) == torch.float16)
-        self.averaged: AveragedModel | None = None
-        if train.ema:
-            average = get_ema_multi_avg_fn(train.ema)
-            self.averaged = AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+        self.averaged = AveragedWeights(student, train.ema) if train.ema else None
+        # The scaler skips an update whose gradients overflowed, and asking for its scale would wait for the device.
+        self._has_stepped = False
+        self.optimizer.register_step_post_hook(self._note_step)
 
     def updates_after(self, batch: int) -> bool:
         """Whether the weights change after a batch of an epoch, counted from 0."""
@@ -89,14 +90,16 @@ class Optimization:
         if self.train.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.student.parameters(), self.train.clip_grad)
-        scale = self.scaler.get_scale()
+        self._has_stepped = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # The scaler skips a step whose gradients overflowed and lowers its scale: the schedule must not run ahead.
-        if self.scaler.get_scale() >= scale:
+        if self._has_stepped:  # the schedule must not run ahead
             self.schedule.step()
             if self.averaged is not None:
-                self.averaged.update_parameters(self.student)
+                self.averaged.update(self.student)
+
+    def _note_step(self, *_: Any) -> None:
+        self._has_stepped = True
 
     @property
     def evaluated(self) -> nn.Module:
@@ -112,7 +115,7 @@ class Optimization:
         }
         if self.averaged is not None:
             content["student_ema"] = self.averaged.module.state_dict()
-            content["averaged"] = int(self.averaged.n_averaged)
+            content["averaged"] = self.averaged.updates
         return content
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -121,12 +124,53 @@ class Optimization:
         Raises:
             ValueError, KeyError, TypeError, AttributeError, RuntimeError: state of other parameters or of another form.
         """
-        restore_optimizer(self.optimizer, content["optimizer"], step=content["step"])
+        updates = positions(content["scheduler"])[0]["last_epoch"]
+        restore_optimizer(self.optimizer, content["optimizer"], updates=updates)
         restore_schedule(self.schedule, content["scheduler"])
         self.scaler.load_state_dict(content["scaler"])
         if self.averaged is not None:
             self.averaged.module.load_state_dict(content["student_ema"])
-            self.averaged.n_averaged.fill_(content["averaged"])
+            self.averaged.updates = int(content["averaged"])
+
+
+class AveragedWeights:
+    """A network whose weights and buffers are exponential moving averages of another's.
+
+    torch's ``AveragedModel`` with torch's arithmetic, but for its counter: torch keeps it in a tensor and reads it in
+    each update, for which the host waits.
+
+    Args:
+        student: the network that is averaged.
+        decay: share of the average that each update keeps, in (0, 1).
+
+    Attributes:
+        module: the averaged network.
+        updates: how many there were; the first one copies.
+    """
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(student)
+        self.updates = 0
+        self._average = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Add the weights that the student has now."""
+        pairs: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+        for own, current in zip(_tensors(self.module), _tensors(student), strict=True):
+            mine, its = pairs.setdefault(own.dtype, ([], []))
+            mine.append(own)
+            its.append(current.detach())
+        for mine, its in pairs.values():
+            if self.updates:
+                self._average(mine, its, self.updates)
+            else:
+                torch._foreach_copy_(mine, its)
+        self.updates += 1
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def new_optimizer(train: Train, student: nn.Module) -> torch.optim.Optimizer:
@@ -194,8 +238,8 @@ def restore_schedule(schedule: LRScheduler, state: dict[str, Any]) -> None:
         part.load_state_dict(part.state_dict() | position)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, step: int) -> None:
-    """Load the state of an optimizer; torch checks the number of parameters, but no shape.
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, updates: int) -> None:
+    """Load the state of an optimizer after so many updates; torch checks the number of parameters, but no shape.
 
     Raises:
         ValueError: state of other parameters.
@@ -211,7 +255,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:
         kept = [{k: v for k, v in optimizer.state.get(p, {}).items() if v is not None} for p in group["params"]]
-        if step and group.get("momentum", True) and kept and not any(kept):
+        if updates and group.get("momentum", True) and kept and not any(kept):
             raise ValueError("the optimizer's momentum is missing")
         for parameter, own in zip(group["params"], kept, strict=True):
             for name, value in own.items():

@@ -1,4 +1,4 @@
-"""The student under DDP, which must know whether every parameter gets a gradient in every step."""
+"""The student in several processes: batch norm over all of them, and DDP, which must know what gets a gradient."""
 
 from __future__ import annotations
 
@@ -6,15 +6,49 @@ import copy
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from etc import distributed
 from etc.errors import UserError
+from etc.precision import autocast
 from model.external import UnclearOutput
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def share_batch_norm(student: nn.Module) -> None:
+    """Put batch norms into a network, in place, that normalise over all processes; they train on CUDA alone.
+
+    torch makes plain ones even of those that do more, like timm's, which contain the activation; timm keeps its own.
+
+    Raises:
+        UserError: a kind of batch norm that neither torch nor timm converts.
+    """
+    derived = {type(m) for m in student.modules() if isinstance(m, _BatchNorm) and type(m) not in _BATCH_NORMS}
+    if not derived:
+        nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        return
+    if all(kind.__module__.startswith("timm.") for kind in derived):
+        from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
+
+        if derived <= {BatchNormAct2d, SyncBatchNormAct}:
+            convert_sync_batchnorm(student)
+            return
+    names = ", ".join(sorted(kind.__name__ for kind in derived))
+    raise UserError(
+        f"DISTRIBUTED.sync_bn: {names} does more than batch norm, which would be lost where it is synchronised: "
+        "set DISTRIBUTED.sync_bn to false"
+    )
 
 
 def data_parallel(
-    student: nn.Module, segmentation_loss: nn.Module, device: torch.device, crop: tuple[int, int]
+    student: nn.Module,
+    segmentation_loss: nn.Module,
+    device: torch.device,
+    crop: tuple[int, int],
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """The student, wrapped in DDP where several processes train.
 
@@ -23,6 +57,7 @@ def data_parallel(
         segmentation_loss: called as ``(outputs, label)``.
         device: where it trains.
         crop: height and width of the images that it trains on.
+        dtype: type that its convolutions and products are computed in (:func:`etc.precision.autocast`).
 
     Raises:
         UserError: the network returns no clear logits.
@@ -30,7 +65,8 @@ def data_parallel(
     if distributed.world_size() == 1:
         return student
     ids = [device.index] if device.type == "cuda" else None
-    idle = parameters_without_gradient(student, segmentation_loss, device, crop)
+    with autocast(dtype, device):  # in float32 two crops may not fit where the training's do
+        idle = parameters_without_gradient(student, segmentation_loss, device, crop)
     # DDP waits for the gradient of every parameter, and finds those that get none only if it is told to look.
     return DistributedDataParallel(student, device_ids=ids, find_unused_parameters=bool(idle))
 

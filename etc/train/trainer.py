@@ -261,8 +261,9 @@ class Trainer:
             UserError: what was wrong, and how to continue from last.pth.
         """
         start = time.time()
-        distributed.share_buffers(self.student)
         network = self.optimization.evaluated
+        for shared in dict.fromkeys((self.student, network)):
+            distributed.share_buffers(shared)
         try:
             # Eager: frames have another size than crops, and compiling for each takes minutes.
             with torch.compiler.set_stance("force_eager"):

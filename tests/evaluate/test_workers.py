@@ -211,8 +211,8 @@ def test_by_default_each_worker_has_16_pairs_of_1024x2048_pixels(size, pairs, co
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     monkeypatch.setattr(workers, "image_size", lambda path: size[::-1])
     clips = [[Frame("0.png", None)] * (pairs + 1)]
-    assert number_of_workers(None, settings, torch.device("cpu"), flows, clips) == expected
-    assert number_of_workers(3, settings, torch.device("cpu"), flows, clips) == 3
+    for wanted, number in ((None, expected), (3, 3)):
+        assert number_of_workers(wanted, settings, torch.device("cpu"), flows, clips, computing=["dis"]) == number
 
 
 def test_a_network_on_a_gpu_stays_in_one_process(tmp_path, monkeypatch, caplog):
@@ -222,7 +222,10 @@ def test_a_network_on_a_gpu_stays_in_one_process(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     own = load_settings(None, ["DATA.data_root=.", own_estimator(tmp_path, "pass")])
     flows = flow_settings(own, gpu)
-    assert number_of_workers(None, own, gpu, flows, clips) == 1 and not caplog.text
-    assert number_of_workers(4, own, gpu, flows, clips) == 1 and "one process scores" in caplog.text
+    computing = [flow.name for flow in flows]
+    assert number_of_workers(None, own, gpu, flows, clips, computing=computing) == 1 and not caplog.text
+    assert number_of_workers(4, own, gpu, flows, clips, computing=computing) == 1
+    assert "one process scores" in caplog.text
+    assert number_of_workers(None, own, gpu, flows, clips, computing=[]) == 8, "its flow is in the cache"
     dis = load_settings(None, ["DATA.data_root=.", "FLOW.name=dis"])
-    assert number_of_workers(None, dis, gpu, flow_settings(dis, gpu), clips) == 8
+    assert number_of_workers(None, dis, gpu, flow_settings(dis, gpu), clips, computing=["dis"]) == 8

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import optical_flow
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
 from etc.config.schema import FLOW_ESTIMATORS
@@ -21,6 +23,7 @@ from etc.flow.cache import CachedFlow
 from etc.flow.estimators import CONSTRUCTORS, DisFlow, build_flow
 from etc.flow.files import read_flow, write_flo, write_kitti
 from etc.motion import MotionLoss
+from tests.host_reads import host_reads
 from tests.scripts import load_script
 
 
@@ -510,3 +513,17 @@ def test_every_pair_is_looked_at_and_both_of_its_images(change_t, change_k, mess
     for pair in ((change_t(image_t), change_k(image_k)), batches):
         with pytest.raises(ValueError, match=message):
             estimator.estimate(*pair)
+
+
+@pytest.mark.parametrize("name", ["raft_small", "raft_large"])
+def test_raft_makes_what_it_needs_on_its_device(name, tmp_path, monkeypatch):
+    """torchvision's own code makes a tensor on the host in each of its updates, whose copy is waited for."""
+    device = torch.device("meta")  # holds no values, so that it shows every copy
+    torch.save(getattr(optical_flow, name)().state_dict(), tmp_path / "raft.pth")
+    estimator = build_flow(name, weights=tmp_path / "raft.pth", device=device, check=False)
+    pair = torch.zeros(2, 1, 3, 128, 128, device=device)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
+    estimator.estimate(*pair)
+    with host_reads() as found:
+        estimator.estimate(*pair)
+    assert len(found) == 2, "two grids of positions, which torchvision makes on the host whatever the default is"

@@ -53,6 +53,19 @@ def test_a_norm_that_does_not_follow_its_convolution_stays():
     assert torch.equal(network(image), before)
 
 
+@torch.inference_mode()
+def test_a_norm_that_does_more_stays():
+    class Rectified(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    network = with_statistics(nn.Sequential(nn.Conv2d(3, 3, 1), Rectified(3)))
+    image = torch.randn(1, 3, 4, 5)
+    before = network(image)
+    assert fold_batch_norm(network) == 0
+    assert torch.equal(network(image), before)
+
+
 def test_a_network_in_training_is_refused():
     with pytest.raises(ValueError, match="eval mode"):
         fold_batch_norm(build_model("psp18", classes=5))

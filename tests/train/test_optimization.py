@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from etc.config import load_settings
 from etc.config.schema import Train
@@ -12,6 +13,7 @@ from etc.train import trainer as trainer_module
 from etc.train.optimization import Optimization, new_optimizer, new_schedule, restore_schedule
 from etc.train.trainer import Trainer
 from model import build_model, load_student
+from tests.host_reads import host_reads
 
 CPU = torch.device("cpu")
 
@@ -111,6 +113,42 @@ def test_averaged_weights_follow_the_student_with_the_decay():
             torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
+def test_averaged_weights_are_those_of_torch():
+    data, net = batches(3), Net()
+    own = Optimization(Train(ema=0.75, base_lr=0.1, epochs=1), net, CPU, batches=3)
+    reference = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
+    for index, batch in enumerate(data):
+        own.step(loss_of(net, batch), index)
+        reference.update_parameters(net)
+    same(own.evaluated, reference.module)
+    assert own.averaged.updates == int(reference.n_averaged) == 3
+
+
+@pytest.mark.parametrize("more", [{}, {"ema": 0.9}, {"optimizer": "adamw"}, {"clip_grad": 1.0}, {"warmup": 3}], ids=str)
+def test_an_update_copies_nothing_between_the_host_and_the_device(more):
+    device = torch.device("meta")  # holds no values, so that it shows every copy
+    net = Net().to(device)
+    own = Optimization(Train(epochs=1, **more), net, device, batches=9)
+    for index in range(2):
+        own.step(loss_of(net, torch.randn(6, 4, device=device)), index)
+    with host_reads(excepted=("torch/optim/adam.py",)) as found:  # AdamW reads a count that it keeps on the host
+        own.step(loss_of(net, torch.randn(6, 4, device=device)), 2)
+    assert found == []
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_whose_updates_were_all_skipped_resumes(optimizer):
+    train, net = Train(base_lr=0.1, epochs=2, optimizer=optimizer), Net()
+    own = Optimization(train, net, CPU, batches=2)
+    own.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    for index, batch in enumerate(batches(2)):
+        own.step(loss_of(net, batch) * torch.inf, index)
+    again = Optimization(train, Net(), CPU, batches=2)
+    again.restore(own.state() | {"step": 2})
+    assert again.schedule.last_epoch == 0
+    assert all(torch.equal(own, new) for own, new in zip(net.parameters(), Net().parameters(), strict=True))
+
+
 def test_adamw_decays_matrices_alone_and_new_layers_learn_faster():
     groups = new_optimizer(Train(optimizer="adamw", base_lr=0.01, weight_decay=0.05), Net()).param_groups
     found = {(tuple(p.shape), group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -202,6 +240,19 @@ def test_a_resumed_training_with_all_of_it_has_the_weights_of_the_uninterrupted_
     for key in ("student", "student_ema"):
         assert all(torch.equal(value, other[key][name]) for name, value in one[key].items())
     assert not all(torch.equal(value, one["student"][name]) for name, value in one["student_ema"].items())
+
+
+def test_all_processes_validate_the_buffers_of_the_first(words, tmp_path, monkeypatch):
+    shared = []
+    monkeypatch.setattr(trainer_module.distributed, "share_buffers", shared.append)
+    monkeypatch.setattr(trainer_module, "validate", lambda *_a, **_s: {"mIoU": 0.5, "TC": 0.5})
+    for ema in (0.5, 0.0):
+        own = [f"TRAIN.ema={ema}", f"TRAIN.save_path={tmp_path / str(ema)}"]
+        trainer = Trainer(load_settings(None, [*words, *own]), CPU)
+        shared.clear()
+        trainer._validate(None)
+        assert shared == list(dict.fromkeys([trainer.student, trainer.optimization.evaluated]))
+        assert len(shared) == (2 if ema else 1)
 
 
 def test_the_averaged_weights_are_validated_and_used(words, tmp_path, monkeypatch):

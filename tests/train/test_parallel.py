@@ -1,4 +1,4 @@
-"""Which parameters get no gradient, and that DDP trains a network that has some."""
+"""Several processes: which parameters get no gradient, DDP against one process, batch norm over all of them."""
 
 import pytest
 import torch
@@ -6,7 +6,10 @@ import torch.distributed as dist
 from torch import nn
 
 from etc.errors import UserError
-from etc.train.parallel import data_parallel, parameters_without_gradient
+from etc.motion import MotionLoss
+from etc.train.batch import ClipBatch
+from etc.train.parallel import data_parallel, parameters_without_gradient, share_batch_norm
+from etc.train.step import MotionTask
 from model import build_model
 from model.external import ExternalNetwork
 from utils.crit import CriterionCrossEntropy, CriterionDSN
@@ -101,3 +104,76 @@ def test_two_processes_train_a_network_with_a_head_that_nothing_reads(tmp_path):
     for name, gradient in together[0].items():
         assert torch.equal(gradient, together[1][name])
         torch.testing.assert_close(gradient, (alone[0][name] + alone[1][name]) / 2, rtol=1e-5, atol=1e-8, msg=name)
+
+
+def clips() -> dict[str, torch.Tensor]:
+    """Four clips of two frames, all of whose pixels have a label."""
+    generator = torch.Generator().manual_seed(3)
+    frames = {name: torch.randn(4, 3, *CROP, generator=generator) for name in ("image", "neighbour")}
+    everywhere = torch.ones(4, dtype=torch.bool)
+    return frames | {
+        "label": torch.randint(0, 5, (4, *CROP), generator=generator),
+        "flow": 3 * torch.randn(4, 2, *CROP, generator=generator),
+        "labelled": everywhere,
+        "has_neighbour": everywhere,
+    }
+
+
+def step_gradients(samples: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients of a training step with the motion loss; batch norm is frozen, dropout off."""
+    torch.set_num_threads(1)
+    student = two_heads()
+    student.network.body[2].p = 0.0
+    loss = CriterionDSN()
+    task = MotionTask(
+        student=data_parallel(student, loss, CPU, CROP), segmentation_loss=loss, motion_loss=MotionLoss(weight=0.5)
+    )
+    task.train()
+    student.network.body[1].eval()
+    task(ClipBatch(samples))["loss"].backward()
+    return {name: weight.grad for name, weight in student.named_parameters() if weight.grad is not None}
+
+
+def half_of_the_clips(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    torch.save(
+        step_gradients({name: values[2 * rank :][:2] for name, values in clips().items()}), f"{folder}/{rank}.pth"
+    )
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_of_the_clips_each_have_the_gradients_of_one_with_all(tmp_path):
+    torch.multiprocessing.spawn(half_of_the_clips, (str(tmp_path),), nprocs=2)
+    threads = torch.get_num_threads()
+    alone = step_gradients(clips())
+    torch.set_num_threads(threads)
+    for rank in range(2):
+        half = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
+        assert half.keys() == alone.keys()
+        for name, gradient in half.items():
+            scale = alone[name].abs().max().item()
+            torch.testing.assert_close(gradient, alone[name], rtol=1e-5, atol=1e-5 * scale, msg=name)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("arch", ["psp18", "lraspp", "timm:mobilenetv3_small_100", "smp:Unet/mobilenet_v2"])
+def test_batch_norm_over_all_processes_leaves_all_else_as_it_was(arch):
+    """timm's batch norm contains the activation, which torch's own conversion drops without a word."""
+    pytest.importorskip({"timm": "timm", "smp:": "segmentation_models_pytorch"}.get(arch[:4], "torch"))
+    torch.manual_seed(0)
+    network = build_model(arch, classes=5).eval()
+    image = torch.randn(1, 3, 65, 65)
+    before, norms = network(image), sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    share_batch_norm(network)
+    assert norms == sum(isinstance(m, nn.SyncBatchNorm) for m in network.modules()) > 0
+    assert torch.equal(network(image), before)
+
+
+def test_a_batch_norm_that_would_lose_what_else_it_does_is_refused():
+    class Leaky(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    with pytest.raises(UserError, match=r"Leaky does more than batch norm.*set DISTRIBUTED\.sync_bn to false"):
+        share_batch_norm(nn.Sequential(nn.Conv2d(3, 3, 1), Leaky(3)))
