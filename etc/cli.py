@@ -111,7 +111,8 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         value = getattr(getattr(settings, section), name)
         for path in value if isinstance(value, list) else [value]:
             if path is not None and not find_file(path).is_file():
-                raise UserError(f"{key} {path} does not exist")
+                cure = ": train the teacher first, with the teacher's file of settings" if section == "DISTILL" else ""
+                raise UserError(f"{key} {path} does not exist{cure}")
     if "DATA.names_path" in keys:
         from etc.data.labels import class_names
 

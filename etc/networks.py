@@ -154,16 +154,17 @@ def _load(
     path = find_file(path)
     if not path.is_file():
         raise UserError(f"{key} {path} does not exist")
-    other = ""
+    other = cure = ""
     try:
         weights = read_weights(path)
+        if key == "TRAIN.weight" and strict:
+            cure = " (TRAIN.weight_strict false trains what does not fit anew)"
         if weights.arch not in (None, arch):
             other = f"it was trained as {weights.arch}, and {arch} is to load it"
         report = load_weights(network, weights, allow_missing=not strict, allow_unexpected=not strict)
     except OSError as error:
         raise UserError(f"{key}: cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        cure = " (TRAIN.weight_strict false trains what does not fit anew)" if key == "TRAIN.weight" and strict else ""
         raise UserError(f"{key}: {error}{other and f'; {other}'}{cure}") from error
     if other and key != "TRAIN.weight" and not (is_own_code(arch) or is_own_code(str(weights.arch))):
         raise UserError(f"{key} {path}: {other}: its weights fit, but mean something else there")

@@ -14,12 +14,13 @@ from etc.config import dump_settings, load_settings
 from etc.config.schema import Settings
 from etc.data.images import image_size, read_image
 from etc.data.labels import class_names
-from etc.data.lists import Clip, format_clips, format_frames
+from etc.data.lists import Clip, Frame, format_clips, format_frames
 from etc.data.sources import clips_of_frames, clips_to_score
 from etc.errors import UserError
 from etc.evaluate.predictions import predictions_from
 from etc.flow import build_flow
 from etc.metrics import SegmentationIoU, iou_counts
+from etc.networks import trained_network
 from utils.files import write_text
 
 STEPS = 90
@@ -40,19 +41,49 @@ RECIPE: dict[str, Any] = {
     "TRAIN.rotate_max": 0.0,
     "TRAIN.blur": 0.0,
 }
+# Gradients of transformers have other sizes than SGD's rate is made for. Not tried on a transformer of this field.
+TRANSFORMER: dict[str, Any] = {"TRAIN.optimizer": "adamw", "TRAIN.base_lr": 0.00006, "TRAIN.weight_decay": 0.01}
 _STILL = 0.05  # pixels: nothing moves where 95% of the pixels move less
 _LOOKED_AT = 20  # pairs of frames whose motion is looked at
 
 
+def check_network(network: str, weights: str, classes: int, overrides: Sequence[str]) -> None:
+    """Check, before a video is unpacked, that the weights are those of the network.
+
+    Raises:
+        UserError: settings that cannot be used, or weights that do not fit.
+    """
+    own = [f"DATA.classes={classes}", f"TRAIN.arch={network}", "TRAIN.pretrained=false"]
+    settings = load_settings(None, [*own, *overrides, f"TEST.ckpt_path={weights}", "TEST.device=cpu"])
+    try:
+        trained_network(settings)
+    except UserError as error:
+        raise UserError(f"--network {network} --classes {classes} --weights {weights}: {error}") from error
+
+
+def check_folders(videos: Sequence[str], out: Path) -> None:
+    """Refuse an output folder that cannot be used.
+
+    Raises:
+        UserError: its name has spaces, which end a name in the lists; or it is or lies in a folder that is read, where
+            its pictures would be frames the next time.
+    """
+    if any(character.isspace() for character in str(out)):
+        raise UserError(f"--out {str(out)!r} has spaces, which lists of frames do not take: give a path without")
+    for video in videos:
+        if Path(video).is_dir() and Path(video).resolve() in (out.resolve(), *out.resolve().parents):
+            raise UserError(f"--out {out} is or lies in --video {video}, which is read: give a folder elsewhere")
+
+
 def prepare(
-    *, network: str, weights: str, video: str, classes: int, out: Path, steps: int, overrides: Sequence[str]
+    *, network: str, weights: str, videos: Sequence[str], classes: int, out: Path, steps: int, overrides: Sequence[str]
 ) -> list[str]:
     """Write the lists of the frames, and give the settings of all steps.
 
     Args:
         network: as ``TRAIN.arch``.
         weights: checkpoint of the finished network.
-        video: video, folder of frames or videos, or list of videos, as ``TEST.frames``.
+        videos: videos, folders of frames or videos, or lists of videos, each as ``TEST.frames``.
         classes: number of classes.
         out: folder of everything.
         steps: of the training.
@@ -62,22 +93,24 @@ def prepare(
         The settings as overrides of the default ones.
 
     Raises:
-        UserError: nothing to train on: no two consecutive frames, frames of several sizes, or a video in which nothing
-            moves.
+        UserError: nothing to train on: no two consecutive frames, fewer frames than a step has, frames of several
+            sizes, or a video in which nothing moves; a folder that holds the training on another video.
     """
     unpacking = load_settings(None, [f"TEST.save_folder={out}", f"FLOW.cache={out}/flow_cache"])
-    clips = clips_of_frames(unpacking, video)
+    clips = [clip for video in videos for clip in clips_of_frames(unpacking, video)]
     frames = [frame for clip in clips for frame in clip]
     sizes = {image_size(Path(clip[0].image)) for clip in clips}
+    given = " ".join(videos)
     if len(sizes) > 1:
-        raise UserError(f"{video} holds clips of different sizes ({sorted(sizes)}): give clips of one size at a time")
-    _check_motion(clips, video)
+        raise UserError(f"{given} holds clips of different sizes ({sorted(sizes)}): give clips of one size at a time")
+    recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
+    chosen = load_settings(None, [*(f"{key}={value}" for key, value in recipe.items()), *overrides])
+    batch = chosen.TRAIN.batch_size
+    if len(frames) < batch:
+        raise UserError(f"{given} holds {len(frames)} frames: a training step needs {batch} (TRAIN.batch_size)")
+    _check_motion(clips, given)
     width, height = sizes.pop()
-    write_text(out / "train.lst", format_frames(frames))
-    write_text(out / "clips.lst", format_clips(clips))
-    write_text(out / "names.txt", "".join(f"class {k}\n" for k in range(classes)))
-    write_text(out / "colors.txt", "".join(f"{r} {g} {b}\n" for r, g, b in palette(classes)))
-    batch = RECIPE["TRAIN.batch_size"]
+    _write_lists(frames, clips, out)
     teacher = load_settings(None, [f"TRAIN.arch={network}", *overrides]).TRAIN.network
     own = {
         "DATA.synthetic": "false",
@@ -88,8 +121,6 @@ def prepare(
         "DATA.clip_list": str(out / "clips.lst"),
         "DATA.classes": classes,
         "DATA.label_map": "none",
-        "DATA.names_path": str(out / "names.txt"),
-        "DATA.colors_path": str(out / "colors.txt"),
         "DATA.allow_missing_neighbours": "true",
         "FLOW.name": "dis",
         "FLOW.cache": str(out / "flow_cache"),
@@ -103,7 +134,15 @@ def prepare(
         "TRAIN.val_freq": 0,
         "TRAIN.resume": "auto",
     }
-    return [*(f"{key}={value}" for key, value in (own | RECIPE).items()), *overrides, f"TRAIN.weight={weights}"]
+    return [*(f"{key}={value}" for key, value in (own | recipe).items()), *overrides, f"TRAIN.weight={weights}"]
+
+
+def _write_lists(frames: list[Frame], clips: list[Clip], out: Path) -> None:
+    train = out / "train.lst"
+    if train.is_file() and train.read_text(encoding="utf-8") != format_frames(frames):
+        raise UserError(f"--out {out} holds the training on other frames: give another folder, or delete it")
+    write_text(train, format_frames(frames))
+    write_text(out / "clips.lst", format_clips(clips))
 
 
 def keep_settings(settings: Settings, out: Path) -> Path:
@@ -122,15 +161,6 @@ def _check_motion(clips: list[Clip], video: str) -> None:
         if flow.estimate(t, k).abs().amax(1).quantile(0.95) > _STILL:
             return
     raise UserError(f"{video}: nothing moves in it, so the motion loss has nothing to teach: give a video with motion")
-
-
-def palette(classes: int) -> list[tuple[int, int, int]]:
-    """Distinct colours, those of PASCAL VOC: the bits of a class are the high bits of red, green and blue in turn."""
-    colors = []
-    for class_id in range(classes):
-        bits = [(class_id >> i & 1) << (7 - i // 3) for i in range(8)]
-        colors.append((sum(bits[0::3]), sum(bits[1::3]), sum(bits[2::3])))
-    return colors
 
 
 def agreement(before: Settings, after: Settings) -> tuple[float, dict[str, float]]:

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from etc.config import load_settings
+from etc.data.labels import voc_colors
 from etc.errors import UserError
 from etc.evaluate.results import read_clip_scores
-from etc.steady import agreement, palette, prepare
+from etc.steady import agreement, check_folders, check_network, prepare
+from model import build_model
 from tests.scripts import load_script, run
 
 NETWORK = """
@@ -39,8 +42,15 @@ def write_clip(folder, count=6, step=2, size=(64, 96)):
 
 
 def prepared(video, out, **changes):
-    given = {"network": "lraspp", "weights": "w.pth", "classes": 3, "steps": 30, "overrides": []} | changes
-    return prepare(video=str(video), out=out, **given)
+    given = {
+        "network": "lraspp",
+        "weights": "w.pth",
+        "classes": 3,
+        "steps": 30,
+        "overrides": [],
+        "videos": [str(video)],
+    }
+    return prepare(out=out, **(given | changes))
 
 
 def test_a_single_frame_is_refused(tmp_path):
@@ -62,6 +72,50 @@ def test_clips_of_several_sizes_are_refused(tmp_path):
         prepared(tmp_path / "v", tmp_path / "out")
 
 
+def test_fewer_frames_than_a_training_step_has_are_refused(tmp_path):
+    with pytest.raises(UserError, match="holds 3 frames: a training step needs 4"):
+        prepared(write_clip(tmp_path / "v", count=3), tmp_path / "out")
+    prepared(tmp_path / "v", tmp_path / "out", overrides=["TRAIN.batch_size=2"])
+
+
+def test_a_folder_of_another_video_is_refused_and_its_lists_stay(tmp_path):
+    prepared(write_clip(tmp_path / "v"), tmp_path / "out")
+    before = (tmp_path / "out/train.lst").read_text()
+    with pytest.raises(UserError, match="holds the training on other frames: give another folder"):
+        prepared(write_clip(tmp_path / "w"), tmp_path / "out")
+    assert (tmp_path / "out/train.lst").read_text() == before
+    prepared(tmp_path / "v", tmp_path / "out")  # goes on
+
+
+def test_several_videos_are_trained_on_together(tmp_path):
+    videos = [str(write_clip(tmp_path / name)) for name in "vw"]
+    prepared(None, tmp_path / "out", videos=videos)
+    assert len((tmp_path / "out/train.lst").read_text().split()) == 12
+    assert len((tmp_path / "out/clips.lst").read_text().split("\n\n")) == 2
+
+
+def test_transformers_are_trained_with_adamw(tmp_path):
+    words = prepared(write_clip(tmp_path / "v"), tmp_path / "out", network="transformers:segformer_b0")
+    assert load_settings(None, words).TRAIN.optimizer == "adamw"
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("v", "is or lies in --video"), ("v/out", "is or lies in --video"), ("a b", "has spaces")]
+)
+def test_a_folder_in_the_video_or_with_spaces_is_refused(out, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        check_folders([str(write_clip(tmp_path / "v"))], tmp_path / out)
+
+
+def test_weights_that_do_not_fit_are_refused_by_the_names_of_the_arguments(tmp_path):
+    path = str(tmp_path / "w.pth")
+    torch.save(build_model("lraspp", classes=5).state_dict(), path)
+    check_network("lraspp", path, 5, [])
+    with pytest.raises(UserError, match=r"--network lraspp --classes 4 --weights .*w\.pth") as raised:
+        check_network("lraspp", path, 4, [])
+    assert "weight_strict" not in str(raised.value)
+
+
 def test_crops_are_whole_frames_and_the_epochs_give_the_steps(tmp_path):
     words = prepared(write_clip(tmp_path / "v"), tmp_path / "out", overrides=["TRAIN.st_weight=4"])
     settings = load_settings(None, words)
@@ -73,8 +127,8 @@ def test_crops_are_whole_frames_and_the_epochs_give_the_steps(tmp_path):
 
 
 def test_colours_are_those_of_pascal_voc():
-    assert palette(5) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
-    assert palette(12)[8:10] == [(64, 0, 0), (192, 0, 0)] and len(set(palette(200))) == 200
+    assert voc_colors(5) == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
+    assert voc_colors(12)[8:10] == [(64, 0, 0), (192, 0, 0)] and len(set(voc_colors(200))) == 200
 
 
 def test_agreement_equals_a_loop(tmp_path):
@@ -105,7 +159,11 @@ def test_agreement_equals_a_loop(tmp_path):
         (["--weights", "no.pth"], "--weights no.pth does not exist"),
         (["TRAIN.st_wait", 1], "st_wait"),
         (["--classes", 1], "classes"),
-        (["--video", "no.mp4"], "no.mp4 does not exist"),
+        (["--video", "no.mp4"], "--video no.mp4 does not exist"),
+        (["--video", "v", "no.mp4"], "--video no.mp4 does not exist"),
+        (["--video", "v", "TRAIN.st_wait", 1], "st_wait"),  # settings behind the videos
+        (["--out", "v"], "--out v is or lies in --video"),
+        ([], "--network lraspp --classes 3 --weights w.pth: TEST.ckpt_path"),
     ],
 )
 def test_wrong_arguments_are_one_line(words, message, tmp_path, monkeypatch, capsys):
@@ -119,8 +177,6 @@ def test_wrong_arguments_are_one_line(words, message, tmp_path, monkeypatch, cap
 
 @pytest.mark.slow
 def test_one_command_makes_a_network_of_ones_own_steadier(tmp_path, monkeypatch, capsys):
-    import torch
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -1,8 +1,8 @@
 """Make a finished network steadier on video without labels, in one command, and see what it cost.
 
     python tool/steady.py --network mynet:make --weights my.pth --classes 5 --video a.mp4 --out exp/a
-    python tool/steady.py --network mynet:make --weights my.pth --classes 5 --video videos --out exp/b \\
-        DATA.names_path names.txt TRAIN.st_weight 2
+    python tool/steady.py --network mynet:make --weights my.pth --classes 5 --video b.mp4 c.mp4 \\
+        --out exp/b DATA.names_path names.txt TRAIN.st_weight 2
 
 The network is a function of the number of classes, module:function or repository:module:function, or
 what TRAIN.arch takes else. It is trained on the frames with the motion loss, and with itself as
@@ -18,21 +18,25 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
 import argparse
+from itertools import takewhile
 from pathlib import Path
 
 from etc.config import load_settings, with_changes
+from etc.config.schema import SECTIONS
 from etc.display.tables import percent
 from etc.distributed import exclusive_output
 from etc.errors import UserError
-from etc.steady import STEPS, agreement, keep_settings, prepare
+from etc.steady import STEPS, agreement, check_folders, check_network, keep_settings, prepare
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", required=True, metavar="NAME", help="module:function that makes the network")
     parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
-    parser.add_argument("--classes", required=True, type=int, metavar="K", help="number of classes")
-    parser.add_argument("--video", required=True, metavar="PATH", help="a video, a folder of frames or of videos")
+    parser.add_argument("--classes", default=19, type=int, metavar="K", help="number of classes (default: 19)")
+    parser.add_argument(
+        "--video", required=True, nargs="+", metavar="PATH", help="videos, folders of frames or of videos"
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for everything")
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"training steps (default: {STEPS})")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
@@ -42,13 +46,19 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--steps {args.steps}: expected 1 or more")
     if not Path(args.weights).is_file():
         raise UserError(f"--weights {args.weights} does not exist")
-    # Settings that cannot be used are named before a video is unpacked.
-    load_settings(None, [f"DATA.classes={args.classes}", f"TRAIN.arch={args.network}", *args.overrides])
+    # Settings may stand behind the videos, too.
+    videos = list(takewhile(lambda word: word.partition(".")[0] not in SECTIONS, args.video))
+    args.overrides = [*args.video[len(videos) :], *args.overrides]
+    for video in videos:
+        if not Path(video).exists():
+            raise UserError(f"--video {video} does not exist")
+    check_folders(videos, out)
+    check_network(args.network, args.weights, args.classes, args.overrides)
     with exclusive_output(out):
         overrides = prepare(
             network=args.network,
             weights=args.weights,
-            video=args.video,
+            videos=videos,
             classes=args.classes,
             out=out,
             steps=args.steps,

@@ -77,9 +77,11 @@ class Data(Section):
     gaps: Literal["split", "keep"] = Field("split", description="split clips at missing frame numbers, at cuts")
     cuts: Literal["split", "keep"] = Field("split", description="split clips at missing frame numbers, at cuts")
     allow_missing_neighbours: bool = Field(False, description="train on frames without neighbour too")
-    names_path: str = Field("data/palettes/cityscapes_names.txt", title="path", description="class names, one per line")
-    colors_path: str = Field(
-        "data/palettes/cityscapes_colors.txt", title="path", description="one 'R G B' line per class"
+    names_path: str | None = Field(
+        None, title="path", description="class names, one per line; empty: Cityscapes' for 19 classes, else numbers"
+    )
+    colors_path: str | None = Field(
+        None, title="path", description="one 'R G B' line per class; empty: Cityscapes' or VOC's"
     )
     synthetic: bool = Field(False, description="render a synthetic world into data_root on first use")
     synthetic_height: int = Field(256, description="frame size in the synthetic world, pixels", ge=64, le=LARGEST_SIDE)

@@ -103,7 +103,11 @@ def cityscapes_lists(
     """
     root = Path(root)
     if not any((root / folder).is_dir() for folder in _FOLDERS):
-        raise UserError(f"{root} has no folder {FRAMES}: expected the Cityscapes layout")
+        raise UserError(
+            f"{root} has no folder {FRAMES}: expected the Cityscapes layout: "
+            f"{FRAMES}/<split>/<city>/<city>_<sequence>_<frame>{FRAME_TAIL}.png and "
+            f"{LABELS}/<split>/<city>/<city>_<sequence>_<frame>{LABEL_TAIL}.png"
+        )
     lists = {}
     for split in ("train", "val"):
         frames = _labelled_frames(root, split)
@@ -115,10 +119,14 @@ def cityscapes_lists(
     unlabelled = [Frame(path.relative_to(root).as_posix()) for path in _images_of_split(root, "test")]
     if unlabelled:
         lists["test.lst"] = format_frames(unlabelled)
-    lists |= {"val_clips.lst": format_clips(_sequences(root))} if clips == "sequences" else _official_lists(root)
+    if clips == "sequences":
+        return lists | {"val_clips.lst": format_clips(_sequences(root))}
     if not lists:
-        raise UserError(f"{root}: no frame in {FRAMES} has a label in {LABELS}")
-    return lists
+        raise UserError(
+            f"{root}: no frame in {FRAMES} has a label in {LABELS}, "
+            f"{LABELS}/<split>/<city>/<city>_<sequence>_<frame>{LABEL_TAIL}.png"
+        )
+    return lists | _official_lists(root)
 
 
 def official_clips(root: str | Path, which: OfficialClips) -> list[Clip]:

@@ -7,12 +7,15 @@ PNGs: 0 is background, 1, 2, ... are the objects of the clip, which ``configs/da
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from etc.data.frame_names import Layout
 from etc.data.lists import Lists
 from etc.data.parallel import Pattern, clip_names_in, clips_of_patterns, lists_of_splits
 from etc.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val")
 _SIZES = ("480p", "Full-Resolution")
@@ -31,6 +34,8 @@ def davis_lists(root: str | Path) -> Lists:
     root = Path(root)
     files = {split: root / "ImageSets" / "2017" / f"{split}.txt" for split in _SPLITS}
     splits = {split: clip_names_in(file) for split, file in files.items() if file.is_file()}
+    for split in files.keys() - splits.keys() if splits else ():
+        logger.warning("%s has no %s: no lists of %s", root, files[split].relative_to(root), split)
     size = next((size for size in _SIZES if (root / "JPEGImages" / size).is_dir()), None)
     kind = next((kind for kind in _LABELS if (root / kind / str(size)).is_dir()), None)
     if not splits or size is None or kind is None:

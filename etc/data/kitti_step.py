@@ -52,6 +52,9 @@ def kitti_step_lists(root: str | Path) -> Lists:
         }
         lists |= lists_of_clips(split, list(found.values()))
         _log_sequences(split, list(found))
+    lacking = [split for split in _SPLITS if lists and not (root / _LABELS / split).is_dir()]
+    for split in lacking:
+        logger.warning("%s has no %s/%s: no lists of %s", root, _LABELS, split, split)
     if not lists:
         raise UserError(
             f"{root} has no {_LABELS}/train and no {_LABELS}/val: expected the KITTI-STEP layout: "

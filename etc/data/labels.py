@@ -19,6 +19,8 @@ from etc.data.layouts import COLOR, RED, VOID_ZERO, is_mapping_file, label_ids_o
 from etc.errors import UserError
 from utils.files import regular_file
 
+CITYSCAPES = 19  # classes; without a file of names or colours, so many are taken for those of Cityscapes
+CITYSCAPES_NAMES, CITYSCAPES_COLORS = (f"data/palettes/cityscapes_{what}.txt" for what in ("names", "colors"))
 IGNORE = 255
 INVALID = 254  # inside a table only: marks values that must not occur
 
@@ -30,7 +32,7 @@ def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[
 
     - ``"none"``: values are train ids already; those of ``ignore_label`` are ignored,
     - ``"red"``: the same, of the red channel,
-    - ``"void_zero"``: 0 is ignored, the values 1..classes are the classes,
+    - ``"void_zero"``: 0 is ignored, the values 1..classes are the classes, 254 is ignored if it is none,
     - a name in :data:`etc.data.layouts.LABEL_MAPS`: every value up to its highest one that stands for no class is
       ignored,
     - a mapping from values to train ids, 255 for those to ignore, or a YAML file that holds one.
@@ -42,7 +44,8 @@ def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[
         UserError: the label map has another number of classes, or ids that are no train ids.
     """
     if label_map == VOID_ZERO:
-        return _mapped({0: IGNORE} | {value + 1: value for value in range(classes)}, classes)
+        void = {0: IGNORE, 254: IGNORE}  # VSPW has 254 where its 255 was shifted
+        return _mapped(void | {value + 1: value for value in range(classes)}, classes)
     if isinstance(label_map, dict):
         return _mapped(label_map, classes)
     if is_mapping_file(label_map):
@@ -215,12 +218,15 @@ def read_train_ids(path: str | Path, table: LabelTable, shape: tuple[int, int] |
     return ids
 
 
-def read_names(path: str | Path, classes: int) -> list[str]:
-    """Class names, one per line.
+def read_names(path: str | Path | None, classes: int) -> list[str]:
+    """Class names, one per line of a file; ``None``: those of Cityscapes for 19 classes, else ``class 0`` and so on.
 
     Raises:
         UserError: the file is missing, or does not have one name per class.
     """
+    if path is None and classes != CITYSCAPES:
+        return [f"class {number}" for number in range(classes)]
+    path = path or CITYSCAPES_NAMES
     names = [line.strip() for line in _lines(path)]
     if len(names) != classes:
         raise UserError(
@@ -230,13 +236,19 @@ def read_names(path: str | Path, classes: int) -> list[str]:
     return names
 
 
-def read_colors(path: str | Path, classes: int) -> np.ndarray:
+def read_colors(path: str | Path | None, classes: int) -> np.ndarray:
     """Colours of the classes, uint8 ``[256, 3]`` RGB; ids without a class are black.
+
+    ``None`` is not a file, but the colours of Cityscapes for 19 classes, and else those of PASCAL VOC.
 
     Raises:
         UserError: the file is missing, or does not have one ``R G B`` line per class.
     """
     palette = np.zeros((256, 3), np.uint8)
+    if path is None and classes != CITYSCAPES:
+        palette[:classes] = voc_colors(classes)
+        return palette
+    path = path or CITYSCAPES_COLORS
     rows = [line.split() for line in _lines(path)]
     if len(rows) != classes or any(len(row) != 3 for row in rows):
         raise UserError(
@@ -251,6 +263,15 @@ def read_colors(path: str | Path, classes: int) -> np.ndarray:
         raise UserError(f"{path}: colours lie in 0..255, found {values.min()}..{values.max()}")
     palette[:classes] = values
     return palette
+
+
+def voc_colors(classes: int) -> list[tuple[int, int, int]]:
+    """Distinct colours, those of PASCAL VOC: the bits of a class are the high bits of red, green and blue in turn."""
+    colors = []
+    for class_id in range(classes):
+        bits = [(class_id >> i & 1) << (7 - i // 3) for i in range(8)]
+        colors.append((sum(bits[0::3]), sum(bits[1::3]), sum(bits[2::3])))
+    return colors
 
 
 def read_weights(path: str | Path) -> list[float]:

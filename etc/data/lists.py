@@ -344,7 +344,8 @@ def _blocks(path: str | Path) -> list[list[_Line]]:
         text = regular_file(find_file(path)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", "not a text file")
-        raise UserError(f"cannot read the list file {path}: {reason}") from error
+        cure = "; tool/make_lists.py writes the lists of a data set" if isinstance(error, FileNotFoundError) else ""
+        raise UserError(f"cannot read the list file {path}: {reason}{cure}") from error
     blocks: list[list[_Line]] = [[]]
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()

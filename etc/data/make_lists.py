@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from etc.data.frame_names import Layout, frame_folders, frames_in, images_in
 from etc.data.lists import Frame, Lists, format_clips, format_frames, group_clips
 from etc.errors import UserError
 from utils.files import write_text
+
+logger = logging.getLogger(__name__)
 
 _CAMVID_SPLITS = ("train", "val", "test")
 _CAMVID_STEP = 2  # of the frame numbers in val
@@ -29,20 +32,30 @@ def camvid_lists(root: str | Path) -> Lists:
     Raises:
         UserError: the folder is not in that layout.
     """
-    root, lists = Path(root), {}
+    root = Path(root)
+    lists, lacking = {}, []
     for split in _CAMVID_SPLITS:
         labels = {path.stem: path for path in images_in(root / f"{split}annot")}
+        images = frames_in(root / split)
         frames = [
-            Frame(_relative(path, root), _relative(labels[path.stem], root))
-            for path in frames_in(root / split)
-            if path.stem in labels
+            Frame(_relative(path, root), _relative(labels[path.stem], root)) for path in images if path.stem in labels
         ]
         if frames:
             lists[f"{split}.lst"] = format_frames(frames)
+        if len(frames) < len(images):
+            first = next(path for path in images if path.stem not in labels)
+            lacking.append(
+                f"{split}: {len(images) - len(frames)} of {len(images)} frames have no label in {split}annot and are "
+                f"left out, the first is {_relative(first, root)}"
+            )
+        elif not images:
+            lacking.append(f"{root} has no frames in {split}: no list of {split}")
         if frames and split == "val":
             lists["val_clips.lst"] = format_clips(group_clips(frames, layout=CAMVID, frame_step=_CAMVID_STEP))
     if not lists:
         raise UserError(f"{root}: expected folders train and trainannot, val and valannot, test and testannot")
+    for line in lacking:
+        logger.warning("%s", line)
     return lists
 
 

@@ -188,6 +188,12 @@ def lists_of_clips(split: str, clips: Sequence[Clip]) -> Lists:
     labelled = [frame for clip in clips for frame in clip if frame.label is not None]
     if labelled:
         lists[f"{split}.lst"] = format_frames(labelled)
+        bare = [frame.image for clip in clips for frame in clip if frame.label is None]
+        if bare:
+            logger.warning(
+                "%s: %d of %d frames have no label and are in %s_clips.lst alone, the first is %s",
+                *(split, len(bare), len(bare) + len(labelled), split, bare[0]),
+            )
     long = [clip for clip in clips if len(clip) > 1]
     if len(long) < len(clips):
         logger.warning("%s: %d clips have one frame alone and are no clips to score", split, len(clips) - len(long))

@@ -6,9 +6,12 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
@@ -29,6 +32,7 @@ from utils.locks import exclusive
 logger = logging.getLogger(__name__)
 
 _UNPACKED = "unpacked.json"  # beside the frames of a video: its frame rate, their sizes
+_MEASURED = 8  # frames that the estimate for a video is measured on
 _SLOWEST, _FASTEST = 0.01, 1000  # frames per second, as of TEST.fps: what a damaged file states may be anything
 OWN_FRAMES = ["DATA.synthetic=false", "FLOW.name=dis"]  # instead of the default world, which comes with its flow
 NO_LIST = "none"  # DATA.val_list, DATA.clip_list: a training is validated without
@@ -142,7 +146,8 @@ def _unpacked(video: Path, folder: Path) -> Path:
         os.fsencode(video.name).decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"the name of the video {str(video)!a} is not UTF-8: rename it") from None
-    frames = folder / f"{video.stem}-{identity_of(video).sha256[:12]}"
+    # Lists of frames take no spaces.
+    frames = folder / f"{'_'.join(video.stem.split())}-{identity_of(video).sha256[:12]}"
     if distributed.rank() == 0:
         # Of two runs that unpack one video, the second waits and reads what the first one decoded.
         with exclusive(folder, frames.name, wait=True):
@@ -157,10 +162,17 @@ def _unpacked(video: Path, folder: Path) -> Path:
 
 def _unpack(video: Path, folder: Path) -> None:
     logger.info("unpacking %s into %s (once)", video, folder)
+    start = time.perf_counter()
     with new_folder(folder) as building:
         source = open_source(str(video), data_root=".")
-        for frame in source.frames:
-            write_png(building / f"{frame.name}.png", frame.rgb, compression=1)
+        for number, frame in enumerate(source.frames, start=1):
+            # Lists of frames take no spaces.
+            write_png(building / f"{'_'.join(frame.name.split())}.png", frame.rgb, compression=1)
+            if number == _MEASURED and source.total is not None and source.total > number:
+                share = source.total / number
+                size = tqdm.format_sizeof(share * sum(_sizes(building).values()), "B", 1000)
+                left = tqdm.format_interval((share - 1) * (time.perf_counter() - start))
+                logger.info("%d frames: about %s of disk, %s (minutes:seconds) to go", source.total, size, left)
         write_text(building / _UNPACKED, json.dumps({"fps": source.fps, "sizes": _sizes(building)}) + "\n")
 
 

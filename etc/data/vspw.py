@@ -1,13 +1,14 @@
 """The layout of VSPW: 124 classes, every frame labelled.
 
 ``train.txt``, ``val.txt`` and ``test.txt`` name the clips; frames are ``data/<clip>/origin/<frame>.jpg``, labels
-``data/<clip>/mask/<frame>.png`` (there are none for test). Label value 0 is "others" and 255 void, both ignored by the
-official evaluation; 1..124 are the classes, named in ``label_num_dic_final.json``.
+``data/<clip>/mask/<frame>.png`` (there are none for test). Label value 0 is "others", 254 and 255 are void, all ignored
+by the official evaluation; 1..124 are the classes, named in ``label_num_dic_final.json``.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from etc.data.frame_names import Layout
@@ -15,6 +16,8 @@ from etc.data.lists import Lists
 from etc.data.parallel import Pattern, clip_names_in, clips_of_patterns, lists_of_splits
 from etc.errors import UserError
 from utils.files import regular_file
+
+logger = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test")
 _CLASSES = 124
@@ -45,7 +48,13 @@ def vspw_lists(root: str | Path) -> Lists:
     frames = Pattern("data/{clip}/origin/{frame}.jpg", "frames")
     labels = Pattern("data/{clip}/mask/{frame}.png", "labels")
     clips = {clip: frames for (_, clip), frames in clips_of_patterns(root, frames, labels).items()}
-    return lists_of_splits(root, clips, splits) | {"names.txt": "".join(f"{name}\n" for name in names)}
+    lists = lists_of_splits(root, clips, splits)
+    for split in ("train", "val"):
+        if split not in splits:
+            logger.warning("%s has no %s.txt: no lists of %s", root, split, split)
+        elif f"{split}.lst" not in lists:
+            logger.warning("%s: no clip of %s has a label, data/<clip>/mask/<frame>.png: no %s.lst", root, split, split)
+    return lists | {"names.txt": "".join(f"{name}\n" for name in names)}
 
 
 def class_names(path: Path) -> list[str]:

@@ -41,13 +41,14 @@ class ClassValues:
         classes: number of classes K.
         ignore_label: train ids that are ignored, as 255 is.
         label_map: which label ids there may be, a value of ``DATA.label_map``; ``none``: no label ids.
-        colors_path: file with the colours of the classes. It is read only if a prediction may hold colours.
+        colors_path: file with the colours of the classes, as ``DATA.colors_path``. It is read only if a prediction may
+            hold colours.
     """
 
     classes: int
     ignore_label: int | Sequence[int]
     label_map: LabelMap
-    colors_path: str | Path
+    colors_path: str | Path | None
 
 
 class PredictionReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from etc import distributed
 from etc.config import dump_settings, find_file
 from etc.config.own_code import network_code
 from etc.config.schema import Settings
+from etc.data.labels import CITYSCAPES, CITYSCAPES_COLORS, read_colors
 from etc.distributed import device_of
 from etc.errors import UserError
 from etc.precision import chosen_dtype
@@ -30,11 +32,19 @@ def provenance_of(settings: Settings, weights_sha256: str | None) -> dict[str, A
     """
     note = {
         "checkpoint_sha256": weights_sha256,
-        "colors_sha256": sha256_of(find_file(settings.DATA.colors_path)),
+        "colors_sha256": _colors_sha256(settings),
         "network": settings.TRAIN.network,
         "classes": settings.DATA.classes,
     }
     return note | predictor_settings(settings)
+
+
+def _colors_sha256(settings: Settings) -> str:
+    """The hash of the file with the colours; without a file, of the colours."""
+    path, classes = settings.DATA.colors_path, settings.DATA.classes
+    if path is None and classes != CITYSCAPES:
+        return hashlib.sha256(read_colors(path, classes).tobytes()).hexdigest()
+    return sha256_of(find_file(path or CITYSCAPES_COLORS))
 
 
 def predictor_settings(settings: Settings) -> dict[str, Any]:

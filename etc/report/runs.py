@@ -138,6 +138,8 @@ def _how_to_score(name: str, folder: Path) -> str:
             f"--runs {name}={folder}: there is no such folder, and it is no checkpoint ({', '.join(CHECKPOINTS)}); "
             "several checkpoints together: tool/gen_video.py and tool/eval_tc.py, then compare their folder"
         )
+    if (folder / "result" / TC_FILE).is_file():
+        return f"{folder} has no {TC_FILE}, its result has: --runs {name}={folder / 'result'}"
     if (folder / "video").is_dir():
         return f"{folder} has no {TC_FILE}: write it with tool/eval_tc.py TEST.save_folder {folder}"
     if next(folder.rglob("*.png"), None) is not None:

@@ -7,14 +7,14 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torchvision
 from torch.utils.tensorboard import SummaryWriter
 
 import etc
@@ -25,6 +25,15 @@ from utils.files import write_text
 
 CALLS_FILE = "calls.jsonl"
 CURVES_FILE = "curves.png"
+_LIBRARIES = (
+    "torchvision",
+    "numpy",
+    "opencv-python-headless",
+    "opencv-python",
+    "timm",
+    "transformers",
+    "segmentation-models-pytorch",
+)
 
 
 class RunLog:
@@ -87,14 +96,22 @@ def record_call(folder: Path, step: int, device: torch.device) -> None:
         "toolkit": etc.__version__,
         "git": git_revision(TOOLKIT),
         "python": sys.version.split()[0],
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "numpy": np.__version__,
+        "torch": str(torch.__version__),  # with the version of CUDA, which the package's name may lack
+        **_versions(),
         "device": machine(device),
     }
     path = folder / CALLS_FILE
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
     write_text(path, f"{before}{json.dumps(record)}\n")
+
+
+def _versions() -> dict[str, str]:
+    """The versions of the libraries that compute something, those that are installed."""
+    versions = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def git_revision(folder: Path) -> dict[str, Any] | None:

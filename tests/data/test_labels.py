@@ -149,3 +149,10 @@ def test_palettes_of_the_toolkit_are_found_from_any_folder(tmp_path, monkeypatch
     (tmp_path / "data/palettes").mkdir(parents=True)
     (tmp_path / "data/palettes/cityscapes_names.txt").write_text("mine\n")
     assert read_names("data/palettes/cityscapes_names.txt", 1) == ["mine"]
+
+
+def test_without_files_19_classes_are_those_of_cityscapes_and_others_have_numbers_and_the_colours_of_voc():
+    assert read_names(None, 19) == read_names("data/palettes/cityscapes_names.txt", 19)
+    assert np.array_equal(read_colors(None, 19), read_colors("data/palettes/cityscapes_colors.txt", 19))
+    assert read_names(None, 3) == ["class 0", "class 1", "class 2"]
+    assert read_colors(None, 3)[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [0, 0, 0]]

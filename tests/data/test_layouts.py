@@ -1,5 +1,6 @@
 """The list of data layouts, and what loops over it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,60 @@ def test_settings_that_no_script_parsed_are_checked_before_any_work(tmp_path):
             work(settings)
     with pytest.raises(ConfigError, match=r"DATA\.label_map 'cityscape' is unknown"):
         label_table("cityscape", 19, 255)
+
+
+VSPW_TREE = {
+    "label_num_dic_final.json": json.dumps({f"class {k}": str(k) for k in range(1, 125)}),
+    "train.txt": "a\n",
+    "val.txt": "b\n",
+    **{f"data/{clip}/origin/{t}.jpg": "" for clip in "ab" for t in range(2)},
+    **{f"data/{clip}/mask/{t}.png": "" for clip in "ab" for t in range(2)},
+}
+CAMVID_TREE = {
+    f"{split}{kind}/x_{t:02}.png": "" for split in ("train", "val", "test") for kind in ("", "annot") for t in (0, 2)
+}
+DAVIS_TREE = {
+    "ImageSets/2017/train.txt": "a\n",
+    "ImageSets/2017/val.txt": "a\n",
+    **{f"JPEGImages/480p/a/{t}.jpg": "" for t in range(2)},
+    **{f"Annotations/480p/a/{t}.png": "" for t in range(2)},
+}
+KITTI_TREE = {
+    f"{kind}/{clip}/{t}.png": ""
+    for split, clip in (("train", "0000"), ("val", "0002"))
+    for kind in ("training/image_02", f"panoptic_maps/{split}")
+    for t in range(2)
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "without", "said"),
+    [
+        ("vspw", VSPW_TREE, "nothing", None),
+        ("vspw", VSPW_TREE, "val.txt", "has no val.txt: no lists of val"),
+        ("vspw", VSPW_TREE, "data/a/mask", "no clip of train has a label, data/<clip>/mask/<frame>.png: no train.lst"),
+        ("vspw", VSPW_TREE, "data/a/mask/1.png", "train: 1 of 2 frames have no label and are in train_clips.lst alone"),
+        ("camvid", CAMVID_TREE, "nothing", None),
+        ("camvid", CAMVID_TREE, "trainannot", "train: 2 of 2 frames have no label in trainannot and are left out"),
+        ("camvid", CAMVID_TREE, "testannot/x_02", "test: 1 of 2 frames have no label in testannot"),
+        ("camvid", CAMVID_TREE, "val/", "has no frames in val: no list of val"),
+        ("davis", DAVIS_TREE, "nothing", None),
+        ("davis", DAVIS_TREE, "ImageSets/2017/val.txt", "has no ImageSets/2017/val.txt: no lists of val"),
+        ("davis", DAVIS_TREE, "Annotations/480p/a/1", "train: 1 of 2 frames have no label"),
+        ("kitti_step", KITTI_TREE, "nothing", None),
+        ("kitti_step", KITTI_TREE, "panoptic_maps/val", "has no panoptic_maps/val: no lists of val"),
+    ],
+)
+def test_what_a_half_tree_lacks_is_said(name, tree, without, said, tmp_path, caplog):
+    for path, text in tree.items():
+        if not path.startswith(without):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+    assert LAYOUTS[name].make_lists(tmp_path)
+    assert not caplog.messages if said is None else said in caplog.text
+
+
+def test_void_of_vspw_is_0_254_and_255():
+    table = label_table("void_zero", 124, 255)
+    assert table[[0, 254, 255]].tolist() == [255] * 3 and table[[1, 124]].tolist() == [0, 123]
+    assert table[125:254].min() == table[125:254].max() == 254, "values of no class are errors"

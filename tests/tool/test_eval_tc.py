@@ -242,7 +242,10 @@ def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
         (["--frames", "frames", "--labels", "empty"], "none of its 0 PNG files is named like one of the 7 frames"),
         (["--frames", "frames", "--labels", "small"], "TEST.labels: small/f_3.png is 90x64, its frame "),
         (["--frames", "frames", "DATA.classes=5", "DATA.names_path=five.txt"], "outside the 5 classes: "),
-        (["--frames", "frames", "DATA.classes=5"], "cityscapes_names.txt has 19 names, DATA.classes is 5"),
+        (
+            ["--frames", "frames", "DATA.classes=5", "DATA.names_path=data/palettes/cityscapes_names.txt"],
+            "cityscapes_names.txt has 19 names, DATA.classes is 5",
+        ),
         (
             ["--cityscapes", "sampled", "DATA.data_root=frames"],
             "TEST.cityscapes sampled: 3240 of 3240 files are missing",

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import cv2
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -56,6 +57,8 @@ def test_every_start_is_recorded_with_its_command_and_versions(tmp_path, monkeyp
     assert first["command"].endswith(" tool/train_with_flow.py TRAIN.save_path 'exp/a b'")
     assert (first["from_step"], second["from_step"]) == (0, 120)
     assert (first["torch"], first["toolkit"]) == (str(torch.__version__), etc.__version__)
+    opencv = [first.get(name) for name in ("opencv-python-headless", "opencv-python")]
+    assert any(found and found.startswith(cv2.__version__) for found in opencv)
 
 
 def test_the_revision_of_a_clone_and_whether_it_was_changed(tmp_path):
