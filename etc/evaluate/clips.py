@@ -7,6 +7,7 @@ number of processes.
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import closing
 from pathlib import Path
@@ -29,12 +30,14 @@ from etc.errors import UserError
 from etc.evaluate.clip_metrics import ClipCounts, Counts, PairCounts
 from etc.evaluate.clip_parts import Part, PartCounter, PartTables, SetAside, cut
 from etc.evaluate.flows import FlowSetting, announce_flow, flow_settings
-from etc.evaluate.metric_list import HEADLINE, SEGMENTATION, classes_averaged, metrics_of
+from etc.evaluate.metric_list import HEADLINE, PROTOCOLS, SEGMENTATION, classes_averaged, metrics_of
 from etc.evaluate.predictions import Predictions, check_not_written, check_predictions_folder, predictions_from
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
 from etc.evaluate.workers import counted_parts, number_of_workers
 from etc.flow.plausible import warn_if_implausible
 from etc.metrics import bootstrap_interval, iou_scores
+
+logger = logging.getLogger(__name__)
 
 SEGMENTS = 10  # that a single clip is divided into, for intervals
 _SEGMENT_FRAMES = 5  # of each segment, at least
@@ -149,6 +152,7 @@ def _checked(settings: Settings, device: torch.device) -> _Checked:
         raise UserError(f"TEST.strides {settings.TEST.strides}: the longest clip has {longest} frames")
     computing: list[str] = []
     if distributed.rank() == 0:
+        _warn_of_labels(settings, clips)
         _warn_of_flow(settings, flows, clips)
         computing = announce_flow(settings, flows, clips, files)
     computing = distributed.gathered(computing)[0]
@@ -177,6 +181,14 @@ def _scores(settings: Settings, checked: _Checked, pooled: ClipCounts, segments:
         cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
         frames_sha256=frames_sha256((frame for clip in checked.whole for frame in clip), settings.DATA.data_root),
     )
+
+
+def _warn_of_labels(settings: Settings, clips: list[list[Frame]]) -> None:
+    """Say which figures of protocols that were asked for will be missing, for want of labels."""
+    asked = [metric for name in settings.TEST.protocols for metric in PROTOCOLS[name]]
+    missing = [metric.label for metric in asked if metric.needs.startswith("labelled")]
+    if missing and not any(frame.label for clip in clips for frame in clip):
+        logger.warning("no frame has a label (--labels FOLDER), which these figures need: %s", ", ".join(missing))
 
 
 def _warn_of_flow(settings: Settings, flows: list[FlowSetting], clips: list[list[Frame]]) -> None:

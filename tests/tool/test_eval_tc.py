@@ -371,3 +371,11 @@ def test_a_list_with_masks_among_the_frames_is_refused(clip, tmp_path, capsys):
     words = ["DATA.clip_list=x.lst", "DATA.data_root=frames", "DATA.layout=folder", "DATA.synthetic=false"]
     assert clip(*words) == 2
     assert "7 of the 14 frames of the clip of f_0.png seem to be masks of the others" in capsys.readouterr().err
+
+
+def test_figures_of_a_protocol_that_labels_are_missing_for_are_named(clip, tmp_path, caplog):
+    assert clip("--frames", "frames", "--vspw") == 0
+    assert "no frame has a label (--labels FOLDER), which these figures need: mIoU of VSPW, weighted IoU" in caplog.text
+    caplog.clear()
+    assert clip("--frames", "frames", "--labels", "pred", "TEST.protocols=[vspw]", "DATA.label_map=none") == 0
+    assert "no frame has a label" not in caplog.text
