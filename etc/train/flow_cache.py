@@ -1,4 +1,4 @@
-"""Fills the flow cache before a training, where its flow comes from a network."""
+"""Fills the flow cache before a training, where its flow comes from a network, and says how much of it is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etc.data.sources import validation_clips
 from etc.data.training_list import flow_pairs
 from etc.flow.build import cached_flow
 from etc.flow.cache import CachedFlow
-from etc.flow.precompute import FramePair, fill
+from etc.flow.precompute import FramePair, announce, fill
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +25,18 @@ def fill_flow_cache(settings: Settings, data: ClipDataset, device: torch.device)
     """Compute the flow that a training with ``FLOW.source cached`` and its validations lack, on the training's device.
 
     Left to themselves, the loading workers would compute it on the CPU, and a validation beside all that the training
-    holds in memory. DIS runs on the CPU anyway, in the workers at once. The processes that torchrun started share the
-    pairs; random numbers are left alone.
+    holds in memory. DIS runs on the CPU anyway, in the workers at once: of it, a line says how much is missing. The
+    processes that torchrun started share the pairs; random numbers are left alone.
 
     Raises:
         UserError: as :meth:`etc.flow.cache.CachedFlow.compute`.
     """
-    if settings.FLOW.name in ("dis", "dataset"):
-        return
-    pairs = needed_pairs(settings, data)
+    pairs = [] if settings.FLOW.name == "dataset" else needed_pairs(settings, data)
     if not pairs:
+        return
+    if settings.FLOW.name == "dis":
+        if distributed.rank() == 0:
+            announce(cached_flow(settings, device), pairs)
         return
     with torch.random.fork_rng(devices=[]):
         flow = cached_flow(settings, device)

@@ -1,5 +1,6 @@
 """Flow of networks is in the cache before a training starts, and leaves the device's memory to the training."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,11 +91,9 @@ def test_processes_share_the_pairs_and_say_where_the_cache_is_not_shared(words, 
         assert (lacking > 0) == (rank == 0) == (f"lacks the flow of {lacking} pairs" in caplog.text)
 
 
-@pytest.mark.parametrize("change", ["FLOW.name=dis", "FLOW.name=dataset"])
-def test_what_the_workers_compute_or_read_quickly_is_left_to_them(words, monkeypatch, change):
-    settings = load_settings(None, [*words, change])
+def test_the_flow_of_a_data_set_is_only_read(words, monkeypatch):
     monkeypatch.setattr(flow_cache, "needed_pairs", None)  # would fail
-    fill_flow_cache(settings, None, CPU)
+    fill_flow_cache(load_settings(None, [*words, "FLOW.name=dataset"]), None, CPU)
 
 
 def test_too_little_memory_for_flow_is_one_line_that_names_the_scale(words, capsys):
@@ -117,3 +116,11 @@ def test_validation_takes_the_network_of_a_training_that_estimates_in_every_step
     assert trainer.validation_flow.estimator is trainer.task.flow
     assert trainer.validation_flow.key == flow_source(trainer.settings).key
     assert Path(trainer.validation_flow.folder) == tmp_path / "flow_store"
+
+
+def test_of_the_dis_flow_that_the_workers_compute_a_line_says_how_much(words, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(flow_cache, "fill", None)  # would fail
+    settings = load_settings(None, [*words, "FLOW.name=dis", f"FLOW.cache={tmp_path}/dis"])
+    with caplog.at_level("INFO", logger="etc"):
+        fill_flow_cache(settings, Trainer(settings, CPU).data, CPU)
+    assert re.search(r"\d+ of \d+ frame pairs are not in FLOW\.cache .*dis: about \d.*B of disk and", caplog.text)
