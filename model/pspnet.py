@@ -43,8 +43,8 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[0] == 1 and any(needs_two_images(pool) for pool in self.features):
             raise normalisation_error(x)
-        # One part of another type or layout would make the whole result so: autocast interpolates in float32, and a grid
-        # of one position has no layout of its own.
+        # One part of another type or layout would make the whole result so: autocast interpolates in float32, and a
+        # grid of one position has no layout of its own.
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         grids = (resize(pool(x), x.shape[-2:]).to(x.dtype) for pool in self.features)
         return torch.cat([x, *(grid.contiguous(memory_format=layout) for grid in grids)], dim=1)

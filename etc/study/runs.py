@@ -115,21 +115,21 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
     logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(study.variants))
     for seed in _starts(study, todo):
         _script("train_with_flow", study, study.start_overrides(seed), study.start_folder(seed), cores)
-    for seed, variants in todo.items():
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                futures = [pool.submit(_run, study, variant, seed, max(1, cores // jobs)) for variant in variants]
-                for finished in as_completed(futures):
-                    runs: list[FinishedRun] = finished.result()
-                    _keep(runs_file(study, results), [run for run in runs if (run.variant, run.seed) not in done])
-                    logger.info("%s seed %d: done in %.0f minutes", runs[0].variant, seed, runs[0].minutes)
-            except (KeyboardInterrupt, SystemExit):
-                pool.shutdown(wait=False, cancel_futures=True)
-                for script in list(_waited_for):
-                    script.terminate()
-                raise
-            finally:
-                pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        share = max(1, cores // jobs)
+        runs = [(variant, seed) for seed, variants in todo.items() for variant in variants]
+        try:
+            for finished in as_completed([pool.submit(_run, study, variant, seed, share) for variant, seed in runs]):
+                rows: list[FinishedRun] = finished.result()
+                _keep(runs_file(study, results), [run for run in rows if (run.variant, run.seed) not in done])
+                logger.info("%s seed %d: done in %.0f minutes", rows[0].variant, rows[0].seed, rows[0].minutes)
+        except (KeyboardInterrupt, SystemExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            for script in list(_waited_for):
+                script.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _starts(study: Study, todo: dict[int, list[str]]) -> list[int]:
