@@ -12,6 +12,7 @@ from etc.config import DEFAULT_CONFIG, dump_settings, load_settings, with_change
 from etc.config.names import _MEANT, known_keys
 from etc.config.schema import SECTIONS, Settings
 from etc.errors import ConfigError, UserError
+from etc.study.plan import read_study
 from etc.train.distillation import LOSSES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -493,7 +494,22 @@ def test_the_three_rows_of_a_data_set_differ_only_in_what_they_are_named_for(fol
     assert rows["baseline"] == rows["flow"] == rows["etc"]
     assert weights["baseline"] == 0 < weights["flow"] == weights["etc"]
     assert teachers["baseline"] == teachers["flow"] == Settings().DISTILL.model_dump()
-    assert min(teachers["etc"][f"{loss}_weight"] for loss in ("kd", "pf", "mf")) > 0
+    # The study that the rows of the rendered street follow has kd alone.
+    losses = ("kd",) if folder == "synthetic" else ("kd", "pf", "mf")
+    assert min(teachers["etc"][f"{loss}_weight"] for loss in losses) > 0
+
+
+def test_the_rows_of_the_rendered_street_are_runs_of_the_study():
+    study = read_study(REPOSITORY / "configs/study/street_psp18.yaml")
+    for name, variant in {"baseline": "baseline", "flow": "motion2-fb", "etc": "motion2-fb-kd"}.items():
+        own = load_settings(REPOSITORY / f"configs/synthetic/pspnet18_{name}.yaml")
+        run = study.settings(variant, 0)
+        for section in ("DATA", "TRAIN", "DISTILL"):
+            mine, its = (getattr(settings, section).model_dump() for settings in (own, run))
+            left_out = {"save_path", "resume", "manual_seed"} | ({"visibility"} if name == "baseline" else set())
+            assert {k: v for k, v in mine.items() if k not in left_out} == {
+                k: v for k, v in its.items() if k not in left_out
+            }
 
 
 def test_the_two_rows_of_segformer_differ_only_in_the_motion_loss():
