@@ -114,7 +114,7 @@ def share_buffers(module: nn.Module) -> None:
 def barrier() -> None:
     """Wait for all processes."""
     # gloo's own barrier would allocate a tensor on the GPU of this process.
-    sum_counts(torch.zeros(1, dtype=torch.int64))
+    sum_counts(torch.zeros(1, dtype=torch.int64, device="cpu"))
 
 
 def warn_of_idle_processes(parts: int, what: str) -> None:

@@ -5,7 +5,7 @@
 
 Runs the scripts that real data uses one after the other with configs/quickstart.yaml, and stops at
 the first one that fails; started again, it continues where it stopped. From one network, which was
-trained on other streets for an hour and comes with the toolkit, the baseline and ETC are trained on
+trained on other streets for hours and comes with the toolkit, the baseline and ETC are trained on
 with the same seed, data and number of steps. ETC adds the motion loss, and distillation from the
 network as it was. In both, rare classes weigh more: else the motion loss makes the network forget
 them (docs/results/quickstart.md).

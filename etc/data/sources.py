@@ -146,8 +146,7 @@ def _unpacked(video: Path, folder: Path) -> Path:
         os.fsencode(video.name).decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"the name of the video {str(video)!a} is not UTF-8: rename it") from None
-    # Lists of frames take no spaces.
-    frames = folder / f"{'_'.join(video.stem.split())}-{identity_of(video).sha256[:12]}"
+    frames = folder / f"{_without_spaces(video.stem)}-{identity_of(video).sha256[:12]}"
     if distributed.rank() == 0:
         # Of two runs that unpack one video, the second waits and reads what the first one decoded.
         with exclusive(folder, frames.name, wait=True):
@@ -166,14 +165,18 @@ def _unpack(video: Path, folder: Path) -> None:
     with new_folder(folder) as building:
         source = open_source(str(video), data_root=".")
         for number, frame in enumerate(source.frames, start=1):
-            # Lists of frames take no spaces.
-            write_png(building / f"{'_'.join(frame.name.split())}.png", frame.rgb, compression=1)
+            write_png(building / f"{_without_spaces(frame.name)}.png", frame.rgb, compression=1)
             if number == _MEASURED and source.total is not None and source.total > number:
                 share = source.total / number
                 size = tqdm.format_sizeof(share * sum(_sizes(building).values()), "B", 1000)
                 left = tqdm.format_interval((share - 1) * (time.perf_counter() - start))
                 logger.info("%d frames: about %s of disk, %s (minutes:seconds) to go", source.total, size, left)
         write_text(building / _UNPACKED, json.dumps({"fps": source.fps, "sizes": _sizes(building)}) + "\n")
+
+
+def _without_spaces(name: str) -> str:
+    """A name that lists of frames take."""
+    return "_".join(name.split())
 
 
 def _is_as_unpacked(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """Two methods on one video, by one command: what it computes once, what it writes, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import av
@@ -8,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from etc.config import load_settings
 from etc.data.images import read_image, write_png
+from etc.data.sources import clips_to_score
 from etc.display.mp4 import Mp4Writer
 from tests.scripts import run
 
@@ -222,3 +225,13 @@ def test_the_frames_themselves_are_no_predictions(here, capsys):
     unpack(here / "frames")
     assert compare(*both("frames", "A=frames", "B=two")) == 2
     assert "the PNG files there are the frames themselves" in capsys.readouterr().err
+
+
+def test_a_video_with_spaces_in_its_name_is_unpacked_into_names_that_lists_take(here, caplog):
+    Path("ride.mp4").rename("my ride.mp4")
+    settings = load_settings(None, ["TEST.frames=my ride.mp4", f"FLOW.cache={here / 'cache'}"])
+    with caplog.at_level("INFO", logger="etc"):
+        (clip,) = clips_to_score(settings)
+    assert [Path(frame.image).name for frame in clip] == [f"my_ride_{t:06d}.png" for t in range(FRAMES)]
+    assert not any(character.isspace() for frame in clip for character in frame.image)
+    assert re.search(rf"{FRAMES} frames: about \d.*B of disk, \d\d:\d\d \(minutes:seconds\) to go", caplog.text)
