@@ -126,7 +126,7 @@ class FlickerRate:
         visible = as_mask(valid, "valid", first)
         for i, a in enumerate(first):
             b, c = warp_labels([second[i], third[i]], [f[i] for f in flows], [f[i] for f in checks], ignore=IGNORE)
-            counted = (a != IGNORE) & (b != IGNORE) & (c != IGNORE)
+            counted = torch.maximum(torch.maximum(a, b), c) != IGNORE  # the largest id
             if visible[i] is not None:
                 counted &= visible[i]
             flickers = counted & (a == c) & (a != b)
