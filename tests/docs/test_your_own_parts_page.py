@@ -61,6 +61,7 @@ def test_every_code_is_short_and_every_command_is_run_here():
     assert [command[1] for command in COMMANDS] == scripts
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_focal_loss_and_trains(tiny_training, tmp_path):
     import my_loss
 

@@ -68,6 +68,7 @@ def line_of(text: str, label: str) -> list[str]:
     return line.removeprefix(label).split()
 
 
+@pytest.mark.slow
 def test_a_new_entry_is_scored_and_shown_everywhere(metric, runs, tmp_path, capsys):
     figures = []
     for name, overrides in runs.items():

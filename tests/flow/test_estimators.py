@@ -515,7 +515,7 @@ def test_every_pair_is_looked_at_and_both_of_its_images(change_t, change_k, mess
             estimator.estimate(*pair)
 
 
-@pytest.mark.parametrize("name", ["raft_small", "raft_large"])
+@pytest.mark.parametrize("name", ["raft_small", pytest.param("raft_large", marks=pytest.mark.slow)])
 def test_raft_makes_what_it_needs_on_its_device(name, tmp_path, monkeypatch):
     """torchvision's own code makes a tensor on the host in each of its updates, whose copy is waited for."""
     device = torch.device("meta")  # holds no values, so that it shows every copy

@@ -39,7 +39,8 @@ def predict(words: list[str]) -> None:
     assert run("gen_video", *words) == 0
 
 
-@pytest.mark.parametrize("source", [pytest.param("online", marks=pytest.mark.slow), "cached"])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["online", "cached"])
 def test_the_quickstart_trains_and_scores_with_a_flownet2_checkpoint(words, tmp_path, source, capsys):
     weights = write_checkpoint(tmp_path / "flownet2-s.pth.tar", "flownet2-s")
     flow = ["FLOW.name=flownet2-s", f"FLOW.weights={weights}", f"FLOW.source={source}"]

@@ -18,6 +18,7 @@ def all_three(image1: Tensor, image2: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_compiled_by_inductor_equals_eager():
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 2, 3, 9, 12, generator=generator)

@@ -38,9 +38,9 @@ TRANSFORMER = ["TRAIN.optimizer=adamw", "TRAIN.base_lr=6e-4", "TRAIN.warmup=2", 
     ("arch", "words"),
     [
         ("transformers:segformer_b0", TRANSFORMER),
-        ("timm:pvt_v2_b0@segformer", TRANSFORMER),
+        pytest.param("timm:pvt_v2_b0@segformer", TRANSFORMER, marks=pytest.mark.slow),
         ("timm:mobilenetv3_small_050@16", []),
-        ("smp:FPN/resnet18", []),
+        pytest.param("smp:FPN/resnet18", [], marks=pytest.mark.slow),
         ("theirs:mmsegmentation", []),
     ],
 )

@@ -211,6 +211,7 @@ def test_a_training_with_every_loss_logs_each_and_keeps_the_teacher_out_of_the_c
     assert log.Scalars("loss/loss")[-1].value == pytest.approx(sum(terms.values()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_distillation_sees_the_same_batches_and_dropout_as_the_baseline(distilled, tmp_path):
     plain = trained([*distilled, "TRAIN.st_weight=0", f"TRAIN.save_path={tmp_path}/plain"])
     nearly = trained([*distilled, "TRAIN.st_weight=0", "DISTILL.kd_weight=1e-12"])

@@ -65,6 +65,7 @@ def test_all_that_training_and_validation_read_is_computed_before_the_first_step
     assert len(list((tmp_path / "flow_store").rglob("*.b2flow"))) == Still.estimated
 
 
+@pytest.mark.slow
 def test_a_second_training_finds_it_and_random_numbers_are_left_alone(words):
     settings = load_settings(None, words)
     trainer = Trainer(settings, CPU)
@@ -111,6 +112,7 @@ def test_a_network_goes_to_its_device_with_its_first_flow(tmp_path):
     assert next(estimator.network.parameters()).device.type == "meta"
 
 
+@pytest.mark.slow
 def test_validation_takes_the_network_of_a_training_that_estimates_in_every_step(words, tmp_path):
     trainer = Trainer(load_settings(None, [*words, "FLOW.source=online"]), CPU)
     assert trainer.validation_flow.estimator is trainer.task.flow

@@ -243,6 +243,7 @@ def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):
         train([*tiny_training, "TRAIN.resume=auto"])
 
 
+@pytest.mark.slow
 def test_flow_online_and_mixed_singles_train(tiny_training, tmp_path):
     data = load_settings(None, tiny_training).DATA
     lines = Path(data.train_list).read_text().splitlines()
@@ -303,6 +304,7 @@ def test_weights_that_the_last_step_of_an_epoch_ruined_do_not_replace_the_good_o
     assert not (tmp_path / "run/last.pth").exists()
 
 
+@pytest.mark.slow
 def test_another_start_is_another_run(tiny_training, tmp_path):
     folder = train([*tiny_training, "TRAIN.epochs=1"])
     start = f"TRAIN.weight={folder}/last.pth"
