@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -180,8 +181,9 @@ class PairScorer:
     def _add_pair(self, last: ScoredFrame, frame: ScoredFrame, flow: PairFlow) -> None:
         headline, accumulator = self.headline
         before = accumulator.counts.clone()
-        for metric, own in self.metrics:
-            self._update(own, metric.needs, last, frame, flow)
+        with _one_thread():
+            for metric, own in self.metrics:
+                self._update(own, metric.needs, last, frame, flow)
         self.pixels += frame.prediction.size
         self.figures.append(headline.figure(headline.compute(self.classes, accumulator.counts - before)))
 
@@ -214,6 +216,20 @@ class PairScorer:
                 second = self.flow.second_step(last.path, frame.path, flow_before, flow)
                 visible = second if visible is None else visible & second
             accumulator.update(first, middle, frame.prediction, flow_before.forward, flow.forward, valid=visible)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Metrics work on blocks that fit the cache: two threads, which wait for each other, take twice as long as one.
+
+    Networks that compute flow keep their threads: they run outside of it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def dequantise_flow(flow: np.ndarray) -> np.ndarray:

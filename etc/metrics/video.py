@@ -127,8 +127,9 @@ class FlickerRate:
         for i, a in enumerate(first):
             b, c = warp_labels([second[i], third[i]], [f[i] for f in flows], [f[i] for f in checks], ignore=IGNORE)
             counted = torch.maximum(torch.maximum(a, b), c) != IGNORE  # the largest id
-            if visible[i] is not None:
-                counted &= visible[i]
+            seen = visible[i]
+            if seen is not None:
+                counted &= seen
             flickers = counted & (a == c) & (a != b)
             # The sum of a bool map takes many times as long.
             self.counts += torch.stack([torch.count_nonzero(flickers), torch.count_nonzero(counted)]).cpu()
