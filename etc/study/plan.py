@@ -20,6 +20,7 @@ from etc.study.controls import Filter
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 START = "{folder}/start/"  # of the first trainings, in the settings of a variant
+OWN_START = START + "seed{seed}/"
 _OWN = ("TRAIN.save_path", "TRAIN.weight", "TRAIN.manual_seed", "TRAIN.resume", "TEST.ckpt_path", "TEST.save_folder")
 _OF_CONTROLS = ("TEST.ckpt_path", *PREDICTOR.split())
 Overrides = dict[str, Any]  # "SECTION.key" -> value

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
 from etc.evaluate.results import read_clip_scores
 from etc.study.controls import regions_per_frame, write_filtered
-from etc.study.plan import START, Study
+from etc.study.plan import OWN_START, START, Study
 from utils.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
     """Run all that is not done yet; stopped at any moment, it goes on where it stopped.
 
     First the trainings that the variants start from, then seed by seed: a study that is stopped early has whole
-    comparisons.
+    comparisons. A variant waits for the start of its seed alone, unless one reads those of other seeds.
 
     Args:
         study: the plan.
@@ -113,13 +113,16 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
     todo = {seed: [v for v in study.variants if not _is_done(study, v, seed, done)] for seed in study.seeds}
     cores = os.cpu_count() or 1
     logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(study.variants))
-    for seed in _starts(study, todo):
-        _script("train_with_flow", study, study.start_overrides(seed), study.start_folder(seed), cores)
+    share = max(1, cores // jobs)
     with ThreadPoolExecutor(jobs) as pool:
-        share = max(1, cores // jobs)
-        runs = [(variant, seed) for seed, variants in todo.items() for variant in variants]
+        # The pool takes them in this order, so that no run can wait for a start that waits for a free place.
+        starts = {seed: pool.submit(_start, study, seed, share) for seed in _starts(study, todo)}
+        runs = []
+        for seed, variants in todo.items():
+            needed = [start for own, start in starts.items() if own == seed or _reads_other_starts(study, todo)]
+            runs += [pool.submit(_run, study, variant, seed, share, after=needed) for variant in variants]
         try:
-            for finished in as_completed([pool.submit(_run, study, variant, seed, share) for variant, seed in runs]):
+            for finished in as_completed(runs):
                 rows: list[FinishedRun] = finished.result()
                 _keep(runs_file(study, results), [run for run in rows if (run.variant, run.seed) not in done])
                 logger.info("%s seed %d: done in %.0f minutes", rows[0].variant, rows[0].seed, rows[0].minutes)
@@ -136,11 +139,17 @@ def _starts(study: Study, todo: dict[int, list[str]]) -> list[int]:
     """The seeds whose first training is needed: those with variants to do, and all where one reads others'."""
     if study.start is None:
         return []
+    of_others = _reads_other_starts(study, todo)
+    return [seed for seed, variants in todo.items() if variants or of_others]
+
+
+def _reads_other_starts(study: Study, todo: dict[int, list[str]]) -> bool:
+    """Whether a variant to do reads the first training of other seeds than its own."""
     left = {variant for variants in todo.values() for variant in variants}
     controls = study.controls.values() if study.baseline in left else ()
     read = [study.variants[variant] for variant in left] + [each for each in controls if isinstance(each, dict)]
-    all_of_them = any(START in str(value) for overrides in read for value in overrides.values())
-    return [seed for seed, variants in todo.items() if variants or all_of_them]
+    values = [str(value).replace(OWN_START, "") for overrides in read for value in overrides.values()]
+    return any(START in value for value in values)
 
 
 def _is_done(study: Study, variant: str, seed: int, done: set[tuple[str, int]]) -> bool:
@@ -157,8 +166,15 @@ def _keep(path: Path, runs: list[FinishedRun]) -> None:
     write_text(path, before + "".join(f"{line}\n" for line in lines))
 
 
-def _run(study: Study, variant: str, seed: int, threads: int) -> list[FinishedRun]:
-    """Train, predict and score a variant; the baseline with the controls."""
+def _start(study: Study, seed: int, threads: int) -> None:
+    """The training that all variants of a seed start from."""
+    _script("train_with_flow", study, study.start_overrides(seed), study.start_folder(seed), threads)
+
+
+def _run(study: Study, variant: str, seed: int, threads: int, *, after: list[Future[None]]) -> list[FinishedRun]:
+    """Train, predict and score a variant, the baseline with the controls, once the starts it needs are done."""
+    for first_training in after:
+        first_training.result()
     start, folder = time.time(), study.run_folder(variant, seed)
     overrides = study.run_overrides(variant, seed)
     for tool in ("train_with_flow", "gen_video", "eval_tc"):

@@ -62,6 +62,26 @@ def test_the_starts_come_first_and_seed_by_seed_every_run_is_trained_predicted_a
     ]
 
 
+@pytest.mark.parametrize("read", ["{folder}/start/seed{seed}/last.pth", "{folder}/start/seed1/last.pth"])
+def test_a_run_waits_for_the_starts_that_it_needs(study, called, monkeypatch, read):
+    """Two at a time: the start of one seed is still at work while the other's is done, and a place is free."""
+    of_others, begun, ended = "{seed}" not in read, threading.Event(), []
+
+    def script(tool, study, words, folder, threads):
+        if folder.parent.name != "start":
+            ended.append(folder.name)
+            begun.set()
+        elif folder.name == "seed1":
+            assert begun.wait(0.3) != of_others  # the runs of seed 0 begin where they read their own start alone
+            ended.append("start")
+
+    monkeypatch.setattr(runs, "_script", script)
+    variants = {"a": {"TRAIN.weight": None}, "b": {"DISTILL.teacher_weight": read}}
+    runs.run_all(study.model_copy(update={"variants": variants}), "s.yaml", RESULTS, jobs=2)
+    first = ended[: ended.index("start")]
+    assert "seed1" not in first and ("seed0" in first) != of_others and len(ended) == 13
+
+
 def test_a_study_that_failed_goes_on_with_what_is_not_done(study, called, monkeypatch):
     record = runs._script
 
@@ -167,7 +187,7 @@ def test_a_study_that_is_ended_ends_the_scripts_that_it_runs(study, monkeypatch)
     """Two at a time: one ends the process, the other would sleep for a minute."""
     started, ended = threading.Barrier(2), []
 
-    def run(study, variant, seed, threads):
+    def run(study, variant, seed, threads, *, after):
         with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as script:
             runs._waited_for.add(script)
             started.wait()
