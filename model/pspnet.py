@@ -120,10 +120,12 @@ class PSPNet(SegmentationNetwork):
             self.aux = segmentation_head(channels=middle, hidden=256, classes=classes, dropout=dropout)
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        middle = self.layer3(self.layer2(self.layer1(self.layer0(image))))
-        fea = self.ppm(self.layer4(middle))
+        x = self.layer3(self.layer2(self.layer1(self.layer0(image))))
+        middle = x if self.training and self.aux is not None else None  # else layer3's output is free after layer4
+        x = self.layer4(x)
+        fea = self.ppm(x)
         outputs = {"logits": self.cls(fea), "fea": fea}
-        if self.training and self.aux is not None:
+        if middle is not None and self.aux is not None:
             outputs["dsn"] = self.aux(middle)
         return outputs
 
