@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import cast
 
@@ -19,14 +18,14 @@ class Ensemble(SegmentationNetwork):
         members: one or more networks with the same classes and the same size of their logits.
 
     Attributes:
-        weights_sha256: of all members' checkpoints, as :func:`joint_sha256`.
+        weights_sha256: of each member's checkpoint, in their order, joined by ``+``.
     """
 
     def __init__(self, members: Sequence[SegmentationNetwork]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         known = [member.weights_sha256 for member in members if member.weights_sha256 is not None]
-        self.weights_sha256 = joint_sha256(known) if len(known) == len(members) else None
+        self.weights_sha256 = "+".join(known) if len(known) == len(members) else None
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         logits = [cast(SegmentationNetwork, member).outputs(image)["logits"] for member in self.members]
@@ -36,8 +35,3 @@ class Ensemble(SegmentationNetwork):
 def together(networks: Sequence[SegmentationNetwork]) -> SegmentationNetwork:
     """The network itself where it is the only one, else the :class:`Ensemble` of all."""
     return networks[0] if len(networks) == 1 else Ensemble(networks)
-
-
-def joint_sha256(hashes: Sequence[str]) -> str:
-    """One hash of the hashes of several files, in their order; that of a single file is its own."""
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -98,8 +98,8 @@ class Predictor:
 
     Attributes:
         network_seconds: time spent inside the network since construction.
-        weights_sha256: of the bytes of the checkpoint that the network's weights were read from, 64 hex digits;
-            ``None`` where they come from no file.
+        weights_sha256: of the bytes of the checkpoint that the network's weights were read from, 64 hex digits,
+            those of several joined by ``+``; ``None`` where they come from no file.
 
     Raises:
         ValueError: an argument out of range.

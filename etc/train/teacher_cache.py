@@ -18,7 +18,6 @@ from etc.data.transform import normalise
 from etc.errors import UserError
 from model import SegmentationNetwork
 from model.checkpoint import damaged_part
-from model.ensemble import joint_sha256
 from model.own_source import is_own_code, source_hash
 from utils.files import regular_file, replacing, sha256_of
 
@@ -26,9 +25,9 @@ from utils.files import regular_file, replacing, sha256_of
 class TeacherLogits:
     """Logits of frame files, float16 at the teacher's own resolution, one ``.npz`` per frame.
 
-    They lie under ``<cache>/<arch>-<hash of the weights>/``, for a network of the user's own with the hash of its
-    source too, so teachers never read each other's logits. Each file records its frame; one that is damaged, of another
-    shape than the teacher's logits, or of another frame, is computed again.
+    They lie under ``<cache>/<arch>-<hash of each file of weights>/``, for a network of the user's own with the hash of
+    its source too, so teachers never read each other's logits. Each file records its frame; one that is damaged, of
+    another shape than the teacher's logits, or of another frame, is computed again.
 
     Args:
         arch: the teacher's architecture.
@@ -37,10 +36,11 @@ class TeacherLogits:
     """
 
     def __init__(self, arch: str, weights: Sequence[str | Path], cache: str | Path) -> None:
-        self.weights, self._sha256 = weights, joint_sha256([sha256_of(path) for path in weights])
+        hashes = [sha256_of(path) for path in weights]
+        self.weights, self._sha256 = weights, "+".join(hashes)
         name = "".join(letter if letter.isalnum() else "_" for letter in arch)
         code = f"-{source_hash(arch)}" if is_own_code(arch) else ""
-        self.folder = Path(cache) / f"{name}-{self._sha256[:12]}{code}"
+        self.folder = Path(cache) / f"{name}-{'+'.join(each[:12] for each in hashes)}{code}"
         self._shapes: dict[tuple[int, int], tuple[int, ...]] = {}  # size of a frame -> shape of its logits
 
     def __call__(self, frame: Path) -> np.ndarray:
