@@ -111,6 +111,17 @@ def cityscapes_lists(
     lists = {}
     for split in ("train", "val"):
         frames = _labelled_frames(root, split)
+        images = {frame_id(path) for path in _images_of_split(root, split)}
+        bare = sorted(images - {frame_id(frame.image) for frame in frames})
+        if frames and bare:
+            logger.info(
+                "%s: %d of %d frames in %s have no label, the first is %s",
+                split,
+                len(bare),
+                len(images),
+                FRAMES,
+                bare[0],
+            )
         if labelled is not None:
             numbers = [frame_number(frame.image, CITYSCAPES) for frame in frames]
             frames = [f for f, n in zip(frames, numbers, strict=True) if n is not None and n.number in labelled]
