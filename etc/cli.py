@@ -111,7 +111,7 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         value = getattr(getattr(settings, section), name)
         for path in value if isinstance(value, list) else [value]:
             if path is not None and not find_file(path).is_file():
-                cure = ": train the teacher first, with the teacher's file of settings" if section == "DISTILL" else ""
+                cure = _teachers_training(path) if section == "DISTILL" else ""
                 raise UserError(f"{key} {path} does not exist{cure}")
     if "DATA.names_path" in keys:
         from etc.data.labels import class_names
@@ -126,6 +126,13 @@ def check_before_work(settings: Settings, keys: Iterable[str]) -> None:
         from etc.distributed import device_of
 
         device_of(settings.TEST.device)
+
+
+def _teachers_training(path: str | Path) -> str:
+    """How to get a teacher that is not there: those of ``configs`` are saved in ``exp/<data set>/<file name>``."""
+    config = Path("configs", *Path(path).parent.parts[1:]).with_suffix(".yaml")
+    command = f", python tool/train_with_flow.py --config {config}" if find_file(config).is_file() else ""
+    return f": train the teacher first{command}"
 
 
 def _lists_read(settings: Settings, keys: Iterable[str]) -> list[tuple[str, str]]:

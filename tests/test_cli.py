@@ -323,6 +323,11 @@ def test_ctrl_c_stays_an_exception_in_other_programs():
             ["DISTILL.kd_weight=1", "DISTILL.teacher_weight=[no.pth, nor.pth]"],
             "DISTILL.teacher_weight no.pth does not exist",
         ),
+        (
+            "train_with_flow",
+            ["DISTILL.kd_weight=1", "DISTILL.teacher_weight=exp/camvid/pspnet101_teacher/best.pth"],
+            "train the teacher first, python tool/train_with_flow.py --config configs/camvid/pspnet101_teacher.yaml",
+        ),
         ("compare", ["--runs", "a=no.pth"], "--runs: checkpoint no.pth does not exist"),
         ("compare", ["--runs", "a=here.pth", "b=no.pth"], "--runs: checkpoint no.pth does not exist"),
         ("eval_tc", ["TEST.device=cuda:99"], "TEST.device cuda:99: this machine has"),

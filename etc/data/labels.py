@@ -16,6 +16,7 @@ from etc.config.schema import Settings
 from etc.config.yaml_reader import YamlError, parse
 from etc.data.images import LabelFile, read_label_file
 from etc.data.layouts import COLOR, RED, VOID_ZERO, is_mapping_file, label_ids_of
+from etc.data.lists import reason_unread
 from etc.errors import UserError
 from utils.files import regular_file
 
@@ -295,7 +296,7 @@ def _lines(path: str | Path) -> list[str]:
     try:
         return [line for line in regular_file(find_file(path)).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', 'not a text file')}") from error
+        raise UserError(f"cannot read {path}: {reason_unread(path, error)}") from error
 
 
 def class_names(settings: Settings) -> list[str]:

@@ -338,14 +338,20 @@ def _check_repeated_clips(path: str | Path, blocks: list[list[_Line]]) -> None:
             raise UserError(f"{path}:{number}: this clip is in line {seen[images]} already: remove one of them")
 
 
+def reason_unread(path: str | Path, error: OSError | UnicodeDecodeError) -> str:
+    """Why a file cannot be read; for one that does not exist in ``data/lists``, with the command that writes it."""
+    reason: str = getattr(error, "strerror", "not a text file")
+    if isinstance(error, FileNotFoundError) and Path(path).parent.parent == Path("data/lists"):
+        return f"{reason}; python tool/make_lists.py {Path(path).parent.name} FOLDER_OF_THE_DATA_SET writes it"
+    return reason
+
+
 def _blocks(path: str | Path) -> list[list[_Line]]:
     """Frames of a list file with their line numbers, cut at blank lines."""
     try:
         text = regular_file(find_file(path)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "not a text file")
-        cure = "; tool/make_lists.py writes the lists of a data set" if isinstance(error, FileNotFoundError) else ""
-        raise UserError(f"cannot read the list file {path}: {reason}{cure}") from error
+        raise UserError(f"cannot read the list file {path}: {reason_unread(path, error)}") from error
     blocks: list[list[_Line]] = [[]]
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()

@@ -1,9 +1,11 @@
 """List files and the checks of what they name."""
 
 import re
+from functools import partial
 
 import pytest
 
+from etc.data.labels import read_names
 from etc.data.layouts import LAYOUTS
 from etc.data.lists import (
     Frame,
@@ -68,6 +70,12 @@ def test_a_missing_list_and_a_binary_one_are_named(tmp_path):
     (tmp_path / "x.lst").write_bytes(b"\xff\xfe\x81\x00")
     with pytest.raises(UserError, match=r"x\.lst: not a text file"):
         read_frames(tmp_path / "x.lst")
+
+
+@pytest.mark.parametrize("read", [read_frames, partial(read_names, classes=2)])
+def test_a_list_of_a_data_set_that_is_missing_comes_with_the_command_that_writes_it(read):
+    with pytest.raises(UserError, match=r"No such file.*; python tool/make_lists.py vspw FOLDER_OF_THE_DATA_SET"):
+        read("data/lists/vspw/nothing.txt")
 
 
 def test_blank_lines_end_clips_and_comments_do_not(write):
