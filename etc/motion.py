@@ -201,7 +201,7 @@ class MotionLoss(nn.Module):
         else:
             weight = visibility(image_t, resample2d(image_k, flow_t_to_k), self.visibility)
         if self.mask_padding:
-            weight = weight * _usable(image_t, image_k, flow_t_to_k)
+            weight = weight * usable_pixels(image_t, image_k, flow_t_to_k)
         return weight
 
 
@@ -234,10 +234,16 @@ def _resized(logits: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
 
-def _usable(image_t: Tensor, image_k: Tensor, flow: Tensor) -> Tensor:
+def usable_pixels(image_t: Tensor, image_k: Tensor, flow: Tensor) -> Tensor:
     """1 where neither the pixel nor its source is padding, and the source lies inside the neighbour; else 0.
 
-    Float ``[N, 1, H, W]``.
+    Args:
+        image_t: frame t, normalised, float ``[N, 3, H, W]``; padding is exactly 0 in all channels.
+        image_k: its neighbour k, same shape.
+        flow: from t to k, float ``[N, 2, H, W]``, pixels.
+
+    Returns:
+        float ``[N, 1, H, W]``.
     """
     height, width = image_t.shape[-2:]
     real_t, real_k = ((image != 0).any(1, keepdim=True).to(flow.dtype) for image in (image_t, image_k))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from etc.config.schema import Distill
+from etc.motion import usable_pixels
 from etc.train.batch import ClipBatch
 from flownet import resample2d
 from model import SegmentationNetwork
@@ -124,6 +125,7 @@ class Distillation:
                 teacher = {"logits": without_padding(batch.teacher_logits, student["logits"], batch.images)}
             if self.needs_flow and batch.pair_count:
                 assert flow is not None and visible is not None
+                visible = visible & (usable_pixels(*batch.pairs(batch.images), flow) > 0)
                 averaged = average_along_flow(*batch.pairs(teacher["logits"]), flow, visible)
                 teacher = teacher | {"logits": batch.with_frames_t(teacher["logits"], averaged)}
         losses = {}
