@@ -41,6 +41,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         UserError: with CUDA, no GPU of the local rank.
     """
     if "RANK" not in os.environ or dist.is_initialized():
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # else what names no GPU, as the thread that pins memory, opens GPU 0 too
         yield device
         return
     if device.type == "cuda":

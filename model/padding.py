@@ -14,6 +14,9 @@ from model.repository import Repository
 
 logger = logging.getLogger(__name__)
 
+# torch 2.6 does not tell export and compile apart: there, compiled networks give logits of the size of the image.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 14, 24, 48)  # that the sides of images are tried with
 
 
@@ -24,7 +27,7 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     height, width = image.shape[-2:]
     down, right = -height % multiple, -width % multiple
     # A branch on the sizes would hold the exported network to sizes that take the same one.
-    if torch.compiler.is_compiling() or down or right:
+    if _is_exporting() or down or right:
         return F.pad(image, (0, right, 0, down), mode="replicate")
     return image
 

@@ -16,7 +16,6 @@ from etc.config.schema import Settings
 from etc.data.breaks import breaks_in
 from etc.data.frame_values import check_values
 from etc.data.images import image_size, read_image
-from etc.data.lists import Clip
 from etc.data.sources import source_of_clips, validation_clips, validation_frames
 from etc.errors import UserError
 from etc.evaluate.frames import confusion_of
@@ -116,7 +115,11 @@ def check_validation(settings: Settings, network: nn.Module, device: torch.devic
     distributed.warn_of_idle_processes(len(clips), "clips to validate on")
     flow = flow_source(settings, device) if clips else None
     for clip in clips:
-        _check_clip(clip, root, flow)
+        _check_sizes([root / frame.image for frame in clip])
+    for clip in breaks_in(clips, settings).split(clips):
+        for t, k in pairwise(root / frame.image for frame in clip):
+            if flow is not None and not flow.available(t, k):
+                raise UserError(f"FLOW.name dataset: no flow file beside {t} for {k.name}")
     _try_out(network, settings, device, root / (frames[0] if frames else clips[0][0]).image)
     if flow is not None:
         first, second = (root / frame.image for frame in clips[0][:2])
@@ -124,8 +127,7 @@ def check_validation(settings: Settings, network: nn.Module, device: torch.devic
         flow.with_validity(first, second, (height, width))
 
 
-def _check_clip(clip: Clip, root: Path, flow: FlowSource | None) -> None:
-    paths = [root / frame.image for frame in clip]
+def _check_sizes(paths: list[Path]) -> None:
     wanted = image_size(paths[0])
     for path in paths:
         size = image_size(path)
@@ -134,9 +136,6 @@ def _check_clip(clip: Clip, root: Path, flow: FlowSource | None) -> None:
                 f"{path} is {size[0]}x{size[1]}, its clip's first frame {paths[0].name} is {wanted[0]}x{wanted[1]}: "
                 "the frames of a clip must have one size"
             )
-    lacking = next((pair for pair in pairwise(paths) if flow is not None and not flow.available(*pair)), None)
-    if lacking is not None:
-        raise UserError(f"FLOW.name dataset: no flow file beside {lacking[0]} for {lacking[1].name}")
 
 
 def _try_out(network: nn.Module, settings: Settings, device: torch.device, frame: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from etc.errors import UserError
-from etc.flow.files import data_set_flow, read_flow
+from etc.flow.files import data_set_flow, read_flow, unknown_flow
 from etc.flow.pair_flow import PairFlow
 from etc.metrics.warping import second_step_visible, visible_pixels
 
@@ -22,8 +22,21 @@ class DatasetFlow:
     key = "dataset"
 
     def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
-        """Flow t -> k, float32 ``[2, H, W]``; ``shape`` is the frames' height and width."""
-        return self.with_validity(path_t, path_k, shape)[0]
+        """Flow t -> k, float32 ``[2, H, W]``, for those who use all of it; ``shape`` is the frames' height and width.
+
+        Raises:
+            UserError: as :meth:`with_validity`; the file does not know the flow of some pixels. Pixels that it marks as
+                not valid and gives a flow all the same, as the rendered street does of occluded ones, are no error.
+        """
+        flow, valid = self.with_validity(path_t, path_k, shape)
+        unknown = 0.0 if valid is None else unknown_flow(flow, valid).mean()
+        if unknown:
+            raise UserError(
+                f"{data_set_flow(path_t, path_k)} has no flow for {unknown:.1%} of its pixels, which would be "
+                "used here: train with TRAIN.visibility forward_backward, which leaves them out, or take an estimator "
+                "(FLOW.name dis)"
+            )
+        return flow
 
     def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         """The flow, and where the file says that it is valid, bool ``[H, W]``; ``None``: it does not say.
@@ -51,7 +64,7 @@ class DatasetFlow:
         forward, valid = self.with_validity(path_t, path_k, shape)
         if valid is not None or not self.available(path_k, path_t):
             return PairFlow(forward, valid, valid)
-        backward = self(path_k, path_t, shape)
+        backward = self.with_validity(path_k, path_t, shape)[0]
         return PairFlow(forward, visible=visible_pixels(forward, backward).numpy())
 
     def second_step(self, path_b: Path, path_c: Path, first: PairFlow, second: PairFlow) -> np.ndarray:
@@ -61,7 +74,7 @@ class DatasetFlow:
             UserError: as :meth:`with_validity`.
         """
         height, width = first.forward.shape[1:]
-        backward = self(path_c, path_b, (height, width))
+        backward = self.with_validity(path_c, path_b, (height, width))[0]
         return second_step_visible(first.forward, second.forward, backward).numpy()
 
     def available(self, path_t: Path, path_k: Path) -> bool:

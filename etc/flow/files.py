@@ -14,11 +14,10 @@ from etc.data.frame_names import SUFFIXES_ON_DISK
 from etc.data.images import read_png16, write_png
 from etc.errors import UserError
 from etc.flow.cache_files import FLOW_SUFFIX, read_flow_file
-from etc.flow.codec import REACH, STEPS_PER_PIXEL, to_steps
+from etc.flow.codec import STEPS_PER_PIXEL, to_steps
 from utils.files import regular_file, write_bytes
 
 _FLO_MAGIC = np.float32(202021.25)
-KITTI_REACH = REACH  # pixels; larger vectors do not fit the 16 bits
 _ZERO = 2**15  # how KITTI writes no motion
 
 
@@ -43,6 +42,12 @@ def read_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix == FLOW_SUFFIX:
         return read_flow_file(path)[:2]
     raise UserError(f"{path}: flow files are .flo or KITTI .png")
+
+
+def unknown_flow(flow: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Where a file of :func:`read_flow` holds no flow at all, bool ``[H, W]``: zeros in KITTI files, 1e9 in .flo."""
+    nothing = (flow == -_ZERO / STEPS_PER_PIXEL).all(axis=0) | (np.abs(flow) >= 1e9).any(axis=0)
+    return ~valid & nothing
 
 
 def write_flo(path: str | Path, flow: np.ndarray) -> None:

@@ -36,7 +36,9 @@ class OwnEstimator:
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`etc.flow.FlowEstimator`; what can be returned: :func:`one_flow`."""
-        with running(self.home, f"FLOW.name {self.imported_as}"):
+        # Half precision has no room for displacements, and the cache holds flow of the same name in full precision.
+        exact = torch.autocast(rgb_t.device.type, enabled=False)
+        with running(self.home, f"FLOW.name {self.imported_as}"), exact:
             returned = self.estimator.estimate(rgb_t, rgb_k)
         return one_flow(returned, rgb_t)
 

@@ -119,7 +119,7 @@ def fill(flow: CachedFlow, pairs: list[FramePair]) -> int:
 def announce(flow: CachedFlow, pairs: Sequence[FramePair]) -> int:
     """Say in one line how much flow the cache lacks, how much disk it will take and how long, before that begins.
 
-    Measured on three pairs, which are computed here and kept. Nothing is said where no more are missing.
+    Measured on two or three pairs, which are computed here and kept. Nothing is said where no more are missing.
 
     Args:
         flow: the estimator and the cache.
@@ -142,7 +142,7 @@ def announce(flow: CachedFlow, pairs: Sequence[FramePair]) -> int:
         seconds.append(time.perf_counter() - start)
         sizes.append(flow.path(*pair, _shape(pair)).stat().st_size)
     # The first pair of a process takes longer than all others.
-    left = statistics.median(seconds) * (len(missing) - _MEASURED) / distributed.world_size()
+    left = statistics.median(seconds) * (len(missing) - len(seconds)) / distributed.world_size()
     logger.info(
         "flow %s: %d of %d frame pairs are not in FLOW.cache %s: about %s of disk and %s, once",
         *(flow.key, len(missing), len(pairs), flow.folder),

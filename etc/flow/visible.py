@@ -16,7 +16,7 @@ class VisibleFlow:
     """The flow of a source, and which pixels of frame t are visible in frame k.
 
     The data set's own flow files say so themselves; for an estimator the flow k -> t must agree (the forward-backward
-    check of :func:`etc.metrics.visible_pixels`).
+    check of :func:`etc.metrics.warping.visible_pixels`).
     """
 
     def __init__(self, source: FlowSource) -> None:

@@ -58,7 +58,7 @@ class VspwTemporalConsistency:
     def __init__(self, num_classes: int) -> None:
         require_classes(num_classes, limit=255)
         self.num_classes = num_classes
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device="cpu")
 
     def update(self, pred_t: Labels, pred_next: Labels, flow: Tensor | np.ndarray, valid: object = None) -> None:
         """Adds one pair of frames, or a batch of pairs.
@@ -104,7 +104,7 @@ class PerPairConsistency:
     def __init__(self, num_classes: int) -> None:
         require_classes(num_classes, limit=255)
         self.num_classes = num_classes
-        self.counts = torch.zeros(2, dtype=torch.int64)
+        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")
 
     def update(self, pred_t: Labels, pred_next: Labels, flow: Tensor | np.ndarray, valid: object = None) -> None:
         """Adds one pair of frames, or a batch of pairs; as :meth:`VspwTemporalConsistency.update`."""
@@ -148,7 +148,7 @@ class MajorityAgreement:
     def __init__(self, num_classes: int) -> None:
         require_classes(num_classes, limit=255)
         self.num_classes = num_classes
-        self.counts = torch.zeros(2, dtype=torch.int64)
+        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")
 
     def update(self, preds: Labels, flows: Tensor | np.ndarray) -> None:
         """Adds five frames.
@@ -202,7 +202,7 @@ class FlowFreeConsistency:
     def __init__(self, num_classes: int) -> None:
         require_classes(num_classes, limit=255)
         self.num_classes = num_classes
-        self.counts = torch.zeros(2, dtype=torch.int64)
+        self.counts = torch.zeros(2, dtype=torch.int64, device="cpu")
 
     def update(self, preds: Labels, targets: Labels) -> None:
         """Adds one clip: predicted and true ids of its frames in order, integer ``[T, H, W]`` each.

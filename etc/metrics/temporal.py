@@ -39,8 +39,8 @@ class TemporalConsistency:
         protocol: one of the two.
         boundary_band: strict only. Count a pixel only where a pixel of another class lies within
             ``max(1, round(boundary_band * image diagonal))`` of it along both axes (the distance of Boundary
-            IoU, Cheng et al., CVPR 2021), in frame t or in the warped map. A pixel that is not counted has no
-            class here either. 0.005 is usual.
+            IoU, Cheng et al., CVPR 2021), in frame t or in the warped map. In the warped map, a pixel that is not
+            counted has no class here either. 0.005 is usual.
 
     Source: Liu et al., ECCV 2020, temporal consistency.
     """

@@ -113,8 +113,9 @@ def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> N
     """
     # A checkpoint of an earlier version names some settings differently.
     trained, now = translate(content["config"], str(path)), settings.model_dump()
-    for section in ("DATA", "FLOW", "TRAIN", "DISTILL"):
-        for key, value in now[section].items():
+    for section in ("DATA", "FLOW", "TRAIN", "DISTILL", "DISTRIBUTED", "TEST"):
+        # Of TEST, only this one shapes the network that is trained.
+        for key, value in now[section].items() if section != "TEST" else [("pad_to", now["TEST"]["pad_to"])]:
             # A checkpoint older than the setting was trained as the setting's default says.
             default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
             before = trained.get(section, {}).get(key, default)

@@ -10,6 +10,7 @@ import torch
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.clip_dataset import ClipDataset
 from etc.data.images import image_size
 from etc.data.sources import validation_clips
@@ -37,6 +38,8 @@ def fill_flow_cache(settings: Settings, data: ClipDataset, device: torch.device)
     if settings.FLOW.name == "dis":
         if distributed.rank() == 0:
             announce(cached_flow(settings, device), pairs)
+        # A million pairs take minutes to look up: the others must not wait in NCCL, which gives up after ten.
+        distributed.barrier()
         return
     with torch.random.fork_rng(devices=[]):
         flow = cached_flow(settings, device)
@@ -75,7 +78,8 @@ def needed_pairs(settings: Settings, data: ClipDataset) -> list[FramePair]:
         pairs = flow_pairs(settings, data.frames, data.offsets)
     if settings.TRAIN.val_freq:
         root = Path(settings.DATA.data_root)
-        for clip in validation_clips(settings):
+        clips = validation_clips(settings)
+        for clip in breaks_in(clips, settings).split(clips):
             pairs += pairwise(root / frame.image for frame in clip)
     return list(dict.fromkeys(pairs))
 

@@ -136,8 +136,9 @@ class Optimization:
 class AveragedWeights:
     """A network whose weights and buffers are exponential moving averages of another's.
 
-    torch's ``AveragedModel`` with torch's arithmetic, but for its counter: torch keeps it in a tensor and reads it in
-    each update, for which the host waits.
+    torch's ``AveragedModel`` with torch's arithmetic, but for its counter, which torch keeps in a tensor and reads in
+    each update, for which the host waits; and for tensors of integers, whose average torch cuts to integers: an index
+    could come out one too small. They are copied.
 
     Args:
         student: the network that is averaged.
@@ -161,8 +162,8 @@ class AveragedWeights:
             mine, its = pairs.setdefault(own.dtype, ([], []))
             mine.append(own)
             its.append(current.detach())
-        for mine, its in pairs.values():
-            if self.updates:
+        for dtype, (mine, its) in pairs.items():
+            if self.updates and (dtype.is_floating_point or dtype.is_complex):
                 self._average(mine, its, self.updates)
             else:
                 torch._foreach_copy_(mine, its)

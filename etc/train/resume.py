@@ -132,11 +132,13 @@ def inputs_of(settings: Settings, data: ClipDataset) -> dict[str, str]:
         "TRAIN.weight": train.weight,
         "TRAIN.class_weight": train.class_weight,
         "DATA.label_map": settings.DATA.label_map,
+        "FLOW.weights": settings.FLOW.weights if settings.needs_flow else None,
     }
     for number, path in enumerate(distill.teacher_weights if distill.used else []):
         files[f"DISTILL.teacher_weight{f'[{number}]' if number else ''}"] = path
     code = {
         "TRAIN.arch": train.arch,
+        "TRAIN.loss": train.loss,
         "DISTILL.teacher_arch": distill.teacher_arch if distill.used else "",
         "FLOW.name": settings.FLOW.name if settings.needs_flow else "",
     }

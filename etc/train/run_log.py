@@ -37,7 +37,7 @@ _LIBRARIES = (
 
 
 class RunLog:
-    """Writes TensorBoard, ``log.csv`` and ``curves.png`` of a training.
+    """Writes TensorBoard and ``log.csv`` of a training.
 
     A training that goes on removes what was logged after the step that it goes on from.
 
@@ -48,7 +48,7 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
-        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step)
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
         path, kept = folder / LOG_FILE, []
         if step and path.is_file():
             kept = [(at, name, value) for name, curve in read_log(folder).items() for at, value in curve if at <= step]

@@ -109,9 +109,10 @@ class MotionTask(nn.Module):
         return by_motion or (self.distillation is not None and self.distillation.needs_flow)
 
     def _controlled(self, flow: Tensor) -> Tensor:
-        if self.motion_flow == "zero":
-            return torch.zeros_like(flow)
-        return flow.roll(1, 0) if self.motion_flow == "shuffled" else flow
+        if self.motion_flow == "estimated":
+            return flow
+        # One pair has no other whose flow it could get.
+        return flow.roll(1, 0) if self.motion_flow == "shuffled" and len(flow) > 1 else torch.zeros_like(flow)
 
 
 def _motion(motion_loss: MotionLoss, batch: ClipBatch, logits: Tensor, flow: Tensor, visible: Tensor | None) -> Tensor:

@@ -26,8 +26,25 @@ def test_flow_of_the_data_set_is_read_with_its_validity(tmp_path):
     own = DatasetFlow()
     result, result_valid = own.with_validity(*frames, (48, 64))
     assert np.array_equal(result, flow) and np.array_equal(result_valid, valid)
-    assert np.array_equal(own(*frames, (48, 64)), flow)
+    assert np.array_equal(own(*frames, (48, 64)), flow)  # given though it is marked, as that of occluded pixels is
     assert own.available(*frames) and not own.available(*frames[::-1])
+
+
+@pytest.mark.parametrize("kind", ["png", "flo"])
+def test_flow_that_is_unknown_in_places_is_not_used_without_its_validity(tmp_path, kind):
+    """KITTI's files hold zeros where nothing was measured, which read as a motion of -512 pixels; .flo holds 1e9."""
+    frames, file = write_frames(tmp_path, "s_01", "s_02"), tmp_path / f"flow/s_01_to_02_flow.{kind}"
+    if kind == "png":
+        encoded = np.full((48, 64, 3), 2**15, np.uint16)
+        encoded[:12] = 0
+        write_png(file, encoded)
+    else:
+        flow = np.zeros((2, 48, 64), np.float32)
+        flow[:, :12] = 1e9
+        write_flo(file, flow)
+    with pytest.raises(UserError, match=rf"_flow\.{kind} has no flow for 25\.0% of its pixels.*forward_backward"):
+        DatasetFlow()(*frames, (48, 64))
+    assert not DatasetFlow().checked(*frames, (48, 64)).visible[:12].any()
 
 
 def test_missing_or_misfitting_flow_of_the_data_set_is_named(tmp_path):

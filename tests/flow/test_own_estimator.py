@@ -80,6 +80,9 @@ def mine(tmp_path, monkeypatch):
         "class Sized(Iterations):\n"
         "    def __init__(self, folder, *rest, iterations=3, **more): pass\n"
         "def optional(iterations=3, *rest, **more): return Iterations()\n"
+        "class Convolves(Iterations):\n"
+        "    def estimate(self, rgb_t, rgb_k):\n"
+        "        return torch.nn.functional.conv2d(rgb_t[:, :2], torch.eye(2)[:, :, None, None])\n"
         "number = 3\n"
         "class Learns(Iterations):\n"
         "    def estimate(self, rgb_t, rgb_k): return rgb_t[:, :2].clone().requires_grad_() * 2\n"
@@ -97,6 +100,12 @@ def test_an_estimator_is_used_through_its_last_iteration_and_in_loading_workers(
     copy = pickle.loads(pickle.dumps(estimator))
     assert (copy.name, copy.key) == (estimator.name, estimator.key)
     torch.testing.assert_close(copy.estimate(*images), images[0][:, :2], rtol=0, atol=0)
+
+
+def test_half_precision_of_a_training_does_not_reach_the_flow(mine):
+    estimator, image = build_flow(f"{mine}:Convolves"), torch.rand(1, 3, 20, 24) * 255
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(estimator.estimate(image, image), image[:, :2])
 
 
 def test_a_factory_that_needs_arguments_is_one_sentence(mine):

@@ -223,6 +223,12 @@ def test_what_is_merged_counts_as_if_added_and_other_classes_are_refused(build):
         one.merge(build(4))
 
 
+@pytest.mark.parametrize("build", [VspwTemporalConsistency, PerPairConsistency, MajorityAgreement, FlowFreeConsistency])
+def test_counts_lie_on_the_cpu_whatever_the_default_device_is(build):
+    with torch.device("meta"):
+        assert build(CLASSES).counts.device.type == "cpu"
+
+
 @pytest.mark.parametrize("build", [PerPairConsistency, MajorityAgreement, FlowFreeConsistency])
 def test_without_a_pixel_there_is_no_figure(build):
     assert math.isnan(build(CLASSES).compute())

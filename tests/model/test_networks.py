@@ -491,6 +491,9 @@ def test_the_multiple_that_a_network_needs_is_found_and_its_images_are_padded():
     padded = F.pad(image, (0, 3, 0, 5), mode="replicate")
     torch.testing.assert_close(network(image), network.network(padded)[..., :43, :61])
     assert network(torch.randn(1, 3, 48, 64)).shape[-2:] == (48, 64)
+    compiled = torch.compile(network.outputs, backend="eager")
+    image = torch.randn(1, 3, 48, 64)
+    assert compiled(image)["logits"].shape == network.outputs(image)["logits"].shape
     assert built("somebodys_network:plain").pad_to == 1
     assert build_model("somebodys_network:Skips", classes=5, pad_to=16).pad_to == 16
 

@@ -34,6 +34,13 @@ def test_a_run_of_version_1_continues_under_the_new_names_of_its_settings():
         check_same_run({"config": config}, load_settings(None, ["DATA.allow_missing_neighbours=false"]), PATH)
 
 
+@pytest.mark.parametrize("setting", ["DISTRIBUTED.sync_bn=false", "TEST.pad_to=32", "TRAIN.st_weight=7"])
+def test_settings_that_change_the_weights_may_not(setting):
+    key, _, value = setting.partition("=")
+    with pytest.raises(UserError, match=rf"trained with {key} .*, now it is {value.capitalize()}"):
+        check_same_run({"config": load_settings().model_dump()}, load_settings(None, [setting]), PATH)
+
+
 @pytest.mark.parametrize("setting", ["FLOW.cache=elsewhere", "FLOW.evaluate_with=[dis]", "DISTILL.cache=elsewhere"])
 def test_settings_that_change_no_weight_may_change_when_a_run_is_resumed(setting):
     check_same_run({"config": load_settings().model_dump()}, load_settings(None, [setting]), PATH)

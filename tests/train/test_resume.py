@@ -4,6 +4,7 @@ import hashlib
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,6 +138,22 @@ def test_other_content_under_the_same_name_is_refused(trained, tmp_path, tiny_wo
         (tmp_path / file).write_bytes(before)
     monkeypatch.setattr(resume_module, "source_hash", lambda name: "0" * 12)
     assert "the source of TRAIN.arch had another content" in refused(words)
+
+
+def test_all_files_and_all_code_that_shape_the_weights_are_told_apart_by_content(tmp_path, monkeypatch):
+    (tmp_path / "parts_of_mine.py").write_text("made = None\n")
+    (tmp_path / "raft.pth").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = [f"{key}=parts_of_mine:made" for key in ("TRAIN.arch", "TRAIN.loss", "DISTILL.teacher_arch")]
+    own += ["DISTILL.kd_weight=1", f"DISTILL.teacher_weight={tmp_path}/raft.pth"]
+    data = SimpleNamespace(frames=[])
+    found = resume_module.inputs_of(load_settings(None, [*own, f"FLOW.weights={tmp_path}/raft.pth"]), data)
+    assert found.keys() == {
+        *("the source of TRAIN.arch", "the source of TRAIN.loss", "the source of DISTILL.teacher_arch"),
+        *("FLOW.weights", "DISTILL.teacher_weight", "frames and labels"),
+    }
+    without_flow = load_settings(None, [*own, f"FLOW.weights={tmp_path}/raft.pth", "TRAIN.st_weight=0"])
+    assert "FLOW.weights" not in resume_module.inputs_of(without_flow, data)
 
 
 def test_a_replaced_label_is_refused(trained, tmp_path, tiny_world):

@@ -41,6 +41,9 @@ def test_a_training_that_goes_on_drops_what_was_logged_after_its_checkpoint(tmp_
     log.add(15, {"loss/loss": 99.0})
     log.close()
     assert read_log(tmp_path) == {"loss/loss": [(5, 5), (10, 10), (15, 99)], "loss/motion": [(5, -5), (10, -10)]}
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss/loss")] == [(5, 5), (10, 10), (15, 99)]
 
 
 def test_a_new_training_begins_a_new_log(tmp_path):

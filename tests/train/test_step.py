@@ -266,6 +266,11 @@ def test_the_controls_of_the_flow_change_nothing_but_the_flow(batch):
         torch.testing.assert_close(result["motion"], motion(*frames, z["image"], z["neighbour"], expected))
 
 
+def test_a_single_pair_has_no_other_whose_flow_it_could_get(batch):
+    one = {name: value[:1] for name, value in batch.items()}
+    assert not task(motion_loss=MotionLoss(weight=1.0), motion_flow="shuffled")(ClipBatch(one))["flow"].any()
+
+
 def test_visible_pixels_reach_the_motion_loss(batch):
     seen = torch.zeros(3, 8, 10, dtype=torch.bool)
     motion = MotionLoss(weight=1.0, visibility="forward_backward", mask_padding=False)

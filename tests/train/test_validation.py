@@ -155,6 +155,16 @@ def test_what_validation_needs_is_checked_before_the_first_step(video, break_it,
     assert not Path("run/last.pth").exists()
 
 
+def test_flow_is_not_asked_for_across_a_gap(video, monkeypatch):
+    monkeypatch.setattr(Trainer, "_train_epoch", lambda *_: pytest.fail("trained"))
+    asked, seen = clips("b/b0.png", "b/b1.png", "b/b9.png"), []
+    Path("video/b/b2.png").rename("video/b/b9.png")
+    monkeypatch.setattr("etc.flow.dataset.DatasetFlow.available", lambda _, t, k: seen.append((t.name, k.name)) or True)
+    with pytest.raises(UserError, match="no flow file beside"):  # the first pair is read to try it out
+        train([*video, "TRAIN.st_weight=0", "FLOW.name=dataset", "DATA.train_list=other.lst", asked])
+    assert set(seen) == {("b0.png", "b1.png")}
+
+
 def test_the_check_shifts_no_random_numbers(video):
     weights = []
     for index, change in enumerate(([], ["TRAIN.val_freq=0"])):
