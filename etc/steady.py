@@ -21,6 +21,8 @@ from etc.evaluate.predictions import predictions_from
 from etc.flow import build_flow
 from etc.metrics import SegmentationIoU, iou_counts
 from etc.networks import trained_network
+from model import SegmentationNetwork
+from model.external import UnclearOutput
 from utils.files import write_text
 
 STEPS = 90
@@ -43,22 +45,42 @@ RECIPE: dict[str, Any] = {
 }
 # Gradients of transformers have other sizes than SGD's rate is made for. Not tried on a transformer of this field.
 TRANSFORMER: dict[str, Any] = {"TRAIN.optimizer": "adamw", "TRAIN.base_lr": 0.00006, "TRAIN.weight_decay": 0.01}
+_FREE = {"TRAIN.workers", "TRAIN.print_freq", "DATA.names_path", "DATA.colors_path"}  # may change between two calls
+_OPTIONS = {  # of the command, by the settings that they become
+    **{"TRAIN.arch": "--network", "TRAIN.weight": "--weights", "DATA.classes": "--classes"},
+    "TRAIN.epochs": "--steps, in epochs",
+}
 _STILL = 0.05  # pixels: nothing moves where 95% of the pixels move less
 _LOOKED_AT = 20  # pairs of frames whose motion is looked at
 
 
 def check_network(network: str, weights: str, classes: int, overrides: Sequence[str]) -> None:
-    """Check, before a video is unpacked, that the weights are those of the network.
+    """Check, before a video is unpacked, that the weights are those of the network, and that it returns logits.
 
     Raises:
-        UserError: settings that cannot be used, or weights that do not fit.
+        UserError: settings that cannot be used, weights that do not fit, or something else than logits is returned.
     """
     own = [f"DATA.classes={classes}", f"TRAIN.arch={network}", "TRAIN.pretrained=false"]
     settings = load_settings(None, [*own, *overrides, f"TEST.ckpt_path={weights}", "TEST.device=cpu"])
     try:
-        trained_network(settings)
-    except UserError as error:
+        _check_logits(trained_network(settings))
+    except (UserError, UnclearOutput) as error:
         raise UserError(f"--network {network} --classes {classes} --weights {weights}: {error}") from error
+
+
+@torch.no_grad()
+def _check_logits(made: SegmentationNetwork) -> None:
+    """Raise UserError or UnclearOutput for a network whose training would fail, or teach it the wrong thing."""
+    images = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(next(made.parameters()).device)
+    for training in (True, False):
+        try:
+            logits = made.train(training).outputs(images)["logits"]
+        except UnclearOutput:
+            raise
+        except Exception:  # its own code may refuse images of this size: the training has those of the video
+            return
+    if logits.min() >= 0 and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+        raise UserError("it returns probabilities, expected logits: leave out its last softmax")
 
 
 def check_folders(videos: Sequence[str], out: Path) -> None:
@@ -99,17 +121,21 @@ def prepare(
     unpacking = load_settings(None, [f"TEST.save_folder={out}", f"FLOW.cache={out}/flow_cache"])
     clips = [clip for video in videos for clip in clips_of_frames(unpacking, video)]
     frames = [frame for clip in clips for frame in clip]
-    sizes = {image_size(Path(clip[0].image)) for clip in clips}
+    sizes = {frame.image: image_size(Path(frame.image)) for frame in frames}
     given = " ".join(videos)
-    if len(sizes) > 1:
-        raise UserError(f"{given} holds clips of different sizes ({sorted(sizes)}): give clips of one size at a time")
+    width, height = sizes[frames[0].image]
+    other = next((image for image, size in sizes.items() if size != (width, height)), None)
+    if other is not None:
+        raise UserError(
+            f"{given} holds frames of different sizes, {frames[0].image} of {width}x{height} and {other} of "
+            f"{'x'.join(map(str, sizes[other]))}: give frames of one size at a time"
+        )
     recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
     chosen = load_settings(None, [*(f"{key}={value}" for key, value in recipe.items()), *overrides])
     batch = chosen.TRAIN.batch_size
     if len(frames) < batch:
         raise UserError(f"{given} holds {len(frames)} frames: a training step needs {batch} (TRAIN.batch_size)")
     _check_motion(clips, given)
-    width, height = sizes.pop()
     _write_lists(frames, clips, out)
     teacher = load_settings(None, [f"TRAIN.arch={network}", *overrides]).TRAIN.network
     own = {
@@ -146,8 +172,23 @@ def _write_lists(frames: list[Frame], clips: list[Clip], out: Path) -> None:
 
 
 def keep_settings(settings: Settings, out: Path) -> Path:
-    """Write the settings of all steps, at once, into ``steady.yaml``; gives its path."""
+    """Write the settings of all steps, at once, into ``steady.yaml``; gives its path.
+
+    Raises:
+        UserError: the folder holds a run of other settings, which would no longer be those of the network in it.
+    """
     path = out / "steady.yaml"
+    if path.is_file():
+        before, now = load_settings(str(path), []).model_dump(), settings.model_dump()
+        for section in ("DATA", "FLOW", "TRAIN", "DISTILL"):
+            for key, value in now[section].items():
+                name = f"{section}.{key}"
+                if name not in _FREE and before[section][key] != value:
+                    said = _OPTIONS.get(name, name)
+                    raise UserError(
+                        f"--out {out} holds a run with {said} {before[section][key]}, now it is {value}: give another "
+                        "folder, or delete it"
+                    )
     write_text(path, dump_settings(settings))
     return path
 

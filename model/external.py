@@ -188,7 +188,9 @@ def imported(arch: str, *, classes: int, pad_to: int | None = None) -> Segmentat
     try:
         inspect.signature(factory).bind(classes=classes)
     except TypeError as error:
-        raise ValueError(f"arch {arch!r} cannot be called with classes={classes}: {error}") from error
+        raise ValueError(
+            f"arch {arch!r} cannot be called with classes={classes} ({error}): give it one required argument, classes"
+        ) from error
     with running(home, f"arch {arch}"):
         network = factory(classes=classes)
     if not isinstance(network, nn.Module):

@@ -1,5 +1,7 @@
 """A finished network made steadier: what is refused, the settings, and what it still predicts."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,10 @@ from PIL import Image
 
 from etc.config import load_settings
 from etc.data.labels import voc_colors
+from etc.display.mp4 import Mp4Writer
 from etc.errors import UserError
 from etc.evaluate.results import read_clip_scores
-from etc.steady import agreement, check_folders, check_network, prepare
+from etc.steady import agreement, check_folders, check_network, keep_settings, prepare
 from model import build_model
 from tests.scripts import load_script, run
 
@@ -60,6 +63,13 @@ def test_a_single_frame_is_refused(tmp_path):
         prepared(tmp_path / "v/000.png", tmp_path / "out")
 
 
+def test_a_video_of_one_frame_is_named(tmp_path):
+    with Mp4Writer(tmp_path / "one.mp4", 10) as video:
+        video.write(np.zeros((64, 96, 3), np.uint8))
+    with pytest.raises(UserError, match=r"one\.mp4 has one frame, temporal consistency needs two"):
+        prepared(None, tmp_path / "out", videos=[str(write_clip(tmp_path / "v")), str(tmp_path / "one.mp4")])
+
+
 def test_a_still_video_is_refused(tmp_path):
     with pytest.raises(UserError, match="nothing moves in it, so the motion loss has nothing to teach"):
         prepared(write_clip(tmp_path / "v", step=0), tmp_path / "out")
@@ -68,8 +78,11 @@ def test_a_still_video_is_refused(tmp_path):
 def test_clips_of_several_sizes_are_refused(tmp_path):
     write_clip(tmp_path / "v/a")
     write_clip(tmp_path / "v/b", size=(48, 96))
-    with pytest.raises(UserError, match="holds clips of different sizes"):
+    with pytest.raises(UserError, match=r"different sizes, .*v/a/000\.png of 96x64 and .*v/b/000\.png of 96x48"):
         prepared(tmp_path / "v", tmp_path / "out")
+    Image.new("RGB", (48, 32)).save(write_clip(tmp_path / "w") / "003.png")
+    with pytest.raises(UserError, match=r"w/003\.png of 48x32"):
+        prepared(tmp_path / "w", tmp_path / "out")
 
 
 def test_fewer_frames_than_a_training_step_has_are_refused(tmp_path):
@@ -114,6 +127,41 @@ def test_weights_that_do_not_fit_are_refused_by_the_names_of_the_arguments(tmp_p
     with pytest.raises(UserError, match=r"--network lraspp --classes 4 --weights .*w\.pth") as raised:
         check_network("lraspp", path, 4, [])
     assert "weight_strict" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        ("return self.conv(image).softmax(1)", "returns probabilities, expected logits"),
+        ("return self.conv(image), self.conv(image)", "returned a tuple"),
+        ("x = self.conv(image); return (x, x) if self.training else x", "returned a tuple"),
+    ],
+)
+def test_a_network_that_returns_no_logits_is_refused_first(forward, message, tmp_path, monkeypatch):
+    (tmp_path / "theirs_to_refuse.py").write_text(NETWORK.replace("return self.conv(image)", forward))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "theirs_to_refuse", raising=False)
+    import theirs_to_refuse
+
+    torch.save(theirs_to_refuse.make(3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=message):
+        check_network("theirs_to_refuse:make", str(tmp_path / "w.pth"), 3, [])
+
+
+def test_a_run_of_other_settings_is_refused_by_the_argument_and_its_settings_stay(tmp_path):
+    (tmp_path / "out").mkdir()
+    words = prepared(write_clip(tmp_path / "v"), tmp_path / "out")
+    path = keep_settings(load_settings(None, words), tmp_path / "out")
+    before = path.read_text()
+    for more, named in {
+        "TRAIN.weight=x.pth": r"--weights w\.pth, now it is x\.pth: give another folder",
+        "TRAIN.epochs=3": "--steps, in epochs 20, now it is 3",
+        "TRAIN.st_weight=50": r"TRAIN\.st_weight 4\.0, now it is 50\.0",
+    }.items():
+        with pytest.raises(UserError, match=named):
+            keep_settings(load_settings(None, [*words, more]), tmp_path / "out")
+    assert path.read_text() == before
+    keep_settings(load_settings(None, [*words, "TRAIN.workers=1"]), tmp_path / "out")
 
 
 def test_crops_are_whole_frames_and_the_epochs_give_the_steps(tmp_path):
@@ -188,7 +236,9 @@ def test_one_command_makes_a_network_of_ones_own_steadier(tmp_path, monkeypatch,
     words = ["--network", "steadynet:make", "--weights", "w.pth", "--classes", "3", "--video", "v", "--out", "out"]
     assert load_script("steady").main([*words, "--steps", "6"]) == 0
     printed = capsys.readouterr().out
-    assert "of all pixels" in printed and "the steadier network: out/after/last.pth" in printed
+    assert "of all pixels" in printed
     before, after = (read_clip_scores(tmp_path / f"out/{name}/result") for name in ("before", "after"))
     assert before.checkpoint != after.checkpoint and before.frames_sha256 == after.frames_sha256
+    old, new = (scores.first.results["pixel_consistency"] for scores in (before, after))
+    assert ("the steadier network: out/after/last.pth" if new > old else "it did not become steadier") in printed
     assert (tmp_path / "out/comparison/report.html").is_file()

@@ -26,6 +26,7 @@ from etc.config.schema import SECTIONS
 from etc.display.tables import percent
 from etc.distributed import exclusive_output
 from etc.errors import UserError
+from etc.evaluate.results import read_clip_scores
 from etc.steady import STEPS, agreement, check_folders, check_network, keep_settings, prepare
 
 
@@ -80,8 +81,18 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\nof all pixels {percent(kept)}% keep the class that the network gave them before; of those of")
     for name, share in shares.items():
         print(f"  {name:<20} {percent(share):>6}%")
-    print(f"\nthe steadier network: {out / 'after/last.pth'}")
+    say_whether_steadier(before, after, out / "after/last.pth")
     return 0
+
+
+def say_whether_steadier(before: Path, after: Path, network: Path) -> None:
+    """Print the changed pixels of both results, and whether the network is worth keeping."""
+    old, new = (1 - read_clip_scores(folder).first.results["pixel_consistency"] for folder in (before, after))
+    print(f"\npixels that change their class: {percent(old)}% before, {percent(new)}% after")
+    if new < old:
+        print(f"the steadier network: {network}")
+    else:
+        print(f"it did not become steadier: {network} is of no use (docs/your-own-model.md says what else can be done)")
 
 
 if __name__ == "__main__":

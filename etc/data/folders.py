@@ -11,7 +11,7 @@ from etc.errors import UserError
 
 
 def folders_below(root: str | Path, *, leave_out: Callable[[Path], bool] = lambda folder: False) -> list[Path]:
-    """``root`` and all folders below it, sorted. Links to folders are followed, and no folder is given twice.
+    """``root`` and all folders below it but hidden ones, sorted. Links are followed, and no folder is given twice.
 
     A folder that several paths lead to is given by the path without links, if there is one. Folders that cannot be
     listed are left out.
@@ -50,7 +50,7 @@ def files_below(root: str | Path, *suffixes: str) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in ``folder``, sorted. Links are followed; of several links to one folder the first one is given."""
+    """The folders in ``folder`` but hidden ones, sorted. Links are followed, and no folder is given twice."""
     seen: set[tuple[int, int]] = set()
     inside = sorted(_folders_in(folder), key=Path.is_symlink) if folder.is_dir() else []
     return sorted(path for path in inside if _first_visit(path, seen))
@@ -71,7 +71,7 @@ def check_name(path: Path) -> None:
 
 def _folders_in(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir())
+        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _first_visit(folder: Path, seen: set[tuple[int, int]]) -> bool:

@@ -18,7 +18,16 @@ _CAMVID_STEP = 2  # of the frame numbers in val
 
 
 def write_lists(lists: Lists, out: str | Path) -> None:
-    """Write list files, atomically."""
+    """Write list files, atomically. Frames that are both trained and validated on are said in the log."""
+    listed = [lists.get(name, "").splitlines() for name in ("train.lst", "val.lst")]
+    trained, validated = ({line.split()[0] for line in lines if line.strip()} for lines in listed)
+    shared = sorted(trained & validated)
+    if shared:
+        logger.warning(
+            "%d of the %d frames of val.lst are in train.lst too, so that validation would measure what was trained "
+            "on; the first is %s",
+            *(len(shared), len(validated), shared[0]),
+        )
     for name, text in lists.items():
         write_text(Path(out) / name, text)
 
@@ -46,12 +55,19 @@ def camvid_lists(root: str | Path) -> Lists:
             first = next(path for path in images if path.stem not in labels)
             lacking.append(
                 f"{split}: {len(images) - len(frames)} of {len(images)} frames have no label in {split}annot and are "
-                f"left out, the first is {_relative(first, root)}"
+                f"not in {split}.lst, the first is {_relative(first, root)}"
             )
         elif not images:
             lacking.append(f"{root} has no frames in {split}: no list of {split}")
         if frames and split == "val":
-            lists["val_clips.lst"] = format_clips(group_clips(frames, layout=CAMVID, frame_step=_CAMVID_STEP))
+            # A frame that lacks a label alone does not cut its clip.
+            every = {frame.image: frame for frame in [Frame(_relative(path, root)) for path in images] + frames}
+            clips = group_clips(every.values(), layout=CAMVID, frame_step=_CAMVID_STEP)
+            long = [clip for clip in clips if len(clip) > 1]
+            if len(long) < len(clips):
+                lacking.append(f"val: {len(clips) - len(long)} clips have one frame alone and are no clips to score")
+            if long:
+                lists["val_clips.lst"] = format_clips(long)
     if not lists:
         raise UserError(f"{root}: expected folders train and trainannot, val and valannot, test and testannot")
     for line in lacking:

@@ -39,7 +39,7 @@ class Key(NamedTuple):
 
 
 class Pattern:
-    """Paths with the places ``{split}``, ``{clip}``, ``{frame}`` and ``*``.
+    """Paths with the places ``{split}``, ``{clip}``, ``{frame}`` and ``*``; the case of the ending does not matter.
 
     Args:
         text: the pattern.
@@ -66,7 +66,9 @@ class Pattern:
                 self.places.add(name)
         if "frame" not in self.places:
             raise UserError(f"{option} {text!r} has no {{frame}}: expected a pattern such as '{{clip}}/{{frame}}.png'")
-        self.path = re.compile("".join(pieces))
+        # .JPG is .jpg; the last piece holds the ending.
+        beginning, dot, ending = pieces[-1].rpartition(r"\.")
+        self.path = re.compile("".join(pieces[:-1]) + (f"{beginning}(?i:{dot}{ending})" if dot else pieces[-1]))
 
     def find(self, root: Path) -> dict[Key, str]:
         """The images that fit, as paths relative to ``root``.

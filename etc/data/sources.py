@@ -98,7 +98,9 @@ def _clips_in(settings: Settings, where: Path) -> list[Clip]:
         if where.suffix.lower() in IMAGE_SUFFIXES:
             raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
         # Beside the flow of these frames: whatever is scored on the video later, elsewhere, finds both.
-        where = _unpacked(where, Path(settings.FLOW.cache) / "frames")
+        video, where = where, _unpacked(where, Path(settings.FLOW.cache) / "frames")
+        if len(frames_in(where)) < 2:
+            raise UserError(f"{video} has one frame, temporal consistency needs two: leave it out")
         # The folder's name holds the hash of the video.
         return _clips_of_folders({where.resolve(): frames_in(where.resolve())}, where.resolve().parent, prefix="")
     test = settings.TEST
@@ -107,7 +109,7 @@ def _clips_in(settings: Settings, where: Path) -> list[Clip]:
 
     def leave_out(folder: Path) -> bool:
         # Predictions, labels and unpacked videos that lie below the frames are no frames.
-        return folder.name.startswith(".") or folder.resolve() in own
+        return folder.resolve() in own
 
     root = where.resolve()
     folders = frame_folders(root, leave_out=leave_out)

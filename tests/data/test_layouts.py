@@ -108,7 +108,12 @@ KITTI_TREE = {
         ("vspw", VSPW_TREE, "data/a/mask", "no clip of train has a label, data/<clip>/mask/<frame>.png: no train.lst"),
         ("vspw", VSPW_TREE, "data/a/mask/1.png", "train: 1 of 2 frames have no label and are in train_clips.lst alone"),
         ("camvid", CAMVID_TREE, "nothing", None),
-        ("camvid", CAMVID_TREE, "trainannot", "train: 2 of 2 frames have no label in trainannot and are left out"),
+        (
+            "camvid",
+            CAMVID_TREE,
+            "trainannot",
+            "train: 2 of 2 frames have no label in trainannot and are not in train.lst",
+        ),
         ("camvid", CAMVID_TREE, "testannot/x_02", "test: 1 of 2 frames have no label in testannot"),
         ("camvid", CAMVID_TREE, "val/", "has no frames in val: no list of val"),
         ("davis", DAVIS_TREE, "nothing", None),

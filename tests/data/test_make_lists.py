@@ -196,6 +196,23 @@ def test_the_bundled_camvid_lists_are_those_of_the_data(real_data):
     assert {name: (LISTS / "camvid" / name).read_text() for name in made} == made
 
 
+def test_a_frame_without_label_stays_in_its_clip_of_camvid_and_a_lonely_frame_is_no_clip(tmp_path, caplog):
+    for number in (2, 4, 6):
+        plant(tmp_path, f"val/x_{number:02d}.png", *([] if number == 4 else [f"valannot/x_{number:02d}.png"]))
+    plant(tmp_path, "val/y_10.png", "valannot/y_10.png")
+    lists = camvid_lists(tmp_path)
+    assert lists["val_clips.lst"].split() == [
+        *("val/x_02.png", "valannot/x_02.png", "val/x_04.png", "val/x_06.png", "valannot/x_06.png")
+    ]
+    assert len(lists["val.lst"].splitlines()) == 3
+    assert "val: 1 clips have one frame alone" in caplog.text
+
+
+def test_frames_that_are_trained_and_validated_on_are_said(tmp_path, caplog):
+    write_lists({"train.lst": "a.png l.png\nb.png\n", "val.lst": "\nb.png l.png\nc.png\n"}, tmp_path)
+    assert "1 of the 2 frames of val.lst are in train.lst too" in caplog.text and "the first is b.png" in caplog.text
+
+
 @pytest.mark.parametrize("data_set", ["camvid", "cityscapes_mini"])
 def test_every_file_of_the_bundled_lists_is_in_the_data(real_data, data_set):
     for path in (LISTS / data_set).glob("*.lst"):

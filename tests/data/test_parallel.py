@@ -43,6 +43,12 @@ def test_frames_meet_the_labels_of_the_same_clip_and_frame(tmp_path, frames, lab
     assert parallel_lists(tmp_path, frames, labels, None) == {"all.lst": expected, "all_clips.lst": expected}
 
 
+def test_the_case_of_an_ending_does_not_matter(tmp_path):
+    plant(tmp_path, "a/1.jpg", "a/2.JPG", "m/a/1.png", "m/a/2.PNG")
+    lists = parallel_lists(tmp_path, "{clip}/{frame}.jpg", "m/{clip}/{frame}.png", None)
+    assert lists["all.lst"].split() == ["a/1.jpg", "m/a/1.png", "a/2.JPG", "m/a/2.PNG"]
+
+
 def test_parts_are_told_by_the_path_or_by_files_of_clips(tmp_path, caplog):
     for split, clip in (("train", "b"), ("train", "a10"), ("train", "a9"), ("val", "c")):
         plant(tmp_path, *(f"{split}/{clip}/{i}.jpg" for i in range(2)), f"{split}/{clip}/0.png")
