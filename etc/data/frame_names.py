@@ -222,9 +222,13 @@ def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
     return [(0, int(word)) if word[0] in "0123456789" else (1, word) for word in words], path.name
 
 
-@lru_cache(maxsize=4096)
 def _listing(folder: Path) -> tuple[list[str], dict[str, int]]:
-    """The frames of a folder in order, and the index of each; listed once, because folders can be large."""
+    """The frames of a folder in order, and the index of each; listed again only when the folder has changed."""
+    return _listed(folder, os.path.abspath(folder), folder.stat().st_mtime_ns if folder.is_dir() else 0)
+
+
+@lru_cache(maxsize=4096)
+def _listed(folder: Path, place: str, changed: int) -> tuple[list[str], dict[str, int]]:
     names = [path.name for path in frames_in(folder)]
     return names, {name: index for index, name in enumerate(names)}
 

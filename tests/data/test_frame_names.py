@@ -75,6 +75,12 @@ def test_names_of_digits_and_letters_can_be_ordered(tmp_path):
     assert [p.name for p in images_in(tmp_path)] == ["01.png", "1.png", "2x.png", "a1b2.png", "a1b10.png", "a.png"]
 
 
+def test_a_folder_that_changed_is_listed_again(folder):
+    neighbour(folder / "f_2.png", 1, layout=LAYOUTS["folder"])
+    (folder / "f_10.png").rename(folder / "f_3.png")
+    assert neighbour(folder / "f_2.png", 1, layout=LAYOUTS["folder"]) == folder / "f_3.png"
+
+
 def test_neighbours_in_a_folder_follow_its_order(folder):
     assert neighbour(folder / "f_2.png", 1, layout=LAYOUTS["folder"]) == folder / "f_10.png"
     assert neighbour(folder / "f_2.png", -1, layout=LAYOUTS["folder"]) == folder / "f_1.JPG"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from etc.errors import UserError
-from etc.flow.files import KITTI_REACH, data_set_flow, read_flow, write_flo, write_kitti
+from etc.flow.codec import REACH
+from etc.flow.files import data_set_flow, read_flow, write_flo, write_kitti
 
 HEIGHT, WIDTH = 3, 5
 
@@ -81,7 +82,7 @@ def test_kitti_png_reads_back_within_half_a_step(tmp_path, flow):
 
 def test_vectors_that_do_not_fit_are_bounded_and_invalid(tmp_path):
     flow = np.zeros((2, 1, 6), np.float32)
-    flow[0, 0] = [-KITTI_REACH, KITTI_REACH, 511.5, -600, np.inf, np.nan]
+    flow[0, 0] = [-REACH, REACH, 511.5, -600, np.inf, np.nan]
     write_kitti(tmp_path / "x.png", flow)
     result, valid = read_flow(tmp_path / "x.png")
     assert result[0, 0].tolist() == [-511, 511, 511, -511, 511, 0] and not result[1].any()
