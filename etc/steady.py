@@ -121,15 +121,8 @@ def prepare(
     unpacking = load_settings(None, [f"TEST.save_folder={out}", f"FLOW.cache={out}/flow_cache"])
     clips = [clip for video in videos for clip in clips_of_frames(unpacking, video)]
     frames = [frame for clip in clips for frame in clip]
-    sizes = {frame.image: image_size(Path(frame.image)) for frame in frames}
     given = " ".join(videos)
-    width, height = sizes[frames[0].image]
-    other = next((image for image, size in sizes.items() if size != (width, height)), None)
-    if other is not None:
-        raise UserError(
-            f"{given} holds frames of different sizes, {frames[0].image} of {width}x{height} and {other} of "
-            f"{'x'.join(map(str, sizes[other]))}: give frames of one size at a time"
-        )
+    width, height = _one_size(frames, given)
     recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
     chosen = load_settings(None, [*(f"{key}={value}" for key, value in recipe.items()), *overrides])
     batch = chosen.TRAIN.batch_size
@@ -161,6 +154,23 @@ def prepare(
         "TRAIN.resume": "auto",
     }
     return [*(f"{key}={value}" for key, value in (own | recipe).items()), *overrides, f"TRAIN.weight={weights}"]
+
+
+def _one_size(frames: list[Frame], video: str) -> tuple[int, int]:
+    """Width and height of all frames.
+
+    Raises:
+        UserError: one has another size.
+    """
+    sizes = {frame.image: image_size(Path(frame.image)) for frame in frames}
+    width, height = sizes[frames[0].image]
+    for image, size in sizes.items():
+        if size != (width, height):
+            raise UserError(
+                f"{video} holds frames of different sizes, {frames[0].image} of {width}x{height} and {image} of "
+                f"{size[0]}x{size[1]}: give frames of one size at a time"
+            )
+    return width, height
 
 
 def _write_lists(frames: list[Frame], clips: list[Clip], out: Path) -> None:
