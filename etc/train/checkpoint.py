@@ -26,6 +26,7 @@ _FREE = {
     "DATA": {"val_list", "clip_list", "names_path", "colors_path"},
     "DISTILL": {"cache"},
     "FLOW": {"cache", "occlusion", "evaluate_with"},
+    "TEST": set(SECTIONS["TEST"].model_fields) - {"pad_to"},  # this one shapes the network that is trained
 }
 
 
@@ -114,8 +115,7 @@ def check_same_run(content: dict[str, Any], settings: Settings, path: Path) -> N
     # A checkpoint of an earlier version names some settings differently.
     trained, now = translate(content["config"], str(path)), settings.model_dump()
     for section in ("DATA", "FLOW", "TRAIN", "DISTILL", "DISTRIBUTED", "TEST"):
-        # Of TEST, only this one shapes the network that is trained.
-        for key, value in now[section].items() if section != "TEST" else [("pad_to", now["TEST"]["pad_to"])]:
+        for key, value in now[section].items():
             # A checkpoint older than the setting was trained as the setting's default says.
             default = SECTIONS[section].model_fields[key].get_default(call_default_factory=True)
             before = trained.get(section, {}).get(key, default)
