@@ -184,10 +184,14 @@ def _scores(settings: Settings, checked: _Checked, pooled: ClipCounts, segments:
 
 
 def _warn_of_labels(settings: Settings, clips: list[list[Frame]]) -> None:
-    """Say which figures of protocols that were asked for will be missing, for want of labels."""
+    """Say how many frames have no label, and which figures that were asked for will be missing for want of labels."""
+    total = sum(map(len, clips))
+    labelled = sum(frame.label is not None for clip in clips for frame in clip)
+    if 0 < labelled < total:
+        logger.info("%d of %d frames have a label: what needs labels is scored on them", labelled, total)
     asked = [metric for name in settings.TEST.protocols for metric in PROTOCOLS[name]]
     missing = [metric.label for metric in asked if metric.needs.startswith("labelled")]
-    if missing and not any(frame.label for clip in clips for frame in clip):
+    if missing and not labelled:
         logger.warning("no frame has a label (--labels FOLDER), which these figures need: %s", ", ".join(missing))
 
 

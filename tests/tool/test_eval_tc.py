@@ -127,7 +127,7 @@ def test_a_video_file_is_scored_as_its_frames(clip, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("given", ["some", "every"])
-def test_labels_of_a_folder_are_those_of_a_list_file(clip, tmp_path, given):
+def test_labels_of_a_folder_are_those_of_a_list_file(clip, tmp_path, given, caplog):
     """Also of a video: what the scorer makes of them is what it makes of the same labels in a list."""
     labelled = range(FRAMES) if given == "every" else (1, 4)
     lines = []
@@ -139,7 +139,9 @@ def test_labels_of_a_folder_are_those_of_a_list_file(clip, tmp_path, given):
     words = ("DATA.label_map=none", "TEST.prediction_ids=train")
     listed = ("DATA.clip_list=clip.lst", "DATA.data_root=.", "DATA.layout=folder", "DATA.synthetic=false")
     assert clip(*words, *listed, "FLOW.name=dis", "TEST.save_folder=listed") == 0
-    assert clip("--frames", "frames", "--labels", "truth", *words, "TEST.save_folder=found") == 0
+    with caplog.at_level("INFO", logger="etc"):
+        assert clip("--frames", "frames", "--labels", "truth", *words, "TEST.save_folder=found") == 0
+    assert (f"2 of {FRAMES} frames have a label" in caplog.text) == (given != "every")
     one, other = (json.loads((tmp_path / name / "tc.json").read_text()) for name in ("listed", "found"))
     for key in ("segmentation", "ground_truth", "vc8_correct", "vc8_vspw", "constant"):
         assert other[key] == one[key]
