@@ -12,8 +12,8 @@ from etc.config.schema import Settings
 from etc.data.lists import Clip
 from etc.evaluate.windows import REACH
 from etc.flow.build import FlowSource, flow_source
-from etc.flow.cache import CachedFlow
-from etc.flow.precompute import FramePair, announce
+from etc.flow.cache import CachedFlow, FramePair
+from etc.flow.precompute import announce
 from etc.weights import weight_files
 from flownet import VARIANTS
 

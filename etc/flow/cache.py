@@ -35,7 +35,7 @@ FramePair = tuple[Path, Path]
 Shape = tuple[int, int]
 
 # What made a mask; another name for every change of the check that changes a pixel.
-_CHECK, _SECOND_STEP = "forward-backward 1", "forward-backward of the second step 1"
+_CHECK, _SECOND_STEP = "forward-backward 2", "forward-backward of the second step 2"
 
 
 class Kept(NamedTuple):

@@ -25,13 +25,12 @@ from etc.data.origin import Origin
 from etc.data.sources import clips_to_score
 from etc.data.training_list import training_pairs
 from etc.flow.build import cached_flow
-from etc.flow.cache import CachedFlow
+from etc.flow.cache import CachedFlow, FramePair
 from utils.threads import TaskQueue, ordered_map
 
 logger = logging.getLogger(__name__)
 
 Purpose = Literal["train", "clips"]
-FramePair = tuple[Path, Path]
 
 READERS = WRITERS = 2  # threads; they wait for the estimator on a CPU, and keep up with it on a GPU
 AHEAD = 4

@@ -16,8 +16,8 @@ from etc.data.images import image_size
 from etc.data.sources import validation_clips
 from etc.data.training_list import flow_pairs
 from etc.flow.build import cached_flow
-from etc.flow.cache import CachedFlow
-from etc.flow.precompute import FramePair, announce, fill
+from etc.flow.cache import CachedFlow, FramePair
+from etc.flow.precompute import announce, fill
 
 logger = logging.getLogger(__name__)
 
