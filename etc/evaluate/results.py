@@ -21,6 +21,7 @@ from etc.data.labels import class_names
 from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, ClipMetric, classes_averaged, metrics_in
 from etc.metrics import iou_scores
+from etc.metrics.bootstrap import parts_with_counts
 from etc.predict.provenance import predictor_settings
 from utils.files import regular_file, write_text
 
@@ -162,6 +163,10 @@ class ClipScores:
         """What intervals are drawn from: how many parts, and ``clips`` or ``segments of the clip``."""
         parts = len(self.clip_counts[HEADLINE])
         return parts, "clips" if parts == len(self.clips) else "segments of the clip"
+
+    def parts_of(self, metric: ClipMetric) -> tuple[int, str]:
+        """The :attr:`interval_parts` in which a metric counts anything: its interval is drawn from them."""
+        return int(parts_with_counts(self.clip_counts[metric.counted_by]).sum()), self.interval_parts[1]
 
     @property
     def checkpoint(self) -> str | None:

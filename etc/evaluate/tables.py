@@ -21,7 +21,9 @@ def clip_table(result: ClipScores) -> str:
     rows = [["temporal consistency", "%", "note"]]
     for metric in metrics_in(scores.results):
         averaged = classes_averaged(scores.results[metric.key])
-        note = metric.note or _interval_note(scores.intervals.get(metric.key), result.interval_parts)
+        note = metric.note
+        if metric.statistic and not note:
+            note = _interval_note(scores.intervals[metric.key], *result.parts_of(metric))
         notes = [note, "" if averaged is None else f"{averaged} classes"]
         rows.append([metric.label, percent(scores.figure(metric), metric.digits), ", ".join(filter(None, notes))])
     of_what = "any class" if math.isnan(constant.mean_iou) else result.classes[constant.class_id]
@@ -114,12 +116,10 @@ def _bounds(interval: tuple[float, float]) -> str:
     return "-" if math.isnan(interval[0]) else " - ".join(map(percent, interval))
 
 
-def _interval_note(interval: tuple[float, float] | None, parts: tuple[int, str]) -> str:
-    if interval is None:
-        return ""
+def _interval_note(interval: tuple[float, float], parts: int, word: str) -> str:
     if math.isnan(interval[0]):
-        return "too short for an interval" if parts[0] == 1 else "no interval"
-    return f"95% over {parts[0]} {parts[1]} {_bounds(interval)}"
+        return "too little for an interval" if parts == 1 else "no interval"
+    return f"95% over {parts} {word} {_bounds(interval)}"
 
 
 def frame_table(result: FrameScores) -> str:

@@ -1,4 +1,8 @@
-"""Confidence intervals over clips drawn with replacement."""
+"""Confidence intervals over clips drawn with replacement.
+
+A clip in which nothing was counted, one without labels for mIoU say, tells nothing about the spread: it is left out
+before the first draw, or the others would be drawn as if there were more of them.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +29,8 @@ def bootstrap_interval(
         seed: the same seed gives the same interval.
 
     Returns:
-        (low, high). Draws whose figure is NaN are left out. (NaN, NaN) for fewer than two clips, which tell
-        nothing about the spread.
+        (low, high). Draws whose figure is NaN are left out. (NaN, NaN) for fewer than two clips with counts, which
+        tell nothing about the spread.
 
     Raises:
         ValueError: ``samples`` or ``level`` is out of range.
@@ -54,10 +58,8 @@ def bootstrap_difference(
     if per_clip_a.shape != per_clip_b.shape:
         shapes = f"{list(per_clip_a.shape)} and per_clip_b {list(per_clip_b.shape)}"
         raise ValueError(f"per_clip_a {shapes} differ in shape")
-    pairs = zip(
-        _resampled(per_clip_a, samples, seed), _resampled(per_clip_b, samples, seed), strict=True
-    )  # one seed: the same draws
-    return _percentiles([statistic(b) - statistic(a) for a, b in pairs], level)
+    both = np.stack([_array(per_clip_a), _array(per_clip_b)], axis=1)
+    return _percentiles([statistic(b) - statistic(a) for a, b in _resampled(both, samples, seed)], level)
 
 
 def nested_interval(
@@ -83,7 +85,7 @@ def nested_interval(
         seed: of the draws.
 
     Returns:
-        (low, high). Draws whose figure is NaN are left out. (NaN, NaN) for fewer than two clips.
+        (low, high). Draws whose figure is NaN are left out. (NaN, NaN) for fewer than two clips with counts.
 
     Raises:
         ValueError: no seeds, or systems of different seeds or shapes.
@@ -93,7 +95,9 @@ def nested_interval(
     shapes = [{counts.shape for counts in per_seed} for per_seed in (per_seed_a, per_seed_b)]
     if len(per_seed_a) != len(per_seed_b) or len(shapes[0] | shapes[1]) != 1:
         raise ValueError("both systems need the same seeds and the same clips")
-    seeds, clips = len(per_seed_a), len(per_seed_a[0])
+    counts = np.stack([np.stack(per_seed_a), np.stack(per_seed_b)]).astype(np.int64)  # [2, seeds, n, ...]
+    counts = counts[:, :, parts_with_counts(np.moveaxis(counts, 2, 0))]
+    seeds, clips = counts.shape[1:3]
     if clips < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
@@ -102,17 +106,27 @@ def nested_interval(
         drawn = []
         for which in rng.integers(0, seeds, seeds):
             weights = np.bincount(rng.integers(0, clips, clips), minlength=clips)
-            pooled = (np.tensordot(weights, np.asarray(each[which], np.int64), 1) for each in (per_seed_a, per_seed_b))
-            drawn.append(statistic(*pooled))
+            drawn.append(statistic(*(np.tensordot(weights, each[which], 1) for each in counts)))
         figures.append(float(np.mean(drawn)))
     return _percentiles(figures, level)
 
 
+def parts_with_counts(per_clip: Tensor | np.ndarray) -> np.ndarray:
+    """bool ``[n]``: the clips, of counts ``[n, ...]``, in which anything was counted."""
+    counts = _array(per_clip)
+    return counts.reshape(len(counts), -1).any(1)
+
+
+def _array(counts: Tensor | np.ndarray) -> np.ndarray:
+    return counts.cpu().numpy() if isinstance(counts, Tensor) else counts
+
+
 def _resampled(per_clip: Tensor | np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Pooled counts of n clips drawn from n, ``samples`` times; none at all for fewer than two clips."""
+    """Pooled counts of n clips drawn from n, ``samples`` times; none at all for fewer than two clips with counts."""
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    counts = per_clip.cpu().numpy() if isinstance(per_clip, Tensor) else per_clip
+    counts = _array(per_clip)
+    counts = counts[parts_with_counts(counts)]
     clips = len(counts)
     if clips < 2:
         return

@@ -15,6 +15,7 @@ from etc.display.tables import WIDTH, percent, table_in_blocks
 from etc.evaluate.metric_list import HEADLINE, ClipMetric, classes_averaged, metrics_in
 from etc.evaluate.results import write_csv, write_json
 from etc.metrics import bootstrap_interval, occurring_classes
+from etc.metrics.bootstrap import parts_with_counts
 from etc.report.common_classes import CommonClasses, common_classes, labelled_classes
 from etc.report.cost import Cost
 from etc.report.runs import Run
@@ -31,7 +32,8 @@ def compare(
     Means over classes are over those that occur in all runs, mIoU over those that have labels; ``<metric> classes``
     says how many. For each metric that has a statistic ``<metric> low`` and ``high`` bound the figure, and ``<metric>
     difference`` is the run's figure minus that of the first run, with its own bounds: 95%, clips drawn with
-    replacement, the same ones for both runs, and in each draw over the classes that occur in all runs.
+    replacement, the same ones for both runs, and in each draw over the classes that occur in all runs. ``<metric>
+    difference parts`` says how many clips there are to draw from: those in which anything counts.
 
     Args:
         runs: the runs, as :func:`etc.report.common_classes.on_common_classes` gives them: then all other figures are
@@ -109,10 +111,10 @@ def _mean(iou: list[float], classes: np.ndarray) -> float:
 
 
 def _difference(metric: ClipMetric, runs: list[Run], index: int) -> dict[str, float]:
-    """A run minus the first one, and its bounds; NaN for the first run itself."""
+    """A run minus the first one, NaN for the first run itself, its bounds, and the parts in which anything counts."""
     difference = low = high = math.nan
+    counts = np.stack([run.scores.clip_counts[metric.counted_by] for run in runs], axis=1)
     if index:
-        counts = np.stack([run.scores.clip_counts[metric.counted_by] for run in runs], axis=1)
 
         def gain(pooled: np.ndarray) -> float:
             figures = _figures_together(metric, pooled)
@@ -121,7 +123,8 @@ def _difference(metric: ClipMetric, runs: list[Run], index: int) -> dict[str, fl
         difference = gain(counts.sum(0))
         low, high = bootstrap_interval(counts, gain)
     name = f"{metric.key} difference"
-    return {name: difference, f"{name} low": low, f"{name} high": high}
+    parts = int(parts_with_counts(counts).sum())
+    return {name: difference, f"{name} low": low, f"{name} high": high, f"{name} parts": parts}
 
 
 def _figures_together(metric: ClipMetric, pooled: np.ndarray) -> list[float]:
@@ -179,6 +182,11 @@ def footnotes(rows: list[ComparisonRow]) -> list[str]:
             f"minus {rows[0]['run']}: in percentage points, with its 95% interval over {parts} {word}, the same draws "
             f"for both runs; * marks an interval without 0, of {PARTS_TO_MARK} {word} or more."
         )
+        found += [
+            f"{metric.label}: the interval is over the {rows[0][key]} {word} in which anything counts."
+            for metric in metrics_in(*rows)
+            if metric.statistic and 0 < rows[0][key := f"{metric.key} difference parts"] < parts
+        ]
     if parts > 1 and word != "clips":
         found.append(
             "There is one clip: its segments stand in for clips. They resemble each other, so that such an interval is "
@@ -234,5 +242,5 @@ def _difference_text(row: ComparisonRow, key: str) -> str:
     if math.isnan(low):
         return f"{100 * value:+.2f}"
     # The differences of few clips have the same sign by chance alone: those of five in one case of sixteen.
-    mark = " *" if (low > 0 or high < 0) and row["interval parts"] >= PARTS_TO_MARK else ""
+    mark = " *" if (low > 0 or high < 0) and row[f"{key} difference parts"] >= PARTS_TO_MARK else ""
     return f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f}){mark}"

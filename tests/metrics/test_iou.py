@@ -239,9 +239,17 @@ def test_one_clip_has_no_interval():
     assert all(math.isnan(end) for end in bootstrap_interval(per_clip_tables(1), mean_iou))
 
 
-def test_draws_without_a_pixel_are_left_out_of_the_interval():
-    tables = np.stack([np.zeros((2, 2), np.int64), np.eye(2, dtype=np.int64)])  # one draw in four is empty
-    assert bootstrap_interval(tables, mean_iou, samples=100) == (1.0, 1.0)
+def test_clips_without_a_pixel_do_not_count_as_clips():
+    tables, better = per_clip_tables(4), per_clip_tables(4, seed=4)
+    empty = np.zeros((6, 4, 4), np.int64)
+    with_empty, better_with_empty = np.concatenate([empty, tables]), np.concatenate([empty, better])
+    assert bootstrap_interval(with_empty, mean_iou) == bootstrap_interval(tables, mean_iou)
+    expected = bootstrap_difference(tables, better, mean_iou)
+    assert bootstrap_difference(with_empty, better_with_empty, mean_iou) == expected
+    assert expected[0] < expected[1]
+    assert all(map(math.isnan, bootstrap_interval(with_empty[:7], mean_iou)))
+    with_empty[0] = tables[0]  # counted in one of the two alone
+    assert bootstrap_difference(with_empty, better_with_empty, mean_iou) != expected
 
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"level": 0.0}, {"level": 1.0}])

@@ -185,6 +185,17 @@ def test_a_difference_that_is_more_than_chance_is_marked(runs):
     assert len(marked) == 5 and all(line.endswith(" *") and "+1.0" in line for line in marked)
 
 
+def test_differences_are_marked_by_the_clips_in_which_their_metric_counts(hits, tmp_path):
+    runs = [scored_run(name, hits + more, tmp_path / name) for name, more in (("baseline", 0), ("etc", 0.01))]
+    for run in runs:
+        run.scores.clip_counts["strict"][2:] = 0
+    rows = compare(runs, {}, CPU)
+    assert rows[1]["strict difference parts"] == 2
+    assert "TC strict: the interval is over the 2 clips in which anything counts." in footnotes(rows)
+    difference = next(texts[1] for label, texts in format_rows(rows) if label == "  minus baseline, 95%")
+    assert "(+" in difference and "*" not in difference
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
 def test_the_table_fits_a_terminal_and_holds_every_run(hits, tmp_path, count):
     runs = [scored_run(f"a run called number {i}", hits, tmp_path) for i in range(count)]

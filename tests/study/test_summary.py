@@ -138,3 +138,15 @@ def test_systems_of_other_seeds_or_clips_have_no_interval():
         with pytest.raises(ValueError, match="the same seeds and the same clips"):
             nested_interval(first, second, lambda a, b: 0.0)
     assert all(map(math.isnan, nested_interval([one[:1]], [one[:1]], lambda a, b: 0.0)))
+
+
+def test_the_nested_interval_leaves_out_clips_without_counts():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(1, 1000, (2, 3, 5))
+    padded = [[np.pad(seed, (0, 7)) for seed in system] for system in (a, b)]
+
+    def more(x: np.ndarray, y: np.ndarray) -> float:
+        return float(y - x)
+
+    low, high = nested_interval(list(a), list(b), more)
+    assert nested_interval(*padded, more) == (low, high) and low < high
