@@ -19,6 +19,7 @@ from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, Accumulator, ChunkAccumulator, Needs, metrics_of
 from etc.evaluate.windows import REACH, WindowScorer
 from etc.flow.build import FlowSource
+from etc.flow.files import unknown_flow
 from etc.flow.pair_flow import PairFlow
 
 _CHUNK = 64  # labelled frames that are kept for metrics of whole clips
@@ -181,6 +182,9 @@ class PairScorer:
     def _add_pair(self, last: ScoredFrame, frame: ScoredFrame, flow: PairFlow) -> None:
         headline, accumulator = self.headline
         before = accumulator.counts.clone()
+        if flow.valid is not None and (unknown := unknown_flow(flow.forward, flow.valid)).any():
+            # For the protocols that look at every pixel, whether its flow is valid or not.
+            last = last._replace(prediction=np.where(unknown, np.uint8(IGNORE), last.prediction))
         with _one_thread():
             for metric, own in self.metrics:
                 self._update(own, metric.needs, last, frame, flow)
@@ -268,7 +272,9 @@ def flow_of_pair(flow: FlowSource, path_t: Path, path_k: Path, shape: tuple[int,
     """
     if occlusion:
         return flow.checked(path_t, path_k, shape)
-    return PairFlow(flow.with_validity(path_t, path_k, shape)[0])
+    forward, valid = flow.with_validity(path_t, path_k, shape)
+    known = None if valid is None else ~unknown_flow(forward, valid)  # occluded pixels count, those without flow cannot
+    return PairFlow(forward) if known is None or known.all() else PairFlow(forward, known, known)
 
 
 class LabelledChunks:

@@ -290,6 +290,8 @@ class FrameScores:
         content = {"classes": names, "frames": self.frames, **self.figures, "confusion": self.counts.tolist()}
         content["checkpoint_sha256"] = self.checkpoint
         content |= {"frames_sha256": self.frames_sha256, "predictor": predictor_settings(self.settings)}
+        ignored = self.settings.TRAIN.ignore_label
+        content["labels"] = {"label_map": self.settings.DATA.label_map, "ignore_label": ignored}
         write_json(folder / MIOU_FILE, content)
         figures = self.figures
         rows = zip(names, figures["iou"], figures["accuracy"], strict=True)

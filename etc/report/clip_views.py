@@ -128,11 +128,11 @@ class ClipViewer:
     """
 
     def __init__(self, runs: list[Run], settings: Settings) -> None:
-        self.runs, self.settings = runs, settings
         first = runs[0].scores
+        settings = _counted_as(first.settings, settings)
+        self.runs, self.settings = runs, settings
         whole = clips_to_score(settings)
-        data = first.settings.DATA  # the clips break where they broke in that scoring
-        breaks = breaks_in(whole, with_changes(settings, DATA={"gaps": data.gaps, "cuts": data.cuts}))
+        breaks = breaks_in(whole, settings)
         self.clips = breaks.split(whole)
         if len(first.clips) != len(self.clips):
             raise UserError(f"{runs[0].folder} scored {len(first.clips)} clips, DATA.clip_list has {len(self.clips)}")
@@ -267,6 +267,13 @@ class ClipViewer:
             )
         consistency = [run.scores.first.clips[index].pairs[t] for run in self.runs]
         return WorstPair(*ends, worst_of, consistency, fit_to_panel(frames[0]), panels)
+
+
+def _counted_as(scored: Settings, settings: Settings) -> Settings:
+    """The settings with those of a scoring that say where clips break, and which pixels count as what."""
+    data = {key: getattr(scored.DATA, key) for key in ("gaps", "cuts", "label_map")}
+    ignored = scored.TRAIN.ignore_label
+    return with_changes(settings, DATA=data, FLOW={"occlusion": scored.FLOW.occlusion}, TRAIN={"ignore_label": ignored})
 
 
 def settings_of_predictions(run: Run, settings: Settings) -> Settings:

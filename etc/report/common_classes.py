@@ -110,7 +110,7 @@ def _scored_again(run: Run, viewer: ClipViewer, set_aside: SetAside) -> ClipScor
     first = evaluation_flow_names(settings)[0]
     settings = with_changes(
         settings,
-        FLOW={"evaluate_with": [first], "occlusion": run.scores.settings.FLOW.occlusion},
+        FLOW={"evaluate_with": [first]},
         TEST={"strides": settings.TEST.strides[:1], "protocols": run.scores.settings.TEST.protocols},
     )
     again = score_clips(settings, device_of(settings.TEST.device), set_aside=set_aside)

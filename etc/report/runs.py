@@ -16,6 +16,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from etc.evaluate.clips import score_clips
 from etc.evaluate.frames import score_frames
+from etc.evaluate.metric_list import SEGMENTATION
 from etc.evaluate.results import MIOU_FILE, TC_FILE, TC_SETTINGS_FILE, ClipScores, read_clip_scores, read_result
 from etc.networks import network_for_cost
 from etc.predict.clips import generate
@@ -243,6 +244,7 @@ def check_comparable(runs: list[Run]) -> None:
             ("TEST.strides", one.first.stride, other.first.stride),
             ("FLOW.occlusion", one.settings.FLOW.occlusion, other.settings.FLOW.occlusion),
             ("pairs of frames, because of gaps", one.first.scored, other.first.scored),
+            *_label_settings(one, other),
         ):
             if mine != theirs:
                 raise UserError(f"{both} were scored with different {what}: {mine} and {theirs}")
@@ -252,6 +254,17 @@ def check_comparable(runs: list[Run]) -> None:
     tested = [run for run in runs if run.miou is not None]
     for run in tested[1:]:
         _check_tests_alike(tested[0], run)
+
+
+def _label_settings(one: ClipScores, other: ClipScores) -> list[tuple[str, Any, Any]]:
+    """The settings that labels were read with, of two scorings that read some: name, value and value."""
+    if not all(scores.first.results[SEGMENTATION]["pixels"] for scores in (one, other)):
+        return []
+    mine, theirs = one.settings, other.settings
+    return [
+        ("DATA.label_map", mine.DATA.label_map, theirs.DATA.label_map),
+        ("TRAIN.ignore_label", mine.TRAIN.ignore_label, theirs.TRAIN.ignore_label),
+    ]
 
 
 def _check_frames_alike(run: Run, first: Run, *, looked_at: bool) -> None:
@@ -279,8 +292,10 @@ def _check_tests_alike(one: Run, other: Run) -> None:
     for what, before, after in (
         ("numbers of frames", mine["frames"], theirs["frames"]),
         ("frames or labels", mine["frames_sha256"][:12], theirs["frames_sha256"][:12]),
+        ("settings of the labels", mine.get("labels"), theirs.get("labels")),
     ):
-        if before != after:
+        # Files of earlier versions do not say how labels were read.
+        if before != after and None not in (before, after):
             raise UserError(
                 f"the {MIOU_FILE} of {one.name} and {other.name} come from tests with different {what}: {before} and "
                 f"{after}: run tool/test.py for both with the same list"

@@ -108,8 +108,15 @@ def test_pictures_of_a_scoring_show_the_parts_that_were_scored(scenes):
     folder, _ = scenes
     result = score(folder)
     run = Run("one", folder / "result", result, None, None)
-    # What the comparison itself is told does not matter: the clips are those of the scoring.
-    viewer = ClipViewer([run], with_changes(result.settings, DATA={"cuts": "keep"}))
+    # What the comparison itself is told does not matter: clips and pixels count as they did in the scoring.
+    told = with_changes(
+        result.settings,
+        DATA={"cuts": "keep", "label_map": "void_zero"},
+        FLOW={"occlusion": not result.settings.FLOW.occlusion},
+        TRAIN={"ignore_label": 1},
+    )
+    viewer = ClipViewer([run], told)
+    assert viewer.settings == result.settings
     assert [len(clip) for clip in viewer.clips] == [LENGTH] * 4
     for index, t in ((0, 0), (2, 1), (3, 2)):
         expected = read_label(folder / "masks" / f"{LENGTH * index + t:03d}.png")

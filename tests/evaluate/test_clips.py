@@ -23,6 +23,7 @@ from etc.evaluate.clip_metrics import ClipScorer, LabelledChunks, PairScorer, Sc
 from etc.evaluate.clips import score_clips, segment_ends
 from etc.evaluate.metric_list import METRICS
 from etc.evaluate.tables import clip_table
+from etc.flow.pair_flow import PairFlow
 from etc.metrics import TemporalConsistency, VideoConsistency
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -182,6 +183,33 @@ def noisy_labels(settings):
         return np.where(noise < 0.05, 11, truth(frame)).astype(np.uint8)
 
     return predict
+
+
+@pytest.mark.parametrize("occlusion", [False, True])
+@pytest.mark.parametrize("nothing", [-512.0, 1e10])  # as a KITTI file and as a .flo say it
+def test_pixels_whose_flow_a_file_does_not_know_count_in_no_protocol(occlusion, nothing):
+    frames = np.random.default_rng(1).integers(0, 3, (4, 20, 16)).astype(np.uint8)
+
+    class HalfKnown(StillFlow):
+        def with_validity(self, path_t, path_k, shape):
+            known = np.arange(shape[0]) < 12
+            flow = np.where(known[:, None], np.zeros((2, *shape), np.float32), np.float32(nothing))
+            return flow, np.broadcast_to(known[:, None], shape)
+
+        def checked(self, path_t, path_k, shape):
+            flow, known = self.with_validity(path_t, path_k, shape)
+            return PairFlow(flow, known, known)
+
+    def counted(height: int) -> dict:
+        scorer = PairScorer(3, HalfKnown(), occlusion=occlusion, protocols=["vspw", "per-pair"])
+        for t, ids in enumerate(frames[:, :height]):
+            scorer.add(ScoredFrame(Path(f"{t}.png"), ids, None))
+        # The band of a boundary, and where per-pair samples, depend on the height.
+        metrics = scorer.counts().metrics.items()
+        return {key: counts.sum().item() for key, counts in metrics if key not in ("boundary", "tc_per_pair")}
+
+    found = counted(20)
+    assert found == counted(12) and found["strict"] == found["published"] == 3 * 12 * 16
 
 
 def test_pixel_consistency_and_weighted_tc_equal_a_loop_over_pixels(tmp_path):

@@ -31,6 +31,7 @@ def totals(hits: np.ndarray, pixels: int = 1000) -> np.ndarray:
 TESTED = {
     **{"checkpoint_sha256": "aa", "frames": 10, "frames_sha256": "f" * 64},
     "predictor": {"mode": "whole", "scales": [1.0], "flip": False, "base_size": 0},
+    "labels": {"label_map": "cityscapes"},
 }
 
 
@@ -242,6 +243,14 @@ def test_files_hold_the_figures(runs, tmp_path):
             "with different FLOW.occlusion: True and False",
         ),
         (
+            lambda hits, path: scored_run("b", hits, path, "DATA.label_map=none"),
+            "with different DATA.label_map: cityscapes and none",
+        ),
+        (
+            lambda hits, path: scored_run("b", hits, path, "TRAIN.ignore_label=1"),
+            "with different TRAIN.ignore_label: 255 and 1",
+        ),
+        (
             lambda hits, path: changed_run(
                 hits, path, results=scored(hits).first.results | {"ground_truth": {"mIoU": 1.0, "class_pixels": [9, 3]}}
             ),
@@ -296,6 +305,10 @@ def test_the_miou_of_a_network_beside_the_scores_of_plain_predictions_is_refused
     [
         ({"frames": 8}, "numbers of frames: 10 and 8"),
         ({"frames_sha256": "e" * 64}, "frames or labels: ffffffffffff and eeeeeeeeeeee"),
+        (
+            {"labels": {"label_map": "none"}},
+            r"settings of the labels: \{'label_map': 'cityscapes'\} and \{'label_map': 'none'\}",
+        ),
     ],
 )
 def test_miou_of_other_frames_does_not_stand_in_one_row(hits, tmp_path, changed, message):
