@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _MIXED = 255  # of a cell: its corners have different classes
+_EXCLUDED = -1e30
 _ROWS = 64  # of the result, whose logits are interpolated at a time
 
 
@@ -22,7 +23,7 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
     ``interpolate``, and a difference that holds at all four corners may be lost in its rounding.
 
     Args:
-        logits: float ``[N, K, h, w]``, K at most 255, finite.
+        logits: float ``[N, K, h, w]``, K at most 255, finite; or minus infinity for classes that are excluded.
         size: height and width of the result, at least 1.
         align_corners: as of ``F.interpolate``.
 
@@ -39,7 +40,8 @@ def upsampled_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bo
         return torch.stack([value.argmax(0).to(torch.uint8) for value in logits])
     rows = _neighbours(height, size[0], align_corners, logits)
     columns = _neighbours(width, size[1], align_corners, logits)
-    pixels = logits.float().permute(0, 2, 3, 1).contiguous()
+    # Minus infinity excludes a class; between two of them, the difference that is interpolated would be NaN.
+    pixels = logits.float().clamp(min=_EXCLUDED).permute(0, 2, 3, 1).contiguous()
     # Columns first: rows are then copied whole.
     ids = _cells(pixels).index_select(2, columns.first).index_select(1, rows.first)
     at_once = _ROWS if ids.device.type == "cpu" else size[0]  # a GPU would be waited for after each block

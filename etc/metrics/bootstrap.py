@@ -97,14 +97,14 @@ def nested_interval(
         raise ValueError("both systems need the same seeds and the same clips")
     counts = np.stack([np.stack(per_seed_a), np.stack(per_seed_b)]).astype(np.int64)  # [2, seeds, n, ...]
     counts = counts[:, :, parts_with_counts(np.moveaxis(counts, 2, 0))]
-    seeds, clips = counts.shape[1:3]
+    seeds, clips = len(counts[0]), len(counts[0, 0])
     if clips < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
     figures = []
     for _ in range(samples):
         drawn = []
-        for which in rng.integers(0, seeds, seeds):
+        for which in rng.integers(0, seeds, size=(seeds,)):
             weights = np.bincount(rng.integers(0, clips, clips), minlength=clips)
             drawn.append(statistic(*(np.tensordot(weights, each[which], 1) for each in counts)))
         figures.append(float(np.mean(drawn)))
@@ -114,7 +114,7 @@ def nested_interval(
 def parts_with_counts(per_clip: Tensor | np.ndarray) -> np.ndarray:
     """bool ``[n]``: the clips, of counts ``[n, ...]``, in which anything was counted."""
     counts = _array(per_clip)
-    return counts.reshape(len(counts), -1).any(1)
+    return np.asarray(counts.reshape(len(counts), -1).any(1))
 
 
 def _array(counts: Tensor | np.ndarray) -> np.ndarray:

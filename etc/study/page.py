@@ -39,13 +39,14 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
         f"# Study: {study.name}",
         "",
         f"Written by `python tool/study.py --config {config}`; do not edit.",
-        f"{len(runs)} of {len(study.rows) * len(study.seeds)} runs are done, on {rows[0].clips} clips;"
+        f"{len(runs)} of {len(study.rows) * len(study.seeds)} runs are done, on {_clips(runs[0])};"
         f" {sum(run.minutes for run in runs) / 60:.1f} hours of computing without the first trainings.",
         "",
         *([study.note, ""] if study.note else []),
         "All figures in percent, means over the seeds (± standard deviation). `mIoU more` and `relative`"
-        " say how a row differs from the one that it is `compared with`, with 95% intervals over seeds and clips: in"
-        " percentage points of mIoU, and in percent of the share of pixels that change their class between frames;"
+        " say how a row differs from the one that it is `compared with`, with 95% intervals over seeds and"
+        f" {runs[0].counted_in}: in percentage points of mIoU, and in percent of the share of pixels that change their"
+        " class between frames;"
         " `relative by flow` is the latter when frames are compared along the flow of another estimator."
         " `VC8`: pixels that keep the right class for eight frames. `regions`: connected regions of one class in a"
         " frame.",
@@ -66,6 +67,12 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
     path = folder / f"{study.name}.md"
     write_text(path, "\n".join(lines))
     return path
+
+
+def _clips(run: FinishedRun) -> str:
+    """What a run was scored on, in words."""
+    parts = len(run.strict)
+    return f"{parts} clips" if run.counted_in == "clips" else f"one clip in {parts} segments"
 
 
 def _listed(overrides: Overrides) -> str:

@@ -42,10 +42,12 @@ class FinishedRun:
         fingerprint: as :meth:`etc.study.plan.Study.fingerprint`.
         figures: metric -> its headline figure, a share in [0, 1]; NaN: not counted. ``regions``: connected regions per
             frame.
-        changed_by_flow: name of a flow (``FLOW.evaluate_with``) -> share of the counted pixels that change their class.
+        changed_by_flow: name of a flow (``FLOW.evaluate_with``) -> share of the counted pixels that change their class,
+            at the first of ``TEST.strides``.
         strict: hits, row sums and column sums of strict TC of every clip, ``[clips][3][K]``.
         segmentation: those of mIoU.
         minutes: that training, prediction and scoring took.
+        counted_in: what the counts are of: ``clips``, or ``segments of the clip`` where there is one alone.
     """
 
     variant: str
@@ -56,6 +58,7 @@ class FinishedRun:
     strict: Counts
     segmentation: Counts
     minutes: float
+    counted_in: str = "clips"
 
 
 def runs_file(study: Study, results: Path) -> Path:
@@ -114,18 +117,29 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
     cores = os.cpu_count() or 1
     logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(study.variants))
     share = max(1, cores // jobs)
+    failed: list[Exception] = []
+
+    def attempt(variant: str, seed: int, needed: list[Future[None]]) -> list[FinishedRun]:
+        if failed:  # those that run now are kept, no other one begins
+            return []
+        try:
+            return _run(study, variant, seed, share, after=needed)
+        except Exception as error:
+            failed.append(error)
+            return []
+
     with ThreadPoolExecutor(jobs) as pool:
         # The pool takes them in this order, so that no run can wait for a start that waits for a free place.
         starts = {seed: pool.submit(_start, study, seed, share) for seed in _starts(study, todo)}
         runs = []
         for seed, variants in todo.items():
             needed = [start for own, start in starts.items() if own == seed or _reads_other_starts(study, todo)]
-            runs += [pool.submit(_run, study, variant, seed, share, after=needed) for variant in variants]
+            runs += [pool.submit(attempt, variant, seed, needed) for variant in variants]
         try:
             for finished in as_completed(runs):
-                rows: list[FinishedRun] = finished.result()
-                _keep(runs_file(study, results), [run for run in rows if (run.variant, run.seed) not in done])
-                logger.info("%s seed %d: done in %.0f minutes", rows[0].variant, rows[0].seed, rows[0].minutes)
+                if rows := finished.result():
+                    _keep(runs_file(study, results), [run for run in rows if (run.variant, run.seed) not in done])
+                    logger.info("%s seed %d: done in %.0f minutes", rows[0].variant, rows[0].seed, rows[0].minutes)
         except (KeyboardInterrupt, SystemExit):
             pool.shutdown(wait=False, cancel_futures=True)
             for script in list(_waited_for):
@@ -133,6 +147,8 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+    if failed:
+        raise failed[0]
 
 
 def _starts(study: Study, todo: dict[int, list[str]]) -> list[int]:
@@ -160,6 +176,8 @@ def _is_done(study: Study, variant: str, seed: int, done: set[tuple[str, int]]) 
 
 def _keep(path: Path, runs: list[FinishedRun]) -> None:
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if before and not before.endswith("\n"):  # edited by hand
+        before += "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(run.__dict__, separators=(",", ":")) for run in runs)
     # Written anew and renamed: a kill leaves no half line.
@@ -200,10 +218,13 @@ def _finished(study: Study, variant: str, seed: int, regions: float, start: floa
         seed=seed,
         fingerprint=study.fingerprint(variant, seed),
         figures={metric.key: scores.first.figure(metric) for metric in METRICS} | {"regions": regions},
-        changed_by_flow={by.name: 1 - by.results["pixel_consistency"] for by in scores.by_flow},
+        changed_by_flow={
+            by.name: 1 - by.results["pixel_consistency"] for by in scores.by_flow if by.stride == scores.first.stride
+        },
         strict=scores.clip_counts[HEADLINE].tolist(),
         segmentation=scores.clip_counts[SEGMENTATION].tolist(),
         minutes=round((time.time() - start) / 60, 2),
+        counted_in=scores.interval_parts[1],
     )
 
 

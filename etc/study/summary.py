@@ -16,6 +16,7 @@ from etc.evaluate.results import write_json
 from etc.metrics.bootstrap import nested_interval
 from etc.study.plan import Study
 from etc.study.runs import FinishedRun
+from utils.locks import exclusive
 
 SUMMARY_FILE = "summary.json"
 
@@ -88,7 +89,7 @@ def rows_of(study: Study, runs: list[FinishedRun]) -> list[Row]:
     counts = {(run.variant, run.seed): (np.asarray(run.strict), np.asarray(run.segmentation)) for run in runs}
     if not any(variant == study.baseline for variant, _ in counts):
         raise UserError(f"study {study.name}: no run of the baseline {study.baseline} is done yet")
-    if len({strict.shape for strict, _ in counts.values()}) > 1:
+    if len({(np.shape(run.strict), run.counted_in) for run in runs}) > 1:
         raise UserError(f"study {study.name}: its runs were scored on different clips or classes: run them again")
     rows = []
     for variant in study.rows:
@@ -116,7 +117,7 @@ def _row(
         study=study.name,
         variant=variant,
         seeds=[run.seed for run in own],
-        clips=len(mine[0][0]),
+        clips=len(mine[0][0]) if own[0].counted_in == "clips" else 1,
         miou=float(np.mean(miou)),
         pixel_consistency=float(np.mean(consistency)),
         spread_miou=float(np.std(miou, ddof=1)) if len(own) > 1 else math.nan,
@@ -137,7 +138,10 @@ def _changed_by_flow(runs: list[FinishedRun], bases: dict[int, FinishedRun]) -> 
     """Flow -> changed pixels over those of the baseline's run of the same seed, minus 1, mean over the runs."""
     if not runs:
         return {}
-    relative = [{f: x / bases[run.seed].changed_by_flow[f] - 1 for f, x in run.changed_by_flow.items()} for run in runs]
+    relative = []
+    for run in runs:
+        before = bases[run.seed].changed_by_flow
+        relative.append({f: x / before[f] - 1 if before[f] else math.nan for f, x in run.changed_by_flow.items()})
     return {flow: float(np.mean([each[flow] for each in relative])) for flow in relative[0]}
 
 
@@ -171,13 +175,14 @@ def write_summary(rows: list[Row], study: str, folder: Path) -> Path:
     """
     path = folder / SUMMARY_FILE
     others: list[dict] = []
-    if path.is_file():
-        try:
-            others = [row for row in json.loads(path.read_text(encoding="utf-8")) if row["study"] != study]
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is no summary of studies: choose another --results") from error
-    content = sorted([*others, *map(asdict, rows)], key=lambda row: row["study"])
-    write_json(path, content)
+    with exclusive(folder, "summary", wait=True):  # several studies may end at once
+        if path.is_file():
+            try:
+                others = [row for row in json.loads(path.read_text(encoding="utf-8")) if row["study"] != study]
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(f"{path} is no summary of studies: choose another --results") from error
+        content = sorted([*others, *map(asdict, rows)], key=lambda row: row["study"])
+        write_json(path, content)
     return path
 
 
@@ -204,7 +209,7 @@ HEAD = (
 
 def cells(row: Row) -> list[str]:
     """The cells of :data:`HEAD` for a row, in percent but for the regions."""
-    changed = 100 * (1 - row.pixel_consistency)
+    changed, by_flow = 100 * (1 - row.pixel_consistency), row.changed_relative_by_flow.items()
     return [
         row.variant,
         str(len(row.seeds)),
@@ -213,15 +218,17 @@ def cells(row: Row) -> list[str]:
         with_bounds(row.delta_miou, 2),
         _with_spread(changed, 100 * row.spread_pixel_consistency, 3),
         with_bounds(row.delta_changed_pixels_relative, 1),
-        ", ".join(f"{flow} {100 * value:+.1f}" for flow, value in row.changed_relative_by_flow.items()) or "-",
+        ", ".join(f"{flow} {100 * x:+.1f}" for flow, x in by_flow if not math.isnan(x)) or "-",
         tables.percent(row.tc_strict),
         tables.percent(row.flicker, 3),
         tables.percent(row.vc8_correct),
-        f"{row.regions:.0f}",
+        "-" if math.isnan(row.regions) else f"{row.regions:.0f}",
     ]
 
 
 def _with_spread(value: float, spread: float, digits: int) -> str:
+    if math.isnan(value):
+        return "-"
     return f"{value:.{digits}f}" + ("" if math.isnan(spread) else f" ±{spread:.{digits}f}")
 
 

@@ -39,8 +39,11 @@ def called(monkeypatch) -> list[tuple[str, str]]:
     calls: list[tuple[str, str]] = []
     monkeypatch.setattr(runs, "_script", lambda tool, study, words, folder, threads: calls.append((tool, str(folder))))
     counts = {"strict": np.ones((2, 3, 4), np.int64), "segmentation": np.full((2, 3, 4), 5)}
-    first = SimpleNamespace(figure=lambda metric: 0.5, name="dis", results={"pixel_consistency": 0.75})
-    scores = SimpleNamespace(first=first, by_flow=[first], clip_counts=counts)
+    first = SimpleNamespace(figure=lambda metric: 0.5, name="dis", stride=1, results={"pixel_consistency": 0.75})
+    wider = SimpleNamespace(name="dis", stride=5, results={"pixel_consistency": 0.5})
+    scores = SimpleNamespace(
+        first=first, by_flow=[first, wider], clip_counts=counts, interval_parts=(2, "segments of the clip")
+    )
     monkeypatch.setattr(runs, "regions_per_frame", lambda settings: len(settings.TEST.save_folder))
     monkeypatch.setattr(runs, "write_filtered", lambda c, settings, folder: calls.append((str(c), str(folder))))
     monkeypatch.setattr(runs, "read_clip_scores", lambda folder: scores)
@@ -159,6 +162,41 @@ def test_a_control_that_is_added_later_needs_the_baseline_again_and_keeps_its_li
     runs.run_all(more, "s.yaml", RESULTS, jobs=1)
     assert ("gen_video", "exp/study/s/a/seed0") in called
     assert [run.variant for run in runs.read_runs(more, RESULTS)] == ["a", "b", "c"]
+
+
+def test_a_run_says_what_it_was_scored_on_and_how_much_changes_at_the_first_stride(study, called):
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    for run in runs.read_runs(study, RESULTS):
+        assert run.changed_by_flow == {"dis": 0.25} and run.counted_in == "segments of the clip"
+
+
+def test_runs_that_go_on_while_another_one_fails_are_kept(study, called, monkeypatch):
+    both, failed = threading.Barrier(2, timeout=60), threading.Event()
+
+    def run_one(study, variant, seed, threads, *, after):
+        both.wait()
+        if variant == "a":
+            failed.set()
+            raise UserError("disk full")
+        assert failed.wait(60)
+        return [finished(variant, seed)]
+
+    def finished(variant, seed):
+        fingerprint = study.fingerprint(variant, seed)
+        return runs.FinishedRun(variant, seed, fingerprint, {}, {}, [[[1]]], [[[1]]], 1.0)
+
+    monkeypatch.setattr(runs, "_run", run_one)
+    with pytest.raises(UserError, match="disk full"):
+        runs.run_all(study, "s.yaml", RESULTS, jobs=2)
+    assert [(run.variant, run.seed) for run in runs.read_runs(study, RESULTS)] == [("b", 0)]
+
+
+def test_a_file_of_runs_that_was_edited_without_a_last_newline_gets_one(study, called):
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    path = runs.runs_file(study, RESULTS)
+    path.write_text("\n".join(path.read_text().splitlines()[:3]))
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1)
+    assert len(runs.read_runs(study, RESULTS)) == 4
 
 
 def test_a_run_of_other_settings_is_not_taken_for_that_of_the_plan(study, called):

@@ -95,6 +95,26 @@ def test_a_row_is_compared_with_the_variant_that_the_plan_names(scored):
     assert c.changed_relative_by_flow == {"dis": 0} and b.delta_changed_pixels_relative[0] < -0.4
 
 
+def test_a_reference_that_changes_no_pixel_and_runs_without_labels_leave_figures_out(scored):
+    _, runs = scored
+    still = [
+        FinishedRun(**{**r.__dict__, "changed_by_flow": {"dis": 0.0}, "segmentation": [[[0] * 3] * 3] * 4})
+        for r in runs
+    ]
+    before, after = summary.rows_of(study(), still)
+    assert summary.cells(before)[2] == "-" and summary.cells(after)[7] == "-"
+    assert "nan" not in summary.table([before, after])
+
+
+def test_one_clip_in_segments_is_one_clip(scored):
+    _, runs = scored
+    of_one = [FinishedRun(**{**run.__dict__, "counted_in": "segments of the clip"}) for run in runs]
+    assert [row.clips for row in summary.rows_of(study(), runs)] == [CLIPS, CLIPS]
+    assert [row.clips for row in summary.rows_of(study(), of_one)] == [1, 1]
+    with pytest.raises(UserError, match="scored on different clips"):
+        summary.rows_of(study(), [*runs[:2], *of_one[2:]])
+
+
 def test_without_a_run_of_the_baseline_there_is_nothing_to_compare_with(scored):
     _, runs = scored
     with pytest.raises(UserError, match="no run of the baseline a is done yet"):

@@ -76,6 +76,16 @@ def test_other_dtypes_and_layouts(dtype):
     check(logits[:, :, ::2], (40, 50), False, ties=True)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_classes_that_are_excluded_by_minus_infinity_are_given_to_no_pixel(align_corners):
+    logits = torch.randn(1, 6, 9, 7, generator=torch.Generator().manual_seed(0))
+    logits[:, 2] = -torch.inf
+    allowed = [0, 1, 3, 4, 5]
+    expected = F.interpolate(logits[:, allowed], (70, 50), mode="bilinear", align_corners=align_corners).argmax(1)
+    got = upsampled_argmax(logits, (70, 50), align_corners=align_corners)
+    assert torch.equal(got.long(), torch.tensor(allowed)[expected])
+
+
 def test_255_classes_and_one():
     torch.manual_seed(2)
     check(torch.randn(1, 255, 6, 7), (30, 41), True)
