@@ -8,8 +8,8 @@
 --pairs is searched with its sub-folders for FlyingChairs (00001_img1.ppm, 00001_img2.ppm,
 00001_flow.flo), frame1.png frame2.png flow_gt.png, KITTI 2015 (image_2, flow_occ) and the Cityscapes
 layout (leftImg8bit, flow). Where FLOW.name is dataset, the ground truth itself, DIS is scored.
-Only pixels with valid ground truth count. Writes <folder>_<estimator>.json into --out, and with
---pictures one picture per pair: frame, true flow, estimate and error.
+Only pixels with valid ground truth count. Writes <folder>_<estimator>.json and its settings into
+--out, and with --pictures one picture per pair: frame, true flow, estimate and error.
 
 values of FLOW.name:
 """
@@ -19,12 +19,12 @@ from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 # isort: split
 from pathlib import Path
 
+from etc.config import with_changes
 from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.synthetic import prepare
 from etc.distributed import device_of
 from etc.errors import UserError
-from etc.flow import build_flow
-from etc.flow.accuracy import accuracy_table, find_pairs, save_accuracy, score_flow
+from etc.flow.accuracy import accuracy_table, check_not_of_others, find_pairs, save_accuracy, score_flow
 from etc.flow.build import flow_estimator
 
 KEYS = f"{cli.WORLD} {cli.ESTIMATOR} TEST.device"
@@ -48,15 +48,17 @@ def main(argv: list[str] | None = None) -> int:
     settings = cli.settings_from(args)
     if args.max_pairs is not None and args.max_pairs < 1:
         raise UserError(f"--max-pairs {args.max_pairs}: expected 1 or more")
-    own_flow = settings.FLOW.name == "dataset"
-    estimator = build_flow("dis") if own_flow else flow_estimator(settings, device_of(settings.TEST.device))
+    if settings.FLOW.name == "dataset":
+        settings = with_changes(settings, FLOW={"name": "dis"})
+    estimator = flow_estimator(settings, device_of(settings.TEST.device))
+    folder = Path(args.pairs or Path(settings.DATA.data_root) / "flow/val")
+    path = Path(args.out) / f"{folder.resolve().name}_{estimator.key}.json"
+    check_not_of_others(path, folder)
     if args.pairs is None:
         prepare(settings)
-    folder = Path(args.pairs or Path(settings.DATA.data_root) / "flow/val")
     pairs = find_pairs(folder)[: args.max_pairs]
     result = score_flow(estimator, pairs, pictures=args.pictures)
-    path = Path(args.out) / f"{folder.resolve().name}_{estimator.key}.json"
-    save_accuracy(result, path)
+    save_accuracy(result, path, folder=folder, settings=settings)
     print(f"{accuracy_table(result)}\n\n{path}")
     return 0
 

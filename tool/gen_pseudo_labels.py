@@ -25,6 +25,7 @@ from pathlib import Path
 
 from etc import distributed
 from etc.distributed import device_of
+from etc.errors import UserError
 from etc.pseudo_labels.generate import make_pseudo_labels, video_frames
 from etc.pseudo_labels.report import pseudo_table, save
 from etc.pseudo_labels.selection import Choice
@@ -72,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
                 training_list = save(made, settings, choice, out, keep_listed=args.frames is None)
         if distributed.rank() == 0:
             print(pseudo_table(made, settings))
+            if not made.filled.any():
+                raise UserError("no pixel of any frame was kept: lower --threshold, or give --keep-share")
             print(f"\nto train on them: DATA.train_list {training_list}")
     return 0
 

@@ -28,7 +28,7 @@ from utils.files import regular_file, write_text
 TC_FILE, TC_SETTINGS_FILE, MIOU_FILE = "tc.json", "tc_settings.yaml", "miou.json"
 
 _NUMBER = r"(?:-?[\d.]+(?:[eE][-+]?\d+)?|null)"
-_NUMBERS = re.compile(rf"\[\s+({_NUMBER}(?:,\s+{_NUMBER})*)\s+\]")
+_NUMBERS = re.compile(rf"\[\n\s*({_NUMBER}(?:,\n\s*{_NUMBER})*)\n\s*\]")  # no text in JSON holds a line break
 
 
 class ClipFigures(NamedTuple):

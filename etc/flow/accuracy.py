@@ -13,6 +13,8 @@ import torch
 from torchvision.utils import flow_to_image
 from tqdm import tqdm
 
+from etc.config import dump_settings
+from etc.config.schema import Settings
 from etc.data.folders import check_name, files_below
 from etc.data.frame_names import SUFFIXES_ON_DISK
 from etc.data.images import read_image, write_png
@@ -169,9 +171,25 @@ def accuracy_table(result: dict[str, Any], *, rows: int = 20) -> str:
     return f"{result['estimator']}\n{table(cells)}"
 
 
-def save_accuracy(result: dict[str, Any], path: str | Path) -> None:
-    """Write the figures of :func:`score_flow` as JSON."""
-    write_text(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+def check_not_of_others(path: Path, folder: Path) -> None:
+    """Refuse to write over the figures of another folder of pairs, which has the same last name.
+
+    Raises:
+        UserError: ``path`` holds the figures of another folder.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")).get("folder")
+    except (OSError, ValueError, AttributeError):
+        return
+    if before is not None and before != str(folder.resolve()):
+        raise UserError(f"{path} holds the figures of {before}: give another --out for those of {folder}")
+
+
+def save_accuracy(result: dict[str, Any], path: Path, *, folder: Path, settings: Settings) -> None:
+    """Write the figures of :func:`score_flow` on the pairs of a folder as JSON, and ``<stem>_settings.yaml``."""
+    content = {"folder": str(folder.resolve()), **result}
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(path.with_name(f"{path.stem}_settings.yaml"), dump_settings(settings))
 
 
 def flow_picture(frame: np.ndarray, flow: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> np.ndarray:

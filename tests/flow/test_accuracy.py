@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from etc.config import load_settings
 from etc.data.images import read_image, write_png
 from etc.errors import UserError
 from etc.flow.accuracy import (
@@ -261,12 +263,22 @@ def test_the_script_prints_and_writes_the_figures_and_pictures(tmp_path, capsys)
     assert read_image(tmp_path / "pictures/00001_flow_accuracy.png").shape[1] == 2 * 128 + 4
     assert run("eval_flow", *words, "FLOW.scale=0.5") == 0
     assert (tmp_path / "out/data_dis-medium-x0.5.json").is_file()
+    assert load_settings(tmp_path / "out/data_dis-medium-x0.5_settings.yaml").FLOW.scale == 0.5
+    # Another folder of the same last name does not take the place of this one.
+    capsys.readouterr()
+    shutil.copytree(tmp_path / "data", tmp_path / "other/data")
+    assert run("eval_flow", "--pairs", str(tmp_path / "other/data"), *words[2:]) == 2
+    assert f"holds the figures of {tmp_path}/data: give another --out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/data_dis-medium.json").read_text()) == result
 
 
 def test_the_script_scores_dis_where_the_settings_read_the_truth(tiny_training, tmp_path, capsys):
     assert run("eval_flow", *tiny_training, "--max-pairs", "2", "--out", str(tmp_path / "out")) == 0
     text = capsys.readouterr().out
     assert text.startswith("dis-medium\n") and "all 2 pairs" in text
+    words = ["FLOW.preset=fast", "FLOW.scale=0.5", "--max-pairs", "1", "--out", str(tmp_path / "out")]
+    assert run("eval_flow", *tiny_training, *words) == 0
+    assert capsys.readouterr().out.startswith("dis-fast-x0.5\n")
 
 
 def test_the_script_refuses_wrong_words_in_one_line(tmp_path, capsys):
@@ -282,5 +294,5 @@ def test_a_long_table_is_cut_and_the_file_is_not(tmp_path):
     result = score_flow(Constant(0, 0), find_pairs(tmp_path))
     text = accuracy_table(result, rows=2)
     assert "00002_flow" in text and "00003_flow" not in text and "all 5 pairs" in text and " 3.000 " in text
-    save_accuracy(result, tmp_path / "x.json")
+    save_accuracy(result, tmp_path / "x.json", folder=tmp_path, settings=load_settings(None, []))
     assert len(json.loads((tmp_path / "x.json").read_text())["pairs"]) == 5

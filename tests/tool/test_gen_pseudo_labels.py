@@ -131,6 +131,12 @@ def test_of_each_class_the_surest_share_is_kept(words, tiny_world, tmp_path):
         assert report["least_confidence"][k] == pytest.approx(surest, abs=0.003)
 
 
+def test_a_threshold_that_keeps_nothing_is_said_and_no_list_is_announced(words, tmp_path, capsys):
+    assert run("gen_pseudo_labels", *words, "--out", tmp_path / "pseudo", "--threshold", 0.999999) == 2
+    printed = capsys.readouterr()
+    assert "no pixel of any frame was kept: lower --threshold" in printed.err and "to train on" not in printed.out
+
+
 def test_a_second_run_predicts_only_what_is_missing_damaged_or_of_unknown_origin(words, tmp_path, capsys):
     out = tmp_path / "pseudo"
     assert run("gen_pseudo_labels", *words, "--out", out, "--threshold", 0.5) == 0
