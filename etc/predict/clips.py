@@ -125,9 +125,9 @@ def generate(settings: Settings, *, overwrite: bool = False) -> PredictionStats:
         overwrite: first remove all predictions in the folder.
 
     Raises:
-        UserError: missing or broken files; a checkpoint or palette that does not fit; predictions in the folder that
-            were made with something else, unless ``overwrite``; another run that is writing into the folder. What was
-            written by then is complete.
+        UserError: missing or broken files; two clips that begin with the same frame; a checkpoint or palette that does
+            not fit; predictions in the folder that were made with something else, unless ``overwrite``; another run
+            that is writing into the folder. What was written by then is complete.
     """
     return_large_blocks()
     palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
@@ -157,14 +157,18 @@ def _plan(clips: list[Clip], data_root: Path, folder: Path, *, keep_earlier: boo
     if keep_earlier:
         own_names = names_in_use(folder / "gray", listed, own_names, [data_root / frame.image for frame in listed])
     names = iter(own_names)
-    plan = []
+    plan, videos = [], set()
     for clip in clips:
         own = [next(names) for _ in clip]
         frames = [
             FramePaths(data_root / frame.image, folder / "gray" / f"{name}.png", folder / "color" / f"{name}.png")
             for frame, name in zip(clip, own, strict=True)
         ]
-        plan.append(ClipPaths(frames, folder / "mp4" / f"{own[0]}.mp4"))
+        video = folder / "mp4" / f"{own[0]}.mp4"
+        if video in videos:
+            raise UserError(f"two clips begin with {clip[0].image}, and a video is called after its first frame")
+        videos.add(video)
+        plan.append(ClipPaths(frames, video))
     return plan
 
 

@@ -266,7 +266,10 @@ def test_input_that_does_not_fit_is_refused_before_anything_is_written(generate,
     torch.save({"student": build_model("psp50", classes=19).state_dict()}, clips / "psp50.pth")
     (clips / "few.txt").write_text("1 2 3\n" * 11)
     (clips / "lost.lst").write_text((clips / "clips.lst").read_text() + "\ntown/lost_1.png\ntown/lost_2.png\n")
+    town = [f"town/{name}.png" for name in NAMES]
+    (clips / "twice.lst").write_text("\n".join([*town[:3], "", *town[:2]]) + "\n")
     for word, message in {
+        f"DATA.clip_list={clips}/twice.lst": f"two clips begin with {town[0]}, and a video is called after its first",
         f"TEST.ckpt_path={clips}/psp50.pth": "psp50.pth does not fit the network",
         f"TEST.ckpt_path={clips}/none.pth": "none.pth does not exist",
         f"DATA.colors_path={clips}/few.txt": "few.txt: expected 19 lines",
