@@ -30,6 +30,7 @@ from pathlib import Path
 from etc import distributed
 from etc.config import TOOLKIT
 from etc.data.cityscapes import PUBLISHED_CLIPS
+from etc.data.label_folder import labels_as_given
 from etc.data.sources import OWN_FRAMES, check_one_source
 from etc.distributed import device_of
 from etc.evaluate.clips import score_clips
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     args.config, args.overrides = config_and_overrides(args)
     settings = cli.settings_from(args)
     check_one_source(settings, args.overrides)
+    if args.config is None:
+        settings = labels_as_given(settings, args.overrides)
     with distributed.process_group(device_of(settings.TEST.device)) as device:
         with distributed.exclusive_output(settings.TEST.save_folder, "tc"):
             result = score_clips(settings, device, workers=args.workers)

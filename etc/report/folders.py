@@ -7,6 +7,7 @@ from pathlib import Path
 
 from etc.config import load_settings, with_changes
 from etc.config.schema import Settings
+from etc.data.label_folder import labels_as_given
 from etc.data.layouts import check_layout
 from etc.data.sources import OWN_FRAMES, check_one_source, clips_to_score
 from etc.distributed import device_of
@@ -39,7 +40,7 @@ def settings_of_folders(
     given += [f"TEST.{key}={value}" for key, value in (("frames", frames), ("labels", labels)) if value]
     settings = check_layout(load_settings(config, [*given, *overrides]))
     check_one_source(settings, overrides)
-    return settings
+    return settings if config else labels_as_given(settings, overrides)
 
 
 def score_folders(

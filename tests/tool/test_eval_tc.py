@@ -149,6 +149,21 @@ def test_labels_of_a_folder_are_those_of_a_list_file(clip, tmp_path, given, capl
     assert other["frames_sha256"] == one["frames_sha256"]
 
 
+def test_labels_of_own_classes_are_ids_and_names_that_do_not_fit_are_said(clip, tmp_path, caplog):
+    for t in range(FRAMES):
+        label = read_label(tmp_path / f"pred/f_{t}.png") // 4
+        write_png(tmp_path / f"five/f_{t}.png", label)
+        write_png(tmp_path / f"truth/f_{t + 1}.png", label)  # one frame late
+    words = ("--frames", "frames", "--predictions", "five", "DATA.classes=5")
+    assert clip(*words, "--labels", "five", "TEST.save_folder=same") == 0
+    assert json.loads((tmp_path / "same/tc.json").read_text())["segmentation"]["mIoU"] == 1
+    assert clip(*words, "--labels", "truth", "TEST.save_folder=late") == 0
+    assert (
+        f"TEST.labels truth: 1 of its PNG files are named like no frame (f_{FRAMES}.png), and 1 frames have no label "
+        "(f_0.png)" in caplog.text
+    )
+
+
 def test_labels_below_the_frames_are_no_frames(clip, tmp_path):
     for t in range(FRAMES):
         write_png(tmp_path / f"frames/truth/f_{t}.png", read_label(tmp_path / f"pred/f_{t}.png"))
@@ -242,7 +257,11 @@ def test_predictions_below_the_frames_are_no_frames(clip, tmp_path):
         (["--frames", "frames", "--cityscapes", "full"], "exclude each other"),
         (["--frames", "frames", "--labels", "nothing"], "TEST.labels nothing is no folder"),
         (["--frames", "frames", "--labels", "empty"], "none of its 0 PNG files is named like one of the 7 frames"),
-        (["--frames", "frames", "--labels", "small"], "TEST.labels: small/f_3.png is 90x64, its frame "),
+        (
+            ["--frames", "frames", "--labels", "small", "DATA.label_map=none"],
+            "TEST.labels: small/f_3.png is 90x64, its frame ",
+        ),
+        (["--frames", "frames", "--labels", "small"], "--labels small: labels of 19 classes are read as label ids"),
         (["--frames", "frames", "DATA.classes=5", "DATA.names_path=five.txt"], "outside the 5 classes: "),
         (
             ["--frames", "frames", "DATA.classes=5", "DATA.names_path=data/palettes/cityscapes_names.txt"],
