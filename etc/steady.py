@@ -125,6 +125,7 @@ def prepare(
     width, height = _one_size(frames, given)
     recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
     chosen = load_settings(None, [*(f"{key}={value}" for key, value in recipe.items()), *overrides])
+    class_names(load_settings(None, [f"DATA.classes={classes}", *overrides]))  # checked before hours of training
     batch = chosen.TRAIN.batch_size
     if len(frames) < batch:
         raise UserError(f"{given} holds {len(frames)} frames: a training step needs {batch} (TRAIN.batch_size)")
@@ -209,7 +210,11 @@ def _check_motion(clips: list[Clip], video: str) -> None:
     flow = build_flow("dis", preset="ultrafast")
     for pair in pairs[:: math.ceil(len(pairs) / _LOOKED_AT)]:
         t, k = (torch.from_numpy(read_image(Path(frame.image))).permute(2, 0, 1)[None].float() for frame in pair)
-        if flow.estimate(t, k).abs().amax(1).quantile(0.95) > _STILL:
+        try:
+            motion = flow.estimate(t, k)
+        except ValueError as error:
+            raise UserError(f"{video}: {error}") from error
+        if motion.abs().amax(1).quantile(0.95) > _STILL:
             return
     raise UserError(f"{video}: nothing moves in it, so the motion loss has nothing to teach: give a video with motion")
 

@@ -277,8 +277,12 @@ def strip(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor can be one of the network's: quantised weights are no weights of a network of floats."""
-    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
+    """Whether a tensor can be one of the network's: quantised weights are no weights of a network of floats.
+
+    A counter, as batch norm has one, may have become a float: with all else, by ``half()``.
+    """
+    same_kind = value.is_floating_point() == own.is_floating_point()
+    return value.shape == own.shape and (same_kind or (own.dim() == 0 and value.is_floating_point()))
 
 
 def _described(tensor: Tensor) -> str:

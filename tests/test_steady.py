@@ -75,6 +75,16 @@ def test_a_still_video_is_refused(tmp_path):
         prepared(write_clip(tmp_path / "v", step=0), tmp_path / "out")
 
 
+def test_frames_too_small_for_flow_are_refused(tmp_path):
+    with pytest.raises(UserError, match="too small for flow"):
+        prepared(write_clip(tmp_path / "tiny", size=(8, 9)), tmp_path / "out")
+
+
+def test_a_file_of_names_is_looked_for_before_the_training(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.txt"):
+        prepared(write_clip(tmp_path / "v"), tmp_path / "out", overrides=["DATA.names_path=nothing.txt"])
+
+
 def test_clips_of_several_sizes_are_refused(tmp_path):
     write_clip(tmp_path / "v/a")
     write_clip(tmp_path / "v/b", size=(48, 96))

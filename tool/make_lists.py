@@ -66,6 +66,8 @@ def lists_of(args: argparse.Namespace) -> Lists:
     if not args.frames:
         raise UserError(f"{PARALLEL} needs --frames, the pattern of the frames, such as '{{clip}}/{{frame}}.jpg'")
     splits = {Path(file).stem: clip_names_in(Path(file)) for file in args.splits} if args.splits else None
+    if splits and len(splits) < len(args.splits):
+        raise UserError(f"--splits {' '.join(args.splits)}: lists are called after these files, and two have one name")
     return parallel_lists(Path(args.root), args.frames, args.labels, splits)
 
 

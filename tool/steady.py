@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if not Path(args.weights).is_file():
         raise UserError(f"--weights {args.weights} does not exist")
     # Settings may stand behind the videos, too.
-    videos = list(takewhile(lambda word: word.partition(".")[0] not in SECTIONS, args.video))
+    videos = list(takewhile(lambda word: Path(word).exists() or word.partition(".")[0] not in SECTIONS, args.video))
     args.overrides = [*args.video[len(videos) :], *args.overrides]
     for video in videos:
         if not Path(video).exists():

@@ -21,6 +21,7 @@ from pathlib import Path
 from etc import distributed
 from etc.data.labels import class_names
 from etc.distributed import device_of
+from etc.errors import UserError
 from etc.evaluate.frames import score_frames
 from etc.evaluate.tables import frame_table
 from etc.report.confusion_matrix import write_confusion
@@ -36,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--export", metavar="FOLDER", help="folder of predictions for the Cityscapes test server")
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
+    for key in ("TEST.frames", "TEST.labels"):
+        if any(word.partition("=")[0] == key for word in args.overrides):
+            raise UserError(f"{key} is for tool/eval_tc.py: give a list of frames and labels, TEST.test_list")
     names = class_names(settings)
     folder = Path(settings.TEST.save_folder)
     with ExitStack() as stack:

@@ -68,4 +68,7 @@ def check_flow_code(settings: Settings, allowed: frozenset[str], source: str | P
 def _check(names: list[str], allowed: frozenset[str], who: str, key: str) -> None:
     for name in names:
         if name not in allowed:
-            raise UserError(f"{who} {name}, which would be imported: give {key} {name} yourself to allow it")
+            raise UserError(
+                f"{who} {name}, which would be imported: give {key} {name} yourself to allow it "
+                f"({key} several times for several)"
+            )

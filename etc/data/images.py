@@ -18,6 +18,7 @@ from utils.files import regular_file, write_bytes
 _PNG_HEAD, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 _PNG_HEADER = 33  # bytes of signature and IHDR, the first chunk
 _ORIGIN_KEYWORD, _LONGEST_ORIGIN = b"etc origin\0", 1 << 20
+_ROTATED = ("JPEG", "PNG", "WEBP")  # formats whose EXIF orientation OpenCV heeds
 _JPEG_HEAD, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 # What Pillow raises for damaged files: one flipped bit may lead to any of them.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
@@ -212,7 +213,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(regular_file(path)) as image:
             width, height = image.size
             # Reading a frame rotates it by its EXIF orientation; label maps have none.
-            turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION, 1) >= 5
+            turned = image.format in _ROTATED and image.getexif().get(_ORIENTATION, 1) >= 5
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
     except _UNDECODABLE as error:
@@ -280,6 +281,12 @@ def read_label(path: str | Path) -> np.ndarray:
         UserError: the file is missing, truncated, damaged, no image, or a colour picture.
     """
     return read_label_file(path).ids()
+
+
+def check_lossless(path: str | Path) -> None:
+    """Raise UserError for a label map that is a JPEG."""
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        raise UserError(f"{path} is a JPEG, which changes the ids along every edge: label maps must be PNG")
 
 
 def read_label_file(path: str | Path) -> LabelFile:

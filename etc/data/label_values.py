@@ -12,7 +12,7 @@ import numpy as np
 from etc.config.fields import LabelMap
 from etc.config.schema import Settings
 from etc.data.cityscapes import CITYSCAPES, LABEL_IDS
-from etc.data.images import image_size, read_label_file
+from etc.data.images import check_lossless, image_size, read_label_file
 from etc.data.labels import (
     IGNORE,
     INVALID,
@@ -131,6 +131,7 @@ class _Found:
     def add(self, frame: Frame, root: Path, table: LabelTable) -> None:
         assert frame.label is not None, "only labelled frames are looked at"
         path = root / frame.label
+        check_lossless(path)
         file = read_label_file(path)
         size, wanted = file.pixels.shape[1::-1], image_size(root / frame.image)
         if size != wanted:

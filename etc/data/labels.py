@@ -14,7 +14,7 @@ from etc.config import find_file
 from etc.config.fields import LabelMap
 from etc.config.schema import Settings
 from etc.config.yaml_reader import YamlError, parse
-from etc.data.images import LabelFile, read_label_file
+from etc.data.images import LabelFile, check_lossless, read_label_file
 from etc.data.layouts import COLOR, RED, VOID_ZERO, is_mapping_file, label_ids_of
 from etc.data.lists import reason_unread
 from etc.errors import UserError
@@ -205,8 +205,9 @@ def read_train_ids(path: str | Path, table: LabelTable, shape: tuple[int, int] |
         shape: height and width that the label must have (those of its frame).
 
     Raises:
-        UserError: as :func:`~etc.data.images.read_label`, another size, or a value outside the classes.
+        UserError: as :func:`~etc.data.images.read_label`, a JPEG, another size, or a value outside the classes.
     """
+    check_lossless(path)
     file = read_label_file(path)
     height, width = file.pixels.shape[:2]
     if shape is not None and (height, width) != tuple(shape):

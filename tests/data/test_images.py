@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from etc.data.images import image_size, read_image, read_label, read_png16, write_png
+from etc.data.labels import label_table, read_train_ids
 from etc.errors import UserError
 
 
@@ -308,3 +309,19 @@ def test_a_side_beyond_the_limits_of_the_decoder_is_no_image(tmp_path):
     path.write_bytes(png_by_hand(b"", 2_000_000, 10, 8, 0))
     for read in (read_image, read_label):
         assert "not an image that can be decoded" in refused(read, path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_the_size_of_a_rotated_frame_is_that_of_the_frame_that_is_read(tmp_path, suffix):
+    image = Image.new("RGB", (30, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    image.save(tmp_path / f"x.{suffix}", exif=exif)
+    height, width = read_image(tmp_path / f"x.{suffix}").shape[:2]
+    assert image_size(tmp_path / f"x.{suffix}") == (width, height) == (20, 30)
+
+
+def test_a_label_map_that_is_a_jpeg_is_refused(tmp_path):
+    Image.new("L", (30, 20)).save(tmp_path / "x.jpg")
+    with pytest.raises(UserError, match="label maps must be PNG"):
+        read_train_ids(tmp_path / "x.jpg", label_table("none", 2, 255))

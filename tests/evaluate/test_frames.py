@@ -49,6 +49,12 @@ def stored_labels(folder: Path, frames, data_root: Path) -> tuple[np.ndarray, np
     return np.stack(predictions), np.stack(labels)
 
 
+@pytest.mark.parametrize("key", ["TEST.frames", "TEST.labels"])
+def test_settings_of_clips_on_the_command_line_are_refused(words, capsys, key):
+    assert run("test", *words, f"{key}=somewhere") == 2
+    assert f"{key} is for tool/eval_tc.py" in capsys.readouterr().err
+
+
 def test_exported_label_ids_give_the_scores_of_the_run(words, frames, tiny_world, tmp_path, capsys):
     assert run("test", *words, "--export", tmp_path / "upload") == 0
     predictions, labels = stored_labels(tmp_path / "upload", frames, tiny_world)

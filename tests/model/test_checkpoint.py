@@ -144,6 +144,14 @@ def test_files_older_than_num_batches_tracked_load(path):
     assert load_student(tiny(), path) == ((), ())
 
 
+def test_a_network_whose_counters_became_halves_too_loads(path):
+    made = tiny(seed=1)
+    torch.save({key: value.half() for key, value in made.state_dict().items()}, path)
+    read = tiny()
+    assert load_student(read, path) == ((), ())
+    assert all(torch.equal(value, made.state_dict()[key].half().to(value)) for key, value in read.state_dict().items())
+
+
 def test_no_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at nowhere/best\.pth"):
         load_student(tiny(), "nowhere/best.pth")

@@ -35,6 +35,15 @@ def test_the_default_place_is_the_folder_of_lists(main, frames, tmp_path, monkey
     assert (tmp_path / "data" / "lists" / "folder" / "clips.lst").is_file()
 
 
+def test_two_files_of_splits_need_two_names(main, frames, tmp_path):
+    files = [tmp_path / name / "list.txt" for name in "xy"]
+    for file, clip in zip(files, "ab", strict=True):
+        file.parent.mkdir()
+        file.write_text(f"{clip}\n")
+    with pytest.raises(UserError, match="lists are called after these files, and two have one name"):
+        main(["parallel", str(frames), "--frames", "{clip}/{frame}.png", "--splits", *map(str, files)])
+
+
 def test_a_missing_folder_is_a_user_error_and_writes_nothing(main, tmp_path):
     with pytest.raises(UserError, match="nowhere is not a folder"):
         main(["camvid", str(tmp_path / "nowhere"), "--out", str(tmp_path / "lists")])

@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from etc.config import load_settings
 from etc.config.schema import Train
+from etc.errors import UserError
 from etc.train import trainer as trainer_module
 from etc.train.optimization import AveragedWeights, Optimization, new_optimizer, new_schedule, restore_schedule
 from etc.train.trainer import Trainer
@@ -72,6 +73,11 @@ def test_an_update_has_the_mean_of_the_gradients_of_its_batches_and_the_last_one
     own = trained(train, data, net)
     same(net, by_hand, 1e-6)
     assert own.schedule.last_epoch == 3  # updates, not batches
+
+
+def test_a_network_without_anything_to_train_is_refused():
+    with pytest.raises(UserError, match="all parameters are frozen"):
+        new_optimizer(Train(), Net().requires_grad_(False))
 
 
 def test_without_any_of_it_a_step_is_that_of_torch_bit_for_bit():
