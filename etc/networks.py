@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from etc.config import find_file
 from etc.config.schema import Settings
@@ -19,6 +19,8 @@ from model.ensemble import together
 from model.own_source import is_own_code
 
 logger = logging.getLogger(__name__)
+
+PROBABILITIES = "returns probabilities, expected logits: leave out its last softmax or sigmoid"
 
 
 def new_network(settings: Settings) -> SegmentationNetwork:
@@ -61,6 +63,39 @@ def teacher_network(settings: Settings) -> SegmentationNetwork:
             network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
         members.append(_load(network, path, "DISTILL.teacher_weight", distill.teacher_arch))
     return together(members)
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether the outputs of a network on random images are all in [0, 1], as those of a last softmax or sigmoid."""
+    return bool(logits.min() >= 0 and 0 < logits.max() <= 1)
+
+
+@torch.no_grad()
+def check_logits(network: SegmentationNetwork, key: str) -> None:
+    """Refuse a network of somebody's own that returns probabilities, which losses would take for logits.
+
+    Args:
+        network: the network; its mode stays.
+        key: the setting that names it, and its value.
+
+    Raises:
+        UserError: its outputs look like probabilities.
+    """
+    images, was_training = random_images(network), network.training
+    try:
+        logits = network.eval().outputs(images)["logits"]
+    except Exception:  # its own code may refuse images of this size: the training has others
+        return
+    finally:
+        network.train(was_training)
+    if are_probabilities(logits):
+        raise UserError(f"{key} {PROBABILITIES}")
+
+
+def random_images(network: nn.Module) -> Tensor:
+    """Two images for a look at what a network returns, float ``[2, 3, 256, 256]``, always the same."""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def trained_network(settings: Settings, path: str | Path | None = None) -> SegmentationNetwork:

@@ -20,7 +20,7 @@ from etc.errors import UserError
 from etc.evaluate.predictions import predictions_from
 from etc.flow import build_flow
 from etc.metrics import SegmentationIoU, iou_counts
-from etc.networks import trained_network
+from etc.networks import PROBABILITIES, are_probabilities, random_images, trained_network
 from model import SegmentationNetwork
 from model.external import UnclearOutput
 from utils.files import write_text
@@ -71,7 +71,7 @@ def check_network(network: str, weights: str, classes: int, overrides: Sequence[
 @torch.no_grad()
 def _check_logits(made: SegmentationNetwork) -> None:
     """Raise UserError or UnclearOutput for a network whose training would fail, or teach it the wrong thing."""
-    images = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(next(made.parameters()).device)
+    images = random_images(made)
     for training in (True, False):
         try:
             logits = made.train(training).outputs(images)["logits"]
@@ -79,8 +79,8 @@ def _check_logits(made: SegmentationNetwork) -> None:
             raise
         except Exception:  # its own code may refuse images of this size: the training has those of the video
             return
-    if logits.min() >= 0 and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
-        raise UserError("it returns probabilities, expected logits: leave out its last softmax")
+    if are_probabilities(logits):
+        raise UserError(f"it {PROBABILITIES}")
 
 
 def check_folders(videos: Sequence[str], out: Path) -> None:

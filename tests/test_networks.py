@@ -13,6 +13,7 @@ from etc.config import load_settings
 from etc.errors import UserError
 from etc.networks import network_for_cost, new_network, trained_network
 from etc.predict.onnx_export import export_onnx
+from etc.train.build import new_student
 from model import build_model
 from tests.scripts import run
 
@@ -62,6 +63,19 @@ def test_what_is_wrong_with_the_start_names_its_setting(tmp_path, monkeypatch, w
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "foreign.pth")
     with pytest.raises(UserError, match=named):
         new_network(load_settings(None, ["TRAIN.pretrained=false", *words]))
+
+
+@pytest.mark.parametrize(("last", "refused"), [("", False), (", nn.Softmax(1)", True), (", nn.Sigmoid()", True)])
+def test_somebodys_network_that_returns_probabilities_is_not_trained_on_them(tmp_path, monkeypatch, last, refused):
+    source = SOURCE.replace("nn.Conv2d(8, classes, 1)", f"nn.Conv2d(8, classes, 1){last}")
+    (tmp_path / f"network_{refused}_{len(last)}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = load_settings(None, [f"TRAIN.arch=network_{refused}_{len(last)}:make", "TRAIN.pretrained=false"])
+    if refused:
+        with pytest.raises(UserError, match=r"^TRAIN\.arch network_.*:make returns probabilities, expected logits"):
+            new_student(settings, torch.device("cpu"))
+    else:
+        assert new_student(settings, torch.device("cpu")).training
 
 
 def test_somebodys_module_is_found_where_the_script_is_started(tmp_path, monkeypatch, capsys):

@@ -22,7 +22,7 @@ from etc.errors import UserError
 from etc.flow.build import flow_estimator
 from etc.flow.estimators import FlowEstimator
 from etc.motion import MotionLoss
-from etc.networks import compile_in_place, new_network, teacher_network
+from etc.networks import check_logits, compile_in_place, new_network, teacher_network
 from etc.precision import chosen_dtype
 from etc.train.batch import ClipBatch
 from etc.train.distillation import Distillation
@@ -31,6 +31,7 @@ from etc.train.parallel import data_parallel, share_batch_norm
 from etc.train.self_training import PseudoLabeler
 from etc.train.step import MotionTask
 from model import SegmentationNetwork
+from model.own_source import is_own_code
 from utils import crit
 from utils.workers import end_with_parent
 
@@ -93,9 +94,12 @@ def new_student(settings: Settings, device: torch.device) -> SegmentationNetwork
     """The network to train, on its device.
 
     Raises:
-        UserError: as :func:`etc.networks.new_network`, and where ``TRAIN.compile`` does not work.
+        UserError: as :func:`etc.networks.new_network` and :func:`~etc.networks.check_logits`, and where
+            ``TRAIN.compile`` does not work.
     """
     student = new_network(settings).to(device).to(memory_format=torch.channels_last)
+    if is_own_code(settings.TRAIN.network):
+        check_logits(student, f"TRAIN.arch {settings.TRAIN.network}")
     if settings.DISTRIBUTED.sync_bn and distributed.world_size() > 1 and device.type == "cuda":
         share_batch_norm(student)
     if settings.TRAIN.compile:
@@ -203,6 +207,8 @@ def _distillation(settings: Settings, student: SegmentationNetwork, device: torc
     # The teacher's first weights, drawn before its own are loaded, must not shift the student's random numbers.
     with torch.random.fork_rng(devices=[]):
         teacher = teacher_network(settings)
+    if is_own_code(distill.teacher_arch):
+        check_logits(teacher, f"DISTILL.teacher_arch {distill.teacher_arch}")
     distillation = Distillation(distill, teacher, device=device, seed=train.manual_seed)
     # Outputs that cannot be compared are reported now, not in the first step.
     crop, present = torch.zeros(1, 3, train.train_h, train.train_w), torch.ones(1, dtype=torch.bool)
