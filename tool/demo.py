@@ -9,8 +9,8 @@
 
 TEST.demo_dir may also be a list file (.lst, .txt) of images, relative to DATA.data_root, or of
 videos and folders, one per line, relative to the list. Writes <name>_color.png (class colours) and
-<name>_overlay.png (colours over the frame) into TEST.demo_folder, and overlay.mp4 if there is more
-than one frame; each of several videos has a folder of its own there.
+<name>_overlay.png (colours over the frame) into TEST.demo_folder, and overlay.mp4 of several frames
+of one size; each of several videos has a folder of its own there.
 """
 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line

@@ -16,6 +16,7 @@ import numpy as np
 
 from etc.data.folders import folders_below
 from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in, images_in
+from etc.data.frame_values import check_frames
 from etc.data.images import read_image
 from etc.data.lists import Frame, check_files, prediction_names, read_frames
 from etc.errors import UserError
@@ -157,7 +158,12 @@ def listed_source(frames: list[Frame], data_root: str | Path) -> Source:
 
 
 def image_source(paths: list[Path], names: list[str]) -> Source:
-    """Frames from image files, each with what to call it."""
+    """Frames from image files, each with what to call it.
+
+    Raises:
+        UserError: as :func:`etc.data.frame_values.check_frames`.
+    """
+    check_frames(paths)
     images = ordered_map(read_image, paths, workers=DECODERS, ahead=AHEAD)
     return Source(_named(names, images), len(paths), None)
 

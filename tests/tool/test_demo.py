@@ -121,6 +121,13 @@ def test_a_list_is_read_below_the_data_root(demo, folder, tmp_path, given):
     assert [name for name in written(tmp_path) if name.endswith("color.png")] == ["f_0_color.png", "f_2_color.png"]
 
 
+def test_frames_of_ten_bits_in_sixteen_are_refused(demo, tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    cv2.imwrite(str(tmp_path / "deep/f_0.png"), frame(0).astype(np.uint16) * 4)
+    assert demo(f"TEST.demo_dir={tmp_path}/deep") == 2
+    assert "16" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_images_of_two_sizes_become_pictures_and_no_video(demo, folder, tmp_path):
     cv2.imwrite(str(folder / "f_9.png"), frame(9, 40, 56))
     assert demo(f"TEST.demo_dir={folder}") == 0
