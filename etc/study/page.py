@@ -119,25 +119,28 @@ def _draw_curves(study: Study, seed: int, path: Path) -> None:
     here = [variant for variant in study.variants if (study.run_folder(variant, seed) / LOG_FILE).is_file()]
     if not here:
         return
-    figure = Figure(figsize=(13, 4.5), dpi=110, layout="constrained")
+    variants = {variant: read_log(study.run_folder(variant, seed)) for variant in here}
+    panels = [(f"variants, seed {seed}: segmentation loss", "loss/segmentation", variants)]
+    if study.start is not None and (study.start_folder(seed) / LOG_FILE).is_file():
+        start = {"start": read_log(study.start_folder(seed))}
+        titles = {"validation/mIoU": "mIoU, %", "loss/segmentation": "segmentation loss"}
+        panels[:0] = [
+            (f"first training, seed {seed}: {title}", name, start)
+            for name, title in titles.items()
+            if name in start["start"]
+        ]
+    figure = Figure(figsize=(4 * len(panels) + 2, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3)
-    if study.start is not None:
-        start = read_log(study.start_folder(seed))
-        draw_curve(axes[0], start, "validation/mIoU", "start")
-        draw_curve(axes[1], start, "loss/segmentation", "start")
-    for variant in here:
-        draw_curve(axes[2], read_log(study.run_folder(variant, seed)), "loss/segmentation", variant)
-    axes[0].set_title(f"first training, seed {seed}: mIoU, %")
-    axes[1].set_title(f"first training, seed {seed}: segmentation loss")
-    axes[2].set_title(f"variants, seed {seed}: segmentation loss")
-    for ax in axes:
+    for ax, (title, name, curves) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+        for label, own in curves.items():
+            draw_curve(ax, own, name, label)
+        ax.set_title(title)
         ax.set_xlabel("step")
         ax.grid(color="0.9")
     if len(here) > 10:  # the colours come again
-        for line in axes[2].lines[10:]:
+        for line in ax.lines[10:]:
             line.set_linestyle("--")
-    figure.legend(*axes[2].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     _save(figure, path)
 
 
