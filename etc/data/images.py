@@ -213,7 +213,9 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(regular_file(path)) as image:
             width, height = image.size
             # Reading a frame rotates it by its EXIF orientation; label maps have none.
-            turned = image.format in _ROTATED and image.getexif().get(_ORIENTATION, 1) >= 5
+            # Of a PNG without it in its head, getexif would decode all pixels.
+            known = image.format == "JPEG" or (image.format in _ROTATED and "exif" in image.info)
+            turned = known and image.getexif().get(_ORIENTATION, 1) >= 5
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
     except _UNDECODABLE as error:

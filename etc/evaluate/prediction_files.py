@@ -178,6 +178,10 @@ def _raise_missing(missing: list[Path], images: list[Path], folder: Path, *, all
                 f"none of the {len(pngs)} PNG files there is named like a frame, and no folder holds one per frame of "
                 "a clip (of several clips: a folder for each, of its name)"
             )
+        elif (surplus := len(pngs) - total + len(missing)) > 0:
+            hint = (
+                f"{surplus} of the PNG files there are named like no frame; if they are the missing ones, rename them"
+            )
     else:
         lossy_files = files_below(folder, ".jpg", ".jpeg", ".mp4")
         lossy = f" ({lossy_files[0].name} is lossy: its pixels are no longer ids)" if lossy_files else ""
