@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etc.data.cityscapes import FRAME_TAIL
-from etc.data.folders import files_below
+from etc.data.folders import files_below, subfolders
 from etc.data.frame_names import images_in
 from etc.data.lists import Clip, Frame
 from etc.errors import UserError
@@ -59,7 +59,8 @@ def _folder_of(clip: Clip, folder: Path) -> Path | None:
     """The folder below ``folder`` that has the name of the clip's own folder, or of its video."""
     name = Path(clip[0].image).parent.name
     names = (name, re.sub(r"-[0-9a-f]{12}$", "", name))  # a video's frames lie in a folder with its hash
-    return next((folder / own for own in names if (folder / own).is_dir()), None)
+    spaced = {"_".join(path.name.split()): path for path in subfolders(folder)}  # as unpacked videos are called
+    return next((spaced[own] for own in names if own in spaced), None)
 
 
 def _matched(

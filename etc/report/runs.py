@@ -143,6 +143,8 @@ def _how_to_score(name: str, folder: Path) -> str:
         return f"{folder} has no {TC_FILE}, its result has: --runs {name}={folder / 'result'}"
     if (folder / "video").is_dir():
         return f"{folder} has no {TC_FILE}: write it with tool/eval_tc.py TEST.save_folder {folder}"
+    if (folder / "last.pth").is_file():
+        return f"{folder} is the folder of a training: compare its network, --runs {name}={folder / 'last.pth'}"
     if next(folder.rglob("*.png"), None) is not None:
         return (
             f"{folder} holds predictions, not their scores: score them with tool/eval_tc.py --frames FRAMES "

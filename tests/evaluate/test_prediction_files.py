@@ -35,6 +35,17 @@ def test_files_are_found_by_the_names_of_their_frames(tmp_path, images, names):
     assert all(own <= set(path.parts) for own, path in zip(digits, found, strict=True))
 
 
+def test_the_folder_of_a_video_may_have_the_spaces_of_its_name(tmp_path):
+    clips = [[Frame(f"frames/{video}-0123456789ab/{video}_{t}.png") for t in range(2)] for video in ("My_Ride", "walk")]
+    for name in ("My Ride/a.png", "My Ride/b.png", "walk/a.png", "walk/b.png"):
+        write_png(tmp_path / name, IDS)
+    found = prediction_files(clips, tmp_path)
+    assert [[str(path.relative_to(tmp_path)) for path in row] for row in found] == [
+        ["My Ride/a.png", "My Ride/b.png"],
+        ["walk/a.png", "walk/b.png"],
+    ]
+
+
 def test_one_file_cannot_belong_to_two_frames(tmp_path):
     write_png(tmp_path / "p/0.png", IDS)
     clips = [[Frame("p/1/0.png")], [Frame("p/2/0.png")]]

@@ -389,6 +389,7 @@ def test_a_test_score_of_an_older_version_is_refused(hits, tmp_path):
     [
         (None, r"--runs etc=\S+etc: there is no such folder, and it is no checkpoint"),
         ([], "is no result folder: it has no tc.json"),
+        (["last.pth", "curves.png"], r"is the folder of a training: compare its network, --runs .*=.*last\.pth"),
         (["a/000.png"], r"holds predictions, not their scores: score them with tool/eval_tc\.py --frames FRAMES"),
         (["result/tc.json"], r"has no tc\.json, its result has: --runs etc=\S+result"),
         (["video/gray/000.png"], r"has no tc\.json: write it with tool/eval_tc\.py TEST\.save_folder"),
