@@ -398,7 +398,7 @@ def test_a_test_score_of_an_older_version_is_refused(hits, tmp_path):
 def test_a_folder_without_scores_is_answered_by_what_it_holds(tmp_path, files, advice):
     folder = tmp_path / "etc"
     for file in files or []:
-        (folder / file).parent.mkdir(parents=True)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(b"")
     if files == []:
         folder.mkdir()
