@@ -39,19 +39,26 @@ _LIBRARIES = (
 class RunLog:
     """Writes TensorBoard and ``log.csv`` of a training.
 
-    A training that goes on removes what was logged after the step that it goes on from.
+    A training that goes on removes what was logged after the step that it goes on from, and a validation at that step
+    if it will be done again: a kill came between its log and its checkpoint.
 
     Args:
         folder: ``TRAIN.save_path``.
         step: steps done before.
+        validated: whether the validation at that step, if one is due, is done.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, *, validated: bool = True) -> None:
         self.folder = folder
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1 if step else 0)
         path, kept = folder / LOG_FILE, []
         if step and path.is_file():
-            kept = [(at, name, value) for name, curve in read_log(folder).items() for at, value in curve if at <= step]
+            kept = [
+                (at, name, value)
+                for name, curve in read_log(folder).items()
+                for at, value in curve
+                if at < step or (at == step and (validated or not name.startswith("validation/")))
+            ]
         rows = [HEAD, *sorted(kept, key=itemgetter(0))]
         write_text(path, "".join(f"{','.join(map(str, row))}\n" for row in rows))
         self._file = path.open("a", encoding="utf-8", newline="")

@@ -123,7 +123,7 @@ class Trainer:
         if distributed.rank() == 0:
             write_text(self.folder / "settings.yaml", dump_settings(self.settings))
             record_call(self.folder, self.step, self.device)
-            log = RunLog(self.folder, self.step)
+            log = RunLog(self.folder, self.step, validated=self.validated)
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="train", disable=distributed.rank() > 0)
         with bar, contextlib.closing(log) if log else contextlib.nullcontext():
             if not self.validated:

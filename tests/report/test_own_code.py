@@ -1,5 +1,6 @@
 """Code named by a file is imported only if the user names it too; names of runs stay inside the folder of results."""
 
+import re
 import sys
 
 import pytest
@@ -12,7 +13,10 @@ from etc.report.runs import named_runs, runs_of, settings_to_compare
 from tests.scripts import run
 
 EVIL = "evilmod:make"
-IMPORTED = f"names the network {EVIL}, which would be imported: give TRAIN.arch {EVIL} yourself to allow it"
+IMPORTED = (
+    f"names the network {EVIL}, which would be imported: give TRAIN.arch {EVIL} yourself to allow it "
+    "(TRAIN.arch several times for several)"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +49,7 @@ def test_the_second_checkpoint_is_checked_before_the_first_is_scored(tmp_path, e
         ("a", checkpoint(tmp_path / "good.pth")),
         ("b", checkpoint(tmp_path / "evil.pth", f"TRAIN.arch={EVIL}", "TRAIN.pretrained=false")),
     ]
-    with pytest.raises(UserError, match=IMPORTED):
+    with pytest.raises(UserError, match=re.escape(IMPORTED)):
         runs_of(named, load_settings(), tmp_path / "out")
     assert not evil_module.exists() and not (tmp_path / "out").exists()
 

@@ -30,6 +30,18 @@ def test_a_log_has_what_tensorboard_has_and_draws_it(tmp_path):
     assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_a_validation_that_was_logged_and_not_saved_is_not_logged_twice(tmp_path):
+    log = RunLog(tmp_path, 0)
+    for step in (5, 10):
+        log.add(step, {"loss/loss": step})
+        log.add(step, {"validation/mIoU": 0.5})
+    log.close()
+    log = RunLog(tmp_path, 10, validated=False)
+    log.add(10, {"validation/mIoU": 0.5})
+    log.close()
+    assert read_log(tmp_path) == {"loss/loss": [(5, 5), (10, 10)], "validation/mIoU": [(5, 0.5), (10, 0.5)]}
+
+
 def test_a_training_that_goes_on_drops_what_was_logged_after_its_checkpoint(tmp_path):
     log = RunLog(tmp_path, 0)
     for step in (5, 10, 15):
