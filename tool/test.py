@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from etc import distributed
+from etc.config import is_given
 from etc.data.labels import class_names
 from etc.distributed import device_of
 from etc.errors import UserError
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     settings = cli.settings_from(args)
     for key in ("TEST.frames", "TEST.labels"):
-        if any(word.partition("=")[0] == key for word in args.overrides):
+        if is_given(key, args.overrides):
             raise UserError(f"{key} is for tool/eval_tc.py: give a list of frames and labels, TEST.test_list")
     names = class_names(settings)
     folder = Path(settings.TEST.save_folder)

@@ -3,6 +3,6 @@
 May import: errors, distributed, interrupts, metrics.
 """
 
-from etc.config.load import DEFAULT_CONFIG, TOOLKIT, dump_settings, find_file, load_settings, with_changes
+from etc.config.load import DEFAULT_CONFIG, TOOLKIT, dump_settings, find_file, is_given, load_settings, with_changes
 
-__all__ = ["DEFAULT_CONFIG", "TOOLKIT", "dump_settings", "find_file", "load_settings", "with_changes"]
+__all__ = ["DEFAULT_CONFIG", "TOOLKIT", "dump_settings", "find_file", "is_given", "load_settings", "with_changes"]

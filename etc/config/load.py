@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -59,6 +60,11 @@ def load_settings(config: str | Path | dict | None = None, overrides: list[str] 
         for home, change in translate({section: {key: value}}, source="command line").items():
             tree.setdefault(home, {}).update(change)
     return _validate(tree)
+
+
+def is_given(key: str, overrides: Sequence[str]) -> bool:
+    """Whether overrides, as :func:`load_settings` takes them, name a setting ``SECTION.key``."""
+    return any(word.partition("=")[0] == key for word in overrides)
 
 
 def with_changes(settings: Settings, **sections: dict[str, Any]) -> Settings:

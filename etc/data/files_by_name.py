@@ -59,6 +59,8 @@ def _folder_of(clip: Clip, folder: Path) -> Path | None:
     """The folder below ``folder`` that has the name of the clip's own folder, or of its video."""
     name = Path(clip[0].image).parent.name
     names = (name, re.sub(r"-[0-9a-f]{12}$", "", name))  # a video's frames lie in a folder with its hash
+    if exact := next((folder / own for own in names if (folder / own).is_dir()), None):
+        return exact
     spaced = {"_".join(path.name.split()): path for path in subfolders(folder)}  # as unpacked videos are called
     return next((spaced[own] for own in names if own in spaced), None)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from etc.config import with_changes
+from etc.config import is_given, with_changes
 from etc.config.schema import Settings
 from etc.data.files_by_name import files_by_name
 from etc.data.folders import files_below
@@ -34,8 +34,7 @@ def labels_as_given(settings: Settings, overrides: Sequence[str]) -> Settings:
         UserError: labels of 19 classes without any value beyond 18: hardly the label ids of Cityscapes, in which trees,
             sky and cars have such values.
     """
-    said = any(word.partition("=")[0] == "DATA.label_map" for word in overrides)
-    if said or settings.TEST.labels is None:
+    if is_given("DATA.label_map", overrides) or settings.TEST.labels is None:
         return settings
     if settings.DATA.classes != CITYSCAPES:
         return with_changes(settings, DATA={"label_map": "none"})

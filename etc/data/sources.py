@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from etc import distributed
+from etc.config import is_given
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
 from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in, images_in
@@ -80,7 +81,7 @@ def check_one_source(
     Raises:
         UserError: which two settings say what the frames are.
     """
-    if not any(word == "DATA.clip_list" or word.startswith("DATA.clip_list=") for word in overrides):
+    if not is_given("DATA.clip_list", overrides):
         return
     for key in keys:
         value = getattr(settings.TEST, key)

@@ -179,8 +179,8 @@ def _raise_missing(missing: list[Path], images: list[Path], folder: Path, *, all
                 "a clip (of several clips: a folder for each, of its name)"
             )
         elif (surplus := len(pngs) - total + len(missing)) > 0:
-            hint = (
-                f"{surplus} of the PNG files there are named like no frame; if they are the missing ones, rename them"
+            hint += (
+                f"; {surplus} of the PNG files there are named like no frame: rename them if they are the missing ones"
             )
     else:
         lossy_files = files_below(folder, ".jpg", ".jpeg", ".mp4")
