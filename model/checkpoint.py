@@ -99,7 +99,7 @@ def load_student(
 
     Reads this toolkit's checkpoints, the published ones, plain state dicts and safetensors: weights are looked for
     under ``STATE_DICT_KEYS``; ``STRIPPED_PREFIXES`` are stripped; the flow network, the teacher and the criterion are
-    left out.
+    left out; keys of one module of the network are taken for that module's.
 
     Args:
         model: the network, of the architecture and the number of classes that the checkpoint was made for.
@@ -127,7 +127,7 @@ def load_weights(
     tensors = weights.tensors
     if isinstance(model, SegmentationNetwork):
         tensors = {model.checkpoint_key(key): value for key, value in tensors.items()}
-    found = strip(tensors, own)
+    found = in_its_module(strip(tensors, own), own)
     fitting = {key: value for key, value in found.items() if key in own and _fits(value, own[key])}
     unfit = [key for key in found if key in own and key not in fitting]
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
@@ -274,6 +274,19 @@ def strip(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]
                 raise ValueError(f"the checkpoint has several tensors for {name}, among them {key}")
             stripped[name] = value
     return stripped
+
+
+def in_its_module(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` under the names of the one module of the network that has all its keys, where the network has none.
+
+    So a network that somebody wraps in a module of their own takes the file that the network alone was saved as.
+    """
+    if not state or any(key in own for key in state):
+        return state
+    some = next(iter(state))
+    prefixes = [name.removesuffix(some) for name in own if name.endswith(f".{some}")]
+    holding = [prefix for prefix in prefixes if all(prefix + key in own for key in state)]
+    return {holding[0] + key: value for key, value in state.items()} if len(holding) == 1 else state
 
 
 def _fits(value: Tensor, own: Tensor) -> bool:

@@ -28,11 +28,12 @@ import os
 from pathlib import Path
 
 from etc import distributed
-from etc.config import TOOLKIT
+from etc.config import TOOLKIT, is_given
 from etc.data.cityscapes import PUBLISHED_CLIPS
 from etc.data.label_folder import labels_as_given
 from etc.data.sources import OWN_FRAMES, check_one_source
 from etc.distributed import device_of
+from etc.errors import UserError
 from etc.evaluate.clips import score_clips
 from etc.evaluate.tables import clip_table
 
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     args.config, args.overrides = config_and_overrides(args)
     settings = cli.settings_from(args)
+    check_frames_given(args)
     check_one_source(settings, args.overrides)
     if args.config is None:
         settings = labels_as_given(settings, args.overrides)
@@ -73,6 +75,14 @@ def main(argv: list[str] | None = None) -> int:
         if distributed.rank() == 0:
             print(f"{clip_table(result)}\n\nwritten to {settings.TEST.save_folder}")
     return 0
+
+
+def check_frames_given(args: argparse.Namespace) -> None:
+    """Refuse predictions without a word about their frames: the default ones are those of the quickstart."""
+    sources = ("TEST.frames", "TEST.cityscapes", "DATA.clip_list", "DATA.data_root", "DATA.synthetic")
+    given = is_given("TEST.predictions", args.overrides)
+    if given and args.config is None and not any(is_given(key, args.overrides) for key in sources):
+        raise UserError("predictions of which frames? Give --frames PATH, --cityscapes SET or --config FILE")
 
 
 def config_and_overrides(args: argparse.Namespace) -> tuple[str | Path | None, list[str]]:

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     lists = lists_of(args)
     out = Path(args.out or f"data/lists/{args.layout}")
     with exclusive_output(out, "lists"):
+        earlier = {path.name for path in out.glob("*.lst")}
         write_lists(lists, out)
     for name, text in lists.items():
         lines = text.splitlines()
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             continue
         clips = f" in {lines.count('') + 1} clips{gaps_in(text)}" if "clips" in name else ""
         print(f"{out / name}: {len(lines) - lines.count('')} frames{clips}")
+    if left := sorted(earlier - set(lists)):
+        print(f"not of this call, left as they were: {' '.join(left)}")
     return 0
 
 

@@ -29,6 +29,7 @@ OUTPUTS = {
     "logits": "float32 [batch, classes, height, width], at the size of the input",
     "labels": "class of each pixel, uint8 [batch, height, width], at the size of the input",
 }
+WHERE = "ETC_DEBUG=1 shows the line of code"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -134,7 +135,7 @@ def _exported(network: Exportable, size: tuple[int, int], opset: int) -> torch.o
             raise RuntimeError("torch.onnx.export returned no program")
     except Exception as error:  # whatever the code of somebody's network provokes in torch's tracing
         lines = str(error).strip().splitlines() or [""]
-        raise UserError(f"the network cannot be exported: {type(error).__name__}: {lines[0]}") from error
+        raise UserError(f"the network cannot be exported: {type(error).__name__}: {lines[0]} ({WHERE})") from error
     found = result.model.opset_imports[""]
     if found != opset:
         raise UserError(f"opset {opset}: torch wrote {found} and could not convert it, {OPSET} needs no conversion")
@@ -193,7 +194,8 @@ def _run_torch(network: nn.Module, images: Tensor) -> Tensor:
             return network(images)
     except Exception as error:  # networks from elsewhere assert their sizes, too
         size = "x".join(map(str, images.shape[-2:]))
-        raise UserError(f"the network itself refuses images of {size} (--check gives other sizes): {error}") from error
+        refused = f"the network itself refuses images of {size} (--check gives other sizes): {error}"
+        raise UserError(f"{refused} ({WHERE})") from error
 
 
 def _run_onnx(path: Path, samples: Sequence[Tensor]) -> list[Tensor]:

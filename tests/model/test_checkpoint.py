@@ -63,6 +63,38 @@ def test_prefixes_of_wrappers_are_stripped(path, prefix):
     assert equal(written, read)
 
 
+class Wrapped(nn.Module):
+    """A network of a library in a module of one's own."""
+
+    def __init__(self, seed: int, *, twice: bool = False, head: bool = False):
+        super().__init__()
+        self.model = tiny(seed=seed)
+        self.second = tiny(seed=seed) if twice else nn.Identity()
+        self.head = nn.Conv2d(3, 3, 1) if head else nn.Identity()
+
+
+def test_a_network_in_a_module_of_ones_own_takes_the_file_of_the_network_alone(path):
+    written, read = tiny(seed=1), Wrapped(seed=2)
+    torch.save(written.state_dict(), path)
+    assert load_student(read, path) == ((), ())
+    assert equal(written, read.model)
+
+
+def test_of_a_file_that_fits_two_modules_none_is_chosen(path):
+    torch.save(tiny(seed=1).state_dict(), path)
+    with pytest.raises(ValueError, match="does not fit"):
+        load_student(Wrapped(seed=2, twice=True), path)
+
+
+def test_what_a_module_of_ones_own_adds_to_the_network_is_missing_from_the_file(path):
+    written, read = tiny(seed=1), Wrapped(seed=2, head=True)
+    torch.save(written.state_dict(), path)
+    with pytest.raises(ValueError, match=r"2 missing \(head.weight, head.bias\)"):
+        load_student(read, path)
+    assert load_student(read, path, allow_missing=True).missing == ("head.weight", "head.bias")
+    assert equal(written, read.model)
+
+
 def test_flow_network_teacher_and_criterion_are_left_out(path):
     written, read = tiny(seed=1), tiny(seed=2)
     state = {f"module.student.{key}": value for key, value in written.state_dict().items()}

@@ -182,9 +182,9 @@ def test_a_file_that_computes_something_else_is_not_kept(words, tmp_path, capsys
         (
             "Unlucky",
             ["--check", "64x64", "--check", "64x65"],
-            "refuses images of 64x65 .*: width 65 is unlucky",
+            r"refuses images of 64x65 .*: width 65 is unlucky \(ETC_DEBUG=1 shows",
         ),
-        ("Stubborn", [], r"the network cannot be exported: GuardOnDataDependentSymNode: \S+"),
+        ("Stubborn", [], r"the network cannot be exported: GuardOnDataDependentSymNode: .* \(ETC_DEBUG=1 shows"),
         ("Tiny", ["--check", "64"], "--check 64: expected HEIGHTxWIDTH"),
         ("Tiny", ["--opset", "99"], "opset 99: torch wrote 18"),
         ("Tiny", ["--out", "net.pt"], r"net\.pt: expected a file name that ends in \.onnx"),

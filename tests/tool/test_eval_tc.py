@@ -77,6 +77,13 @@ def figures(scores: dict) -> tuple:
     return scores["strict"]["mIoU"], scores["flicker"], scores["published"]["mIoU"]
 
 
+@pytest.mark.parametrize("words", [[], ["DATA.classes", "5"], ["TEST.labels=masks"]])
+def test_predictions_alone_are_not_scored_on_the_quickstarts_frames(clip, words, tmp_path, capsys):
+    assert clip(*words) == 2
+    assert "error: predictions of which frames? Give --frames PATH" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_folder_of_frames_needs_no_config(clip, tmp_path, capsys):
     assert clip("--frames", "frames") == 0
     written = result(tmp_path)

@@ -62,3 +62,12 @@ def test_gaps_in_the_frame_numbers_are_counted(main, frames, tmp_path, capsys):
         (frames / "a" / f"{number}.png").touch()
     assert main(["folder", str(frames), "--out", str(tmp_path / "lists")]) == 0
     assert "8 frames in 2 clips; gaps in the frame numbers: 1, a new clip begins" in capsys.readouterr().out
+
+
+def test_lists_of_an_earlier_call_stay_and_are_named(main, frames, tmp_path, capsys):
+    for name in ("val.lst", "clips.lst"):
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        (tmp_path / "lists" / name).write_text("earlier\n")
+    assert main(["folder", str(frames), "--out", str(tmp_path / "lists")]) == 0
+    assert capsys.readouterr().out.endswith("\nnot of this call, left as they were: val.lst\n")
+    assert (tmp_path / "lists/val.lst").read_text() == "earlier\n"
