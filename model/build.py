@@ -6,7 +6,6 @@ from os import PathLike
 from typing import Any
 
 from torch import nn
-from torchvision.models import ResNet18_Weights
 
 from model.base import SegmentationNetwork
 from model.checkpoint import check_finite, read_weights
@@ -128,7 +127,7 @@ def start_backbone(network: PSPNet, arch: str, *, pretrained: bool, weights: str
         check_finite(tensors, weights)
         network.load_backbone(tensors)
     elif pretrained and arch == "psp18":
-        network.load_backbone(fetch(ResNet18_Weights.IMAGENET1K_V1))
+        network.load_backbone(fetch("ResNet18_Weights.IMAGENET1K_V1"))
     elif pretrained:
         raise ValueError(
             f"{arch} has a deep stem that torchvision has no ImageNet weights for: give the file as weights "

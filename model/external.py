@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.models import (
-    MobileNet_V3_Large_Weights,
-    ResNet50_Weights,
-    ResNet101_Weights,
-    WeightsEnum,
-    segmentation,
-)
 
 from model.base import SegmentationNetwork, normalisation_error
 from model.padding import needed_multiple, pad_to_multiple, without_padding
@@ -25,13 +18,10 @@ from model.weights import fetch
 
 logger = logging.getLogger(__name__)
 
-DEEPLABS: dict[str, tuple[Callable[..., nn.Module], WeightsEnum]] = {
-    "deeplabv3_resnet50": (segmentation.deeplabv3_resnet50, ResNet50_Weights.IMAGENET1K_V1),
-    "deeplabv3_resnet101": (segmentation.deeplabv3_resnet101, ResNet101_Weights.IMAGENET1K_V1),
-    "deeplabv3_mobilenet_v3_large": (
-        segmentation.deeplabv3_mobilenet_v3_large,
-        MobileNet_V3_Large_Weights.IMAGENET1K_V1,
-    ),
+DEEPLABS = {  # the ImageNet weights of their backbones
+    "deeplabv3_resnet50": "ResNet50_Weights.IMAGENET1K_V1",
+    "deeplabv3_resnet101": "ResNet101_Weights.IMAGENET1K_V1",
+    "deeplabv3_mobilenet_v3_large": "MobileNet_V3_Large_Weights.IMAGENET1K_V1",
 }
 
 
@@ -142,24 +132,27 @@ def add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_rest: An
 
 def deeplabv3(name: str, *, classes: int, pretrained: bool, aux: bool) -> ExternalNetwork:
     """torchvision's DeepLabv3; its logits have the size of the image."""
+    from torchvision.models import segmentation
+
     check_size(classes=classes)
-    make, weights = DEEPLABS[name]
-    network = make(weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
+    network = getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=classes, aux_loss=aux)
     if pretrained:
-        load_backbone(network.get_submodule("backbone"), weights)
+        load_backbone(network.get_submodule("backbone"), DEEPLABS[name])
     return ExternalNetwork(network, classes=classes, aux="aux", new_layers=("classifier", "aux_classifier"))
 
 
 def lraspp(*, classes: int, pretrained: bool) -> ExternalNetwork:
     """torchvision's Lite R-ASPP on MobileNetV3 large; its logits have the size of the image."""
+    from torchvision.models import segmentation
+
     check_size(classes=classes)
     network = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes)
     if pretrained:
-        load_backbone(network.get_submodule("backbone"), MobileNet_V3_Large_Weights.IMAGENET1K_V1)
+        load_backbone(network.get_submodule("backbone"), "MobileNet_V3_Large_Weights.IMAGENET1K_V1")
     return ExternalNetwork(network, classes=classes, new_layers=("classifier",))
 
 
-def load_backbone(backbone: nn.Module, weights: WeightsEnum) -> None:
+def load_backbone(backbone: nn.Module, weights: str) -> None:
     """Loads ImageNet weights into a backbone, whose keys are a subset of the classification network's."""
     own = backbone.state_dict()
     state = {key.removeprefix("features."): value for key, value in fetch(weights).items()}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
 
 from model.base import SegmentationNetwork, normalisation_error, resize
+
+if TYPE_CHECKING:
+    from torchvision.models import resnet
 
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -167,6 +170,8 @@ def dilated_resnet(layers: int) -> resnet.ResNet:
     Raises:
         ValueError: ``layers`` is not 18, 50, 101 or 152.
     """
+    from torchvision.models import resnet
+
     if layers not in BLOCKS:
         raise ValueError(f"layers is {layers}, expected one of {', '.join(map(str, BLOCKS))}")
     block = resnet.BasicBlock if layers == 18 else resnet.Bottleneck

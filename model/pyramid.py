@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
 from model.base import SegmentationNetwork
 from model.padding import pad_to_multiple, without_padding
@@ -66,6 +65,8 @@ class MobileNetEncoder(nn.Module):
     channels = (96, 320)
 
     def __init__(self) -> None:
+        from torchvision.models import mobilenet_v2
+
         super().__init__()
         features = mobilenet_v2().features
         self.features = features[:18]  # the last layer only widens for the classifier
@@ -88,7 +89,7 @@ def dilate(stage: nn.Module, dilation: int) -> None:
 def mobile(*, classes: int, pretrained: bool, dropout: float, aux: bool) -> PyramidNetwork:
     encoder = MobileNetEncoder()
     if pretrained:
-        weights = fetch(MobileNet_V2_Weights.IMAGENET1K_V1)
+        weights = fetch("MobileNet_V2_Weights.IMAGENET1K_V1")
         own = encoder.state_dict()
         encoder.load_state_dict({key: value for key, value in weights.items() if key in own})
     return PyramidNetwork(encoder=encoder, channels=encoder.channels, classes=classes, dropout=dropout, aux=aux)

@@ -5,22 +5,30 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torchvision.models import WeightsEnum
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 
 class WeightsUnavailable(OSError):
     """Pretrained weights could not be fetched; the message says what to do."""
 
 
-def fetch(weights: WeightsEnum) -> dict[str, Any]:
+def fetch(name: str) -> dict[str, Any]:
     """A network's weights, from torchvision's cache folder or else by download.
+
+    Args:
+        name: of :func:`torchvision.models.get_weight`, such as ``"ResNet18_Weights.IMAGENET1K_V1"``.
 
     Raises:
         WeightsUnavailable: the download failed, or the file in the cache folder is damaged.
     """
+    from torchvision.models import get_weight  # not above: it takes seconds and memory, and scoring needs none of it
+
+    weights = get_weight(name)
     check_cached(weights)
     try:
         return weights.get_state_dict(progress=False, check_hash=True)

@@ -92,3 +92,11 @@ def test_no_error_is_caught_without_a_type_or_without_an_answer():
     assert handlers
     silent = [(name, node.lineno) for name, node in handlers if [ast.unparse(line) for line in node.body] == ["pass"]]
     assert not silent and all(node.type is not None for _, node in handlers)
+
+
+def test_scripts_that_need_no_network_do_not_load_torchvision():
+    """It takes seconds and 170 MB, in every process that scores."""
+    scripts = ("eval_tc", "compare", "precompute_flow", "make_lists", "demo")
+    code = f"import sys; sys.path.insert(0, 'tool'); import {', '.join(scripts)}; print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

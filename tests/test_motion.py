@@ -134,6 +134,17 @@ def test_sources_out_of_the_frame_count_only_without_the_mask():
     assert MotionLoss(weight=1.0, mask_padding=True)(image_t, image_k, z_t, z_k, out).item() == 0
 
 
+@pytest.mark.parametrize("visibility", ["l1", "published"])
+def test_pixels_of_unknown_flow_teach_nothing(visibility):
+    """They lead as far out of the frame as etc.flow.dataset says."""
+    image_t, image_k, z_t, z_k, flow = inputs()
+    flow[:, :, :2] = 1e7
+    z_t.requires_grad_()
+    loss = MotionLoss(weight=1, visibility=visibility)(image_t, image_k, z_t, z_k, flow)
+    loss.backward()
+    assert loss.isfinite() and not z_t.grad[:, :, :2].any() and z_t.grad[:, :, 2:].any()
+
+
 @pytest.mark.parametrize("edge", [0.0, 0.01])
 def test_the_last_pixel_is_inside_and_the_next_hundredth_is_not(edge):
     image = random(1, 3, H, W) + 5

@@ -11,6 +11,8 @@ from etc.flow.files import data_set_flow, read_flow, unknown_flow
 from etc.flow.pair_flow import PairFlow
 from etc.metrics.warping import second_step_visible, visible_pixels
 
+_OUT_OF_THE_FRAME = 1e7  # pixels: so far that a crop, which interpolates between vectors, makes none that lead back
+
 
 class DatasetFlow:
     """Flow files beside the frames, as :func:`etc.flow.files.data_set_flow` finds them.
@@ -24,18 +26,15 @@ class DatasetFlow:
     def __call__(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> np.ndarray:
         """Flow t -> k, float32 ``[2, H, W]``, for those who use all of it; ``shape`` is the frames' height and width.
 
+        Pixels whose flow the file does not know lead far out of the frame, where nothing is compared. Those that it
+        marks as not valid and gives a flow all the same, as the rendered street does of occluded ones, keep it.
+
         Raises:
-            UserError: as :meth:`with_validity`; the file does not know the flow of some pixels. Pixels that it marks as
-                not valid and gives a flow all the same, as the rendered street does of occluded ones, are no error.
+            UserError: as :meth:`with_validity`.
         """
         flow, valid = self.with_validity(path_t, path_k, shape)
-        unknown = 0.0 if valid is None else unknown_flow(flow, valid).mean()
-        if unknown:
-            raise UserError(
-                f"{data_set_flow(path_t, path_k)} has no flow for {unknown:.1%} of its pixels, which would be "
-                "used here: train with TRAIN.visibility forward_backward, which leaves them out, or take an estimator "
-                "(FLOW.name dis)"
-            )
+        if valid is not None:
+            flow[:, unknown_flow(flow, valid)] = _OUT_OF_THE_FRAME
         return flow
 
     def with_validity(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:

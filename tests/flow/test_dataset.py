@@ -1,10 +1,12 @@
 """The flow that a data set brings along."""
 
+import cv2
 import numpy as np
 import pytest
 
 from etc.config import load_settings
 from etc.data.images import write_png
+from etc.data.transform import CropMap, crop_flow
 from etc.errors import UserError
 from etc.flow.build import flow_estimator, flow_source
 from etc.flow.dataset import DatasetFlow
@@ -31,7 +33,7 @@ def test_flow_of_the_data_set_is_read_with_its_validity(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["png", "flo"])
-def test_flow_that_is_unknown_in_places_is_not_used_without_its_validity(tmp_path, kind):
+def test_pixels_whose_flow_is_unknown_lead_out_of_the_frame(tmp_path, kind):
     """KITTI's files hold zeros where nothing was measured, which read as a motion of -512 pixels; .flo holds 1e9."""
     frames, file = write_frames(tmp_path, "s_01", "s_02"), tmp_path / f"flow/s_01_to_02_flow.{kind}"
     if kind == "png":
@@ -42,8 +44,12 @@ def test_flow_that_is_unknown_in_places_is_not_used_without_its_validity(tmp_pat
         flow = np.zeros((2, 48, 64), np.float32)
         flow[:, :12] = 1e9
         write_flo(file, flow)
-    with pytest.raises(UserError, match=rf"_flow\.{kind} has no flow for 25\.0% of its pixels.*forward_backward"):
-        DatasetFlow()(*frames, (48, 64))
+    flow = DatasetFlow()(*frames, (48, 64))
+    assert np.array_equal(flow[:, 12:], np.zeros((2, 36, 64)))
+    assert (np.abs(flow[:, :12]) > 1000).all()
+    turned = CropMap(cv2.getRotationMatrix2D((32, 24), 45, 1.7), (48, 64), blur=False)
+    lengths = np.hypot(*crop_flow(flow, turned))
+    assert ((lengths == 0) | (lengths > 1000)).all() and (lengths == 0).any() and (lengths > 1000).any()
     assert not DatasetFlow().checked(*frames, (48, 64)).visible[:12].any()
 
 
