@@ -22,7 +22,7 @@ from etc.networks import check_compiler, trained_network
 from etc.precision import autocast, chosen_dtype, log_choice
 from model import SegmentationNetwork
 from model.external import UnclearOutput
-from model.folding import fold_batch_norm, normalise_in_place
+from model.folding import fold_batch_norm
 from utils.upsampled_argmax import upsampled_argmax
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,6 @@ def _loaded(settings: Settings, device: torch.device) -> SegmentationNetwork:
     if settings.TEST.compile:
         # Not the module: predictions ask for its outputs at its own resolution.
         network.outputs = torch.compile(network.outputs)  # type: ignore[method-assign]
-    else:
-        normalise_in_place(network)
     return network
 
 
