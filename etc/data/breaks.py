@@ -21,7 +21,7 @@ from tqdm import tqdm
 from etc import distributed
 from etc.config.schema import Settings
 from etc.data.cuts import METHOD, starts_after_cuts
-from etc.data.frame_names import frames_in, starts_after_gaps
+from etc.data.frame_names import frames_in, starts_after_gaps, starts_of_sequences
 from etc.data.lists import Clip, Frame
 from etc.data.origin import Origin
 from etc.errors import UserError
@@ -86,10 +86,16 @@ def breaks_in(clips: list[Clip], settings: Settings) -> Breaks:
 def runs_in_folders(folders: Iterable[Path], settings: Settings) -> dict[Path, int]:
     """The run of frames without break that each image of some folders belongs to; equal numbers mean the same run.
 
+    Several sequences in one folder are runs of their own (:func:`etc.data.frame_names.starts_of_sequences`).
+
     Raises:
         UserError: as :func:`breaks_in`.
     """
-    images = [frames_in(folder) for folder in sorted(set(folders))]
+    images = []
+    for folder in sorted(set(folders)):
+        own = frames_in(folder)
+        starts = [0, *starts_of_sequences([path.name for path in own]), len(own)]
+        images += [own[a:b] for a, b in pairwise(starts)]
     clips = [[Frame(os.path.abspath(path)) for path in own] for own in images]
     runs = breaks_in(clips, settings).split(images)
     return {path: number for number, run in enumerate(runs) for path in run}

@@ -21,7 +21,9 @@ from utils.threads import ordered_map
 EXPLAINED = 0.35
 # The same after the picture was moved as a whole. What is left to compare is smaller, so that chance explains more.
 EXPLAINED_BY_PAN = 0.5
-METHOD = "dis-medium, 256 pixels, explained 0.35, by a pan 0.5"  # whatever changes a verdict changes this text
+METHOD = (
+    "one size, dis-medium, 256 pixels, explained 0.35, by a pan 0.5"  # whatever changes a verdict changes this text
+)
 
 _SIDE = 256  # pixels, longer side of the small copies
 _SHORTEST = 96  # pixels, shorter side: OpenCV's DIS crashes on smaller ones
@@ -46,10 +48,11 @@ def starts_after_cuts(paths: Iterable[Path]) -> list[int]:
     """
     found, last = [], None
     with closing(ordered_map(_read_small, paths, workers=_READERS, ahead=2 * _READERS)) as frames:
-        for index, frame in enumerate(frames):
-            if last is not None and is_cut(last, frame):
+        for index, (size, frame) in enumerate(frames):
+            # Between frames of two sizes there is no flow, whatever they show.
+            if last is not None and (last[0] != size or is_cut(last[1], frame)):
                 found.append(index)
-            last = frame
+            last = size, frame
     return found
 
 
@@ -121,8 +124,10 @@ def _explained_by_pan(before: np.ndarray, after: np.ndarray) -> bool:
     return explained_share(first, second) >= EXPLAINED_BY_PAN
 
 
-def _read_small(path: Path) -> np.ndarray:
-    return small_copy(read_image(path))
+def _read_small(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Height and width of a frame, and its small copy."""
+    image = read_image(path)
+    return image.shape[:2], small_copy(image)
 
 
 def _overlap(image: np.ndarray, x: int, y: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +45,8 @@ def files_by_name(
     images = {(data_root / frame.image).resolve() for frame in frames}
     found = _matched(frames, [*known], folder, leave_out=images, what=what)
     if not any(found):
-        folders = [folder] if len(clips) == 1 else [_folder_of(clip, folder) for clip in clips]
+        folders: list[Path | None] = [_folder_of(clip, folder) for clip in clips] if len(clips) > 1 else [folder]
+        _check_shared(clips, folders, what=what)
         rows = [
             _in_order(clip, own, leave_out=images, what=what) if own else None
             for clip, own in zip(clips, folders, strict=True)
@@ -53,6 +54,17 @@ def files_by_name(
         if all(rows):
             found = [file for row in rows for file in row or []]
     return found
+
+
+def _check_shared(clips: list[Clip], folders: list[Path | None], *, what: str) -> None:
+    """Raise UserError where one folder would be that of two clips."""
+    owners: dict[Path, str] = {}
+    for clip, folder in zip(clips, folders, strict=True):
+        if folder is not None and owners.setdefault(folder, clip[0].image) != clip[0].image:
+            raise UserError(
+                f"{folder} may hold the {what}s of the clip of {owners[folder]} or of that of {clip[0].image}, whose "
+                f"folders have one name: name the {what}s like their frames, or score the clips one by one"
+            )
 
 
 def _folder_of(clip: Clip, folder: Path) -> Path | None:
@@ -85,9 +97,11 @@ def _matched(
         index = defaultdict(list)
         for file in files:
             index[key(file)].append(file)
-        count = Counter(map(key, images.values()))
+        alike: dict[str, list[set[str]]] = defaultdict(list)  # folders of frames that the key does not tell apart
+        for path in images.values():
+            alike[key(path)].append({*path.parent.parts})
         found = {
-            image: own[image] or _nearest(path, index[key(path)], folder, repeats=count[key(path)] > 1, what=what)
+            image: own[image] or _nearest(path, index[key(path)], folder, alike[key(path)], what=what)
             for image, path in images.items()
         }
         if any(found.values()):
@@ -108,14 +122,24 @@ def _core(path: Path) -> str:
     return re.sub(r"(?<=\d)([_-][A-Za-z]+)+$", "", path.stem.replace(FRAME_TAIL, ""))
 
 
-def _nearest(frame: Path, files: list[Path], folder: Path, *, repeats: bool, what: str) -> Path | None:
-    """The file that shares most folder names with the frame; at least one if several frames have the same name."""
-    if not files:
-        return None
+def _nearest(frame: Path, files: list[Path], folder: Path, folders: list[set[str]], *, what: str) -> Path | None:
+    """The file that shares most folder names with the frame; at least one if several frames have the same name.
+
+    One in a folder with a name of another such frame, and with none of this one's own, is the other's.
+
+    Args:
+        frame: the frame.
+        files: the files of its name.
+        folder: where they lie.
+        folders: for all frames of this name, the names of the folders that they lie in.
+        what: what is looked for.
+    """
     parts = set(frame.parent.parts)
-    alike = [len(parts & set(file.relative_to(folder).parent.parts)) for file in files]
-    best = [file for file, count in zip(files, alike, strict=True) if count == max(alike)]
-    if repeats and not max(alike):
+    own, others = parts - folders[0].intersection(*folders), folders[0].union(*folders) - parts
+    names = {file: set(file.relative_to(folder).parent.parts) for file in files}
+    alike = {file: len(parts & each) for file, each in names.items() if each & own or not each & others}
+    best = [file for file, count in alike.items() if count == max(alike.values())]
+    if not best or (len(folders) > 1 and not alike[best[0]]):
         return None
     if len(best) > 1:
         raise UserError(f"{best[0]} and {best[1]} may both be the {what} of {frame}: name one folder of them")

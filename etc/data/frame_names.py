@@ -163,6 +163,27 @@ def _step(before: str, after: str) -> int | None:
     return int(different[0][1]) - int(different[0][0])
 
 
+def starts_of_sequences(names: Sequence[str]) -> list[int]:
+    """Index of every image of a folder that begins another sequence: several may share a folder.
+
+    One begins where the words of the names change (``mon_003``, ``tue_000``), or where the number that counts the
+    frames begins again and an earlier one changes (``1_003``, ``2_000``).
+
+    Args:
+        names: names of the images, in natural order.
+    """
+    split = [re.split(r"([0-9]+)", Path(name).stem) for name in names]
+    found, first = [], 0
+    for index in range(1, len(split)):
+        before, after = split[index - 1], split[index]
+        changed = [place for place in range(1, min(len(before), len(after)), 2) if before[place] != after[place]]
+        again = len(changed) > 1 and int(after[changed[-1]]) <= int(split[first][changed[-1]])
+        if before[::2] != after[::2] or again:
+            found.append(index)
+            first = index
+    return found
+
+
 def images_in(folder: Path) -> list[Path]:
     """The images of a folder in natural order, ``frame_2`` before ``frame_10``; hidden files are left out.
 

@@ -214,7 +214,7 @@ def image_size(path: Path) -> tuple[int, int]:
             width, height = image.size
             # Reading a frame rotates it by its EXIF orientation; label maps have none.
             # Of a PNG without it in its head, getexif would decode all pixels.
-            known = image.format == "JPEG" or (image.format in _ROTATED and "exif" in image.info)
+            known = image.format in ("JPEG", "MPO") or (image.format in _ROTATED and "exif" in image.info)
             turned = known and image.getexif().get(_ORIENTATION, 1) >= 5
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
@@ -299,6 +299,8 @@ def read_label_file(path: str | Path) -> LabelFile:
     """
     path, palette = Path(path), None
     data = _read(path)
+    if data.startswith(_PNG_HEAD) and data[24] == 16 and data[25] in (2, 6):  # Pillow keeps the upper 8 bits alone
+        raise UserError(f"{path} has colours of 16 bits: expected one channel of ids, or colours of 8 bits")
     try:
         with Image.open(BytesIO(data)) as image:
             if image.mode == "P":

@@ -26,7 +26,9 @@ IGNORE = 255
 INVALID = 254  # inside a table only: marks values that must not occur
 
 
-def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[int]) -> np.ndarray:
+def label_table(
+    label_map: LabelMap, classes: int, ignore_label: int | Sequence[int], *, setting: str = "DATA.label_map"
+) -> np.ndarray:
     """Lookup table from the label values in files to train ids, uint8 ``[256]``, or ``[65536]`` for larger values.
 
     Train ids are 0..classes-1 and 255 (ignore). ``label_map`` is a value of ``DATA.label_map``:
@@ -38,7 +40,8 @@ def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[
       ignored,
     - a mapping from values to train ids, 255 for those to ignore, or a YAML file that holds one.
 
-    255 is ignored unless a mapping says otherwise. All other values are errors when they occur.
+    255 is ignored unless a mapping says otherwise. All other values are errors when they occur. ``setting`` is what
+    errors call a mapping.
 
     Raises:
         ConfigError: there is no such label map.
@@ -46,11 +49,11 @@ def label_table(label_map: LabelMap, classes: int, ignore_label: int | Sequence[
     """
     if label_map == VOID_ZERO:
         void = {0: IGNORE, 254: IGNORE}  # VSPW has 254 where its 255 was shifted
-        return _mapped(void | {value + 1: value for value in range(classes)}, classes)
+        return _mapped(void | {value + 1: value for value in range(classes)}, classes, setting)
     if isinstance(label_map, dict):
-        return _mapped(label_map, classes)
+        return _mapped(label_map, classes, setting)
     if is_mapping_file(label_map):
-        return _mapped(read_label_map(label_map), classes)
+        return _mapped(read_label_map(label_map), classes, setting)
     label_ids = None if label_map == RED else label_ids_of(label_map)
     table = np.full(256, INVALID, np.uint8)
     if label_ids is None:
@@ -78,7 +81,7 @@ def label_table_of(settings: Settings) -> LabelTable:
     """
     data = settings.DATA
     if data.label_map == COLOR:
-        return ColorTable(read_colors(data.colors_path, data.classes)[: data.classes])
+        return color_table(data.colors_path, data.classes)
     table = label_table(data.label_map, data.classes, settings.TRAIN.ignore_label)
     return RedTable(table) if data.label_map == RED else table
 
@@ -99,15 +102,15 @@ def read_label_map(path: str | Path) -> dict[int, int]:
     return mapping
 
 
-def _mapped(mapping: dict[int, int], classes: int) -> np.ndarray:
+def _mapped(mapping: dict[int, int], classes: int, setting: str) -> np.ndarray:
     outside = [value for value in mapping if not 0 <= value <= 65535]
     if outside:
-        raise UserError(f"DATA.label_map: {outside[0]} is no value of a label file, which are 0..65535")
+        raise UserError(f"{setting}: {outside[0]} is no value of a label file, which are 0..65535")
     wrong = {value: number for value, number in mapping.items() if number != IGNORE and not 0 <= number < classes}
     if wrong:
         value, number = next(iter(wrong.items()))
         raise UserError(
-            f"DATA.label_map gives the label value {value} the train id {number}: expected 0..{classes - 1} "
+            f"{setting} gives the value {value} the train id {number}: expected 0..{classes - 1} "
             f"(DATA.classes {classes}), or 255 for values to ignore"
         )
     table = np.full(256 if max(mapping, default=0) < 256 else 65536, INVALID, np.uint8)
@@ -143,6 +146,25 @@ class ColorTable(NamedTuple):
             color = colors[wrong][0].tolist()
             raise UserError(f"{file.path}: {color} is the colour of no class of DATA.colors_path")
         return ids[place]
+
+
+def color_table(colors_path: str | Path | None, classes: int) -> ColorTable:
+    """The table of files in the colours of a file, or of ``None``, see :func:`read_colors`.
+
+    Raises:
+        UserError: as :func:`read_colors`; two classes of one colour, which a file cannot tell apart.
+    """
+    colors = read_colors(colors_path, classes)[:classes]
+    different, first = np.unique(color_codes(colors), return_index=True)
+    if len(different) < classes:
+        second = next(number for number in range(classes) if number not in first)
+        one = int(np.flatnonzero(color_codes(colors) == color_codes(colors[second]))[0])
+        color = colors[second].tolist()
+        raise UserError(
+            f"DATA.colors_path {colors_path}: the classes {one} and {second} have one colour, {color}, so that "
+            "pictures in these colours do not say which is meant"
+        )
+    return ColorTable(colors)
 
 
 class RedTable(NamedTuple):
@@ -295,7 +317,9 @@ def read_weights(path: str | Path) -> list[float]:
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        return [line for line in regular_file(find_file(path)).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            line for line in regular_file(find_file(path)).read_text(encoding="utf-8-sig").splitlines() if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {reason_unread(path, error)}") from error
 

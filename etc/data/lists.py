@@ -74,14 +74,21 @@ def read_clips(path: str | Path, *, layout: Layout, frame_step: int = 1) -> list
         _check_order(path, block, layout, one_clip=len(blocks) > 1)
     _check_repeated_clips(path, blocks)
     clips = [[line.frame for line in block] for block in blocks]
+    why = ""
     if len(clips) == 1:
         _check_torn(path, blocks[0], layout, frame_step)
         clips = group_clips(clips[0], layout=layout, frame_step=frame_step)
+        if layout.frame_name is not None:
+            why = (
+                "; without a blank line in the list, a clip ends where the number in the names of DATA.layout "
+                f"{layout.name} does not grow by DATA.frame_step {frame_step}: set these (folder takes any names)"
+            )
     if not clips:
         raise UserError(f"{path} lists no frame")
     for clip in clips:
         if len(clip) < 2:
-            raise UserError(f"{path}: the clip of {clip[0].image} has one frame, temporal consistency needs two")
+            alone = f"{path}: the clip of {clip[0].image} has one frame, temporal consistency needs two"
+            raise UserError(alone + why)
     return clips
 
 
@@ -108,7 +115,8 @@ def format_frames(frames: Iterable[Frame]) -> str:
         spaced = next((part for part in parts if len(part.split()) > 1), None)
         if spaced is not None:
             raise UserError(f"{spaced!r} holds white space, which separates image and label in a list: rename it")
-        lines.append(" ".join(parts) + "\n")
+        # A line that begins with # would be a comment.
+        lines.append(("./" if parts[0].startswith("#") else "") + " ".join(parts) + "\n")
     return "".join(lines)
 
 

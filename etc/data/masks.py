@@ -18,7 +18,7 @@ from PIL import Image
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _MASK_WORD = re.compile(
-    r"gt|groundtruth|ids|(label|train|instance)ids?|[a-z]*masks?|[a-z]*labels?|anno?s?|[a-z]*annot(ation)?s?|segs?"
+    r"gt|groundtruth|ids|(label|train|instance)ids?|[a-z]*masks?|[a-z]*labels?|annos?|[a-z]*annot(ation)?s?|segs?"
     r"|segmentations?|semantics?|panoptic|pred(iction)?s?|depths?|disparit(y|ies)|trimaps?|mattes?|parsing"
 )
 _SEGMENT = re.compile(r"(?i)segs?[_-]?\d+")  # seg_0001 is rather a part of a video

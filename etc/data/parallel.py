@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etc.data.folders import check_name, files_below
 from etc.data.frame_names import IMAGE_SUFFIXES, natural_order
@@ -112,11 +112,19 @@ def parallel_lists(root: Path, frames: str, labels: str | None, splits: Mapping[
         more; either only if there are any. Without ``splits`` and ``{split}`` the part is called ``all``.
 
     Raises:
-        UserError: no file fits a pattern; no label belongs to a frame; a part has none of its clips.
+        UserError: no file fits a pattern; no label belongs to a frame; a part has none of its clips; ``splits`` for
+            a clip that two parts of ``{split}`` have.
     """
     clips = clips_of_patterns(root, Pattern(frames, "--frames"), Pattern(labels, "--labels") if labels else None)
     if splits is not None:
-        return lists_of_splits(root, {clip: frames for (_, clip), frames in clips.items()}, splits)
+        by_name: dict[str, Clip] = {}
+        for (split, name), own in clips.items():
+            if by_name.setdefault(name, own) is not own:
+                raise UserError(
+                    f"{root}: the clip {name} of the part {split} is in another part, too, so that --splits cannot say "
+                    "which is meant: leave out --splits, or name one part in place of {split}"
+                )
+        return lists_of_splits(root, by_name, splits)
     parts: dict[str, list[Clip]] = {}
     for (split, _), clip in clips.items():
         parts.setdefault(split or _WHOLE, []).append(clip)
@@ -154,10 +162,14 @@ def clips_of_patterns(root: Path, frames: Pattern, labels: Pattern | None) -> di
                 "%s: %d labels have no frame and are left out, the first is %s",
                 *(root, len(lonely), marks[min(lonely)]),
             )
-    clips: dict[tuple[str, str], Clip] = {}
-    for key in sorted(images, key=lambda key: (key.split, natural_order(Path(key.clip)), key.clip)):
-        clips.setdefault((key.split, key.clip), []).append(Frame(images[key], marks.get(key)))
-    return {key: sorted(clip, key=lambda frame: natural_order(Path(frame.image))) for key, clip in clips.items()}
+    found: dict[tuple[str, str], Clip] = {}
+    for key in sorted(images, key=_place):
+        found.setdefault((key.split, key.clip), []).append(Frame(images[key], marks.get(key)))
+    return found
+
+
+def _place(key: Key) -> tuple[Any, ...]:
+    return key.split, natural_order(Path(key.clip)), key.clip, natural_order(Path(key.frame))
 
 
 def lists_of_splits(root: Path, clips: Mapping[str, Clip], splits: Mapping[str, Sequence[str]]) -> Lists:

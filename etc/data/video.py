@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".lst", ".txt")
 VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"),
+    *(".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"),
     *(".ogv", ".y4m", ".h264", ".h265", ".hevc"),
 )
 DECODERS = min(4, cores())

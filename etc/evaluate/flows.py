@@ -42,16 +42,21 @@ def evaluation_flow_names(settings: Settings) -> list[str]:
 
 
 def evaluation_flow(settings: Settings, name: str, device: torch.device) -> FlowSource:
-    """The flow that an entry of ``FLOW.evaluate_with`` names.
+    """The flow that an entry of ``FLOW.evaluate_with`` names, computed on ``device``.
+
+    Raises:
+        UserError: an unknown estimator or preset, or weights that are missing.
+    """
+    return flow_source(evaluation_settings(settings, name), device)
+
+
+def evaluation_settings(settings: Settings, name: str) -> Settings:
+    """The settings with the estimator that an entry of ``FLOW.evaluate_with`` names as ``FLOW.name``.
 
     Args:
         settings: ``dis@PRESET`` sets the preset and ``NAME@WEIGHTS`` the weights; otherwise ``FLOW.preset`` applies,
             and ``FLOW.weights`` to the estimator of ``FLOW.name``.
         name: the entry.
-        device: where flow is computed.
-
-    Raises:
-        UserError: an unknown estimator or preset, or weights that are missing.
     """
     estimator, _, choice = name.partition("@")
     weights = settings.FLOW.weights if estimator == settings.FLOW.name else None
@@ -61,7 +66,7 @@ def evaluation_flow(settings: Settings, name: str, device: torch.device) -> Flow
     elif weights is None and estimator in VARIANTS and weight_files()[estimator].path.is_file():
         change["weights"] = str(weight_files()[estimator].path)
     # Not validated again: the estimator checks its preset and weights itself.
-    return flow_source(settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)}), device)
+    return settings.model_copy(update={"FLOW": settings.FLOW.model_copy(update=change)})
 
 
 def announce_flow(

@@ -16,9 +16,9 @@ from etc.data.label_values import explanation, span_of, spread
 from etc.data.labels import (
     IGNORE,
     INVALID,
-    ColorTable,
     LabelTable,
     color_codes,
+    color_table,
     label_table,
     read_colors,
     to_train_ids,
@@ -43,12 +43,14 @@ class ClassValues:
         label_map: which label ids there may be, a value of ``DATA.label_map``; ``none``: no label ids.
         colors_path: file with the colours of the classes, as ``DATA.colors_path``. It is read only if a prediction may
             hold colours.
+        setting: the one that ``label_map`` comes from, for messages.
     """
 
     classes: int
     ignore_label: int | Sequence[int]
     label_map: LabelMap
     colors_path: str | Path | None
+    setting: str = "DATA.label_map"
 
 
 class PredictionReader:
@@ -65,10 +67,13 @@ class PredictionReader:
     def __init__(self, kind: Kind, values: ClassValues) -> None:
         self.kind, self.values = kind, values
         self._table: LabelTable = label_table(
-            values.label_map if kind == "label" else "none", values.classes, values.ignore_label
+            values.label_map if kind == "label" else "none",
+            values.classes,
+            values.ignore_label,
+            setting=values.setting,
         )
         if kind == "color":
-            self._table = ColorTable(read_colors(values.colors_path, values.classes)[: values.classes])
+            self._table = color_table(values.colors_path, values.classes)
 
     def __call__(self, path: Path) -> np.ndarray:
         """A prediction as train ids, uint8 ``[H, W]``; 255 is no class.
@@ -83,7 +88,8 @@ class PredictionReader:
         if wrong is None:
             return ids
         if self.kind == "label":
-            known = np.flatnonzero(self._table[:INVALID] != INVALID)
+            stated = np.flatnonzero(self._table != INVALID)
+            known = [value for value in stated if value not in _IGNORED or self._table[value] != IGNORE]
             raise UserError(f"{path}: {wrong} is no {_map_name(self.values)} label id ({known[0]}..{known[-1]})")
         raise _outside(path, np.unique(file.ids()), self.values)
 
@@ -175,7 +181,7 @@ def _label_table(values: ClassValues) -> np.ndarray | None:
 
 
 def _map_name(values: ClassValues) -> str:
-    return values.label_map if isinstance(values.label_map, str) else "DATA.label_map"
+    return values.label_map if isinstance(values.label_map, str) else values.setting
 
 
 def _check_one_class(raw: np.ndarray, found: np.ndarray, folder: Path, classes: int) -> None:

@@ -40,9 +40,10 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
     """
     data, test = settings.DATA, settings.TEST
     label_map = data.label_map
+    setting = "DATA.label_map"
     if isinstance(test.prediction_ids, dict):
         kind: Kind | Literal["auto"] = "label"
-        label_map = test.prediction_ids
+        label_map, setting = test.prediction_ids, "TEST.prediction_ids"
     else:
         kind = test.prediction_ids
     if kind == "auto" and not test.predictions:
@@ -54,7 +55,7 @@ def predictions_from(settings: Settings, clips: list[Clip]) -> Predictions:
         clips,
         _folder(settings),
         data_root=Path(data.data_root),
-        values=ClassValues(data.classes, settings.TRAIN.ignore_label, label_map, data.colors_path),
+        values=ClassValues(data.classes, settings.TRAIN.ignore_label, label_map, data.colors_path, setting),
         kind=kind,
         allow_gaps=test.allow_gaps,
     )

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from etc import distributed
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.frame_values import check_frames
 from etc.data.images import image_size, read_image
 from etc.data.origin import Origin
@@ -41,9 +41,9 @@ def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
     """The pairs t, k whose flow t -> k is needed, each once, all files checked.
 
     Args:
-        settings: name the lists, the layout and the neighbours.
+        settings: name the lists, the layout, the neighbours and the strides.
         purpose: ``train``: each frame of ``DATA.train_list`` with every neighbour that may be drawn, and back where
-            training checks which pixels are visible; ``clips``: consecutive frames of ``DATA.clip_list``, both ways.
+            training checks which pixels are visible; ``clips``: the frames that are scored together, both ways.
 
     Raises:
         UserError: missing lists or files.
@@ -51,7 +51,10 @@ def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
     if purpose == "train":
         return training_pairs(settings)
     root = Path(settings.DATA.data_root)
-    forward = [(root / a.image, root / b.image) for clip in clips_to_score(settings) for a, b in pairwise(clip)]
+    whole = clips_to_score(settings)
+    clips = [[root / frame.image for frame in clip] for clip in breaks_in(whole, settings).split(whole)]
+    strides = settings.TEST.strides
+    forward = [pair for clip in clips for stride in strides for pair in zip(clip, clip[stride:], strict=False)]
     both = (pair for t, k in forward for pair in ((t, k), (k, t)))
     return list(dict.fromkeys(both))
 

@@ -8,7 +8,7 @@ import pytest
 from etc.config import load_settings
 from etc.data import breaks as module
 from etc.data.breaks import Breaks, breaks_in, runs_in_folders
-from etc.data.frame_names import starts_after_gaps
+from etc.data.frame_names import starts_after_gaps, starts_of_sequences
 from etc.data.images import write_png
 from etc.data.layouts import LAYOUTS
 from etc.data.lists import Frame, existing_neighbours
@@ -44,6 +44,23 @@ def numbered(*numbers: int, name: str = "v/{:03d}.png") -> list[str]:
 )
 def test_gaps_are_found_by_the_usual_step(images, expected):
     assert starts_after_gaps(images) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["mon_002.png", "mon_003.png", "tue_000.png", "tue_001.png"], [2]),
+        (["1_001.png", "1_002.png", "2_001.png", "2_002.png"], [2]),
+        (["7_12_58.png", "7_12_59.png", "7_13_00.png", "7_13_01.png"], [2]),  # a minute looks like a sequence
+        (["10_900.png", "10_950.png", "11_910.png", "11_960.png"], []),  # seconds and milliseconds
+        (["000_left.png", "001_left.png"], []),
+        (["5.png", "9.png", "10.png"], []),
+        (["x.png"], []),
+        ([], []),
+    ],
+)
+def test_sequences_that_share_a_folder_are_told_by_their_names(names, expected):
+    assert starts_of_sequences(names) == expected
 
 
 def test_parts_are_numbered_over_all_clips():

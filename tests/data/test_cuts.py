@@ -69,6 +69,14 @@ def test_another_scene_is_a_cut_also_in_the_dark_and_under_bars(seed):
     assert cut(first, second)
 
 
+def test_a_frame_of_another_size_begins_anew_though_it_shows_the_same(tmp_path):
+    image = view(scene(0), 0)
+    sizes = [(1, 1), (1, 1), (2, 2), (2, 2)]
+    for index, (x, y) in enumerate(sizes):
+        write_png(tmp_path / f"{index}.png", np.kron(image, np.ones((y, x, 1), np.uint8)))
+    assert starts_after_cuts([tmp_path / f"{index}.png" for index in range(4)]) == [2]
+
+
 def test_a_black_frame_is_cut_off_from_a_scene_but_not_from_another_one():
     picture, black = view(scene(5), 0), np.zeros((144, 256, 3), np.uint8)
     assert cut(picture, black) and cut(black, picture)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from etc.data.images import image_size, read_image, read_label, read_png16, write_png
+from etc.data.images import image_size, read_image, read_label, read_label_file, read_png16, write_png
 from etc.data.labels import label_table, read_train_ids
 from etc.errors import UserError
 
@@ -243,6 +243,21 @@ def test_sixteen_bit_label_values_are_kept(tmp_path):
 def test_a_colour_picture_is_no_label_map(tmp_path, rgb):
     write_png(tmp_path / "color.png", rgb)
     assert "a picture in colours: expected a label map" in refused(read_label, tmp_path / "color.png")
+
+
+def test_colours_of_16_bits_are_no_label(tmp_path):
+    write_png(tmp_path / "x.png", np.zeros((4, 5, 3), np.uint16))
+    with pytest.raises(UserError, match="has colours of 16 bits: expected one channel of ids"):
+        read_label_file(tmp_path / "x.png")
+
+
+def test_a_picture_of_several_parts_has_the_size_that_it_is_read_with(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 90 degrees
+    parts = [Image.new("RGB", (48, 32), color) for color in ("red", "blue")]
+    parts[0].save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=parts[1:], exif=exif)
+    height, width = read_image(tmp_path / "x.jpg").shape[:2]
+    assert image_size(tmp_path / "x.jpg") == (width, height) == (32, 48)
 
 
 @pytest.mark.parametrize("write", [LABEL_WRITERS["gray"], LABEL_WRITERS["16 bits"], as_palette])

@@ -85,6 +85,17 @@ def test_blank_lines_end_clips_and_comments_do_not(write):
     assert clips[0][1].label == "l.png"
 
 
+def test_names_without_the_layouts_numbers_are_told_which_settings_decide(write):
+    path = write("val/000.png\nval/002.png\nval/004.png\n")
+    with pytest.raises(UserError, match=r"one frame.*DATA\.layout cityscapes.*DATA\.frame_step 1"):
+        read_clips(path, layout=LAYOUTS["cityscapes"])
+
+
+def test_a_folder_whose_name_begins_a_comment_stays_in_its_list(write):
+    clip = [Frame("#1/0.jpg", "#1/0.png"), Frame("#1/1.jpg")]
+    assert read_frames(write(format_frames(clip))) == clip
+
+
 def test_a_list_without_blank_lines_is_cut_where_the_numbers_or_the_sequence_jump(write):
     images = [city(3), city(4), city(5), city(7), city(8), city(9, 1), city(10, 1)]
     clips = read_clips(write("\n".join(images)), layout=LAYOUTS["cityscapes"])

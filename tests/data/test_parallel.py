@@ -49,6 +49,21 @@ def test_the_case_of_an_ending_does_not_matter(tmp_path):
     assert lists["all.lst"].split() == ["a/1.jpg", "m/a/1.png", "a/2.JPG", "m/a/2.PNG"]
 
 
+def test_the_order_is_that_of_the_frames_wherever_they_stand_in_the_path(tmp_path):
+    for number in (1, 2, 10):
+        plant(tmp_path, f"a/{number}/rgb.png", f"b/e{30 - number}_{number}.png")
+    nested = parallel_lists(tmp_path, "{clip}/{frame}/rgb.png", None, None)
+    assert nested["all_clips.lst"].split() == ["a/1/rgb.png", "a/2/rgb.png", "a/10/rgb.png"]
+    behind = parallel_lists(tmp_path, "{clip}/e*_{frame}.png", None, None)
+    assert behind["all_clips.lst"].split() == ["b/e29_1.png", "b/e28_2.png", "b/e20_10.png"]
+
+
+def test_a_clip_of_two_parts_cannot_be_named_by_a_file(tmp_path):
+    plant(tmp_path, *(f"{split}/seq1/{i}.jpg" for split in ("train", "val") for i in range(2)))
+    with pytest.raises(UserError, match="the clip seq1 of the part val is in another part, too"):
+        parallel_lists(tmp_path, "{split}/{clip}/{frame}.jpg", None, {"a": ["seq1"]})
+
+
 def test_parts_are_told_by_the_path_or_by_files_of_clips(tmp_path, caplog):
     for split, clip in (("train", "b"), ("train", "a10"), ("train", "a9"), ("val", "c")):
         plant(tmp_path, *(f"{split}/{clip}/{i}.jpg" for i in range(2)), f"{split}/{clip}/0.png")

@@ -46,6 +46,24 @@ def test_the_folder_of_a_video_may_have_the_spaces_of_its_name(tmp_path):
     ]
 
 
+def test_one_folder_cannot_hold_the_files_of_two_clips(tmp_path):
+    clips = [[Frame(f"{camera}/video-0123456789ab/f_{t}.png") for t in range(2)] for camera in ("cam1", "cam2")]
+    for name in ("video/p0.png", "video/p1.png"):
+        write_png(tmp_path / name, IDS)
+    with pytest.raises(UserError, match=r"video may hold the predictions of the clip of cam1/.* or of that of cam2/"):
+        prediction_files(clips, tmp_path)
+
+
+def test_a_clip_without_predictions_gets_none_of_others_below_a_common_folder(tmp_path):
+    clips = [[Frame(f"JPEGImages/480p/{clip}/0.jpg")] for clip in ("bear", "camel", "dog")]
+    for clip in ("bear", "camel"):
+        write_png(tmp_path / f"480p/{clip}/0.png", IDS)
+    own = [[tmp_path / "480p/bear/0.png"], [tmp_path / "480p/camel/0.png"], [None]]
+    assert prediction_files(clips, tmp_path, allow_gaps=True) == own
+    with pytest.raises(UserError, match="1 of 3 predictions are missing"):
+        prediction_files(clips, tmp_path)
+
+
 def test_one_file_cannot_belong_to_two_frames(tmp_path):
     write_png(tmp_path / "p/0.png", IDS)
     clips = [[Frame("p/1/0.png")], [Frame("p/2/0.png")]]

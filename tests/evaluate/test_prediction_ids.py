@@ -65,6 +65,27 @@ def as_palette(ids, path):
 
 
 @pytest.mark.parametrize(
+    ("mapping", "value", "said"),
+    [
+        ({1000: 0, 2000: 1}, 0, r"0 is no TEST\.prediction_ids label id \(1000\.\.2000\)"),
+        ({254: 0, 255: 1}, 3, r"3 is no TEST\.prediction_ids label id \(254\.\.255\)"),
+        ({0: 0, 1: 5}, 0, r"TEST\.prediction_ids gives the value 1 the train id 5: expected 0\.\.1"),
+    ],
+)
+def test_what_a_mapping_does_not_know_is_said_with_its_setting(tmp_path, mapping, value, said):
+    write_png(tmp_path / "x.png", np.full((2, 2), value, np.uint8))
+    values = ClassValues(2, 255, mapping, colors_path="nowhere.txt", setting="TEST.prediction_ids")
+    with pytest.raises(UserError, match=said):
+        PredictionReader("label", values)(tmp_path / "x.png")
+
+
+def test_two_classes_of_one_colour_cannot_be_told_apart(tmp_path):
+    (tmp_path / "colors.txt").write_text("\ufeff1 2 3\n4 5 6\n1 2 3\n", encoding="utf-8")  # as Windows writes it
+    with pytest.raises(UserError, match=r"the classes 0 and 2 have one colour, \[1, 2, 3\]"):
+        PredictionReader("color", ClassValues(3, 255, "none", colors_path=tmp_path / "colors.txt"))
+
+
+@pytest.mark.parametrize(
     "write",
     [
         lambda ids, path: write_png(path, ids),
