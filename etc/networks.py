@@ -16,6 +16,7 @@ from etc.distributed import device_of
 from etc.errors import UserError
 from model import SegmentationNetwork, build_model, load_weights, read_weights
 from model.ensemble import together
+from model.external import UnclearOutput
 from model.own_source import is_own_code
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,12 @@ def teacher_network(settings: Settings) -> SegmentationNetwork:
     members = []
     for path in distill.teacher_weights:
         with _named(f"DISTILL.teacher_arch {distill.teacher_arch}"):
-            network = build_model(distill.teacher_arch, classes=settings.DATA.classes, pretrained=False)
+            network = build_model(
+                distill.teacher_arch,
+                classes=settings.DATA.classes,
+                # The multiple is of one network: another one may need another.
+                pad_to=settings.TEST.pad_to if distill.teacher_arch == settings.TRAIN.network else None,
+            )
         members.append(_load(network, path, "DISTILL.teacher_weight", distill.teacher_arch))
     return together(members)
 
@@ -79,11 +85,13 @@ def check_logits(network: SegmentationNetwork, key: str) -> None:
         key: the setting that names it, and its value.
 
     Raises:
-        UserError: its outputs look like probabilities.
+        UserError: its outputs look like probabilities, or its logits cannot be found in what it returns.
     """
     images, was_training = random_images(network), network.training
     try:
         logits = network.eval().outputs(images)["logits"]
+    except UnclearOutput as error:
+        raise UserError(f"{key}: {error}") from error
     except Exception:  # its own code may refuse images of this size: the training has others
         return
     finally:

@@ -150,7 +150,7 @@ def prepare(
         "DISTILL.teacher_weight": weights,
         "TRAIN.train_h": height,
         "TRAIN.train_w": width,
-        "TRAIN.epochs": max(1, math.ceil(steps * batch / len(frames))),
+        "TRAIN.epochs": math.ceil(steps / (len(frames) // batch)),  # a batch that is not full is left out
         "TRAIN.val_freq": 0,
         "TRAIN.resume": "auto",
     }

@@ -51,9 +51,13 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-def normalisation_error(image: Tensor) -> ValueError:
+class OneValuePerChannel(ValueError):
+    """A training batch of one image, which batch norm over a globally pooled map cannot normalise."""
+
+
+def normalisation_error(image: Tensor) -> OneValuePerChannel:
     """The error for a training batch that batch norm over a globally pooled map cannot normalise."""
-    return ValueError(
+    return OneValuePerChannel(
         f"cannot train on a batch of {image.shape[0]} image per process: batch norm after global pooling "
         "needs at least 2 values per channel; raise the batch size or use synchronised batch norm"
     )

@@ -75,6 +75,8 @@ def build_model(
     """
     if weights is not None and arch not in PSPNETS and not arch.startswith("timm:"):
         raise ValueError(f"weights is for {', '.join(PSPNETS)} and timm:<name>, arch {arch!r} takes no file")
+    if pad_to is not None and (arch in (*PSPNETS, "mobile", "lraspp") or arch in DEEPLABS):
+        raise ValueError(f"pad_to is not for arch {arch!r}, which takes images of any size")
     if arch in PSPNETS:
         network = PSPNet(layers=PSPNETS[arch], classes=classes, dropout=dropout, aux=aux)
         start_backbone(network, arch, pretrained=pretrained, weights=weights)

@@ -189,10 +189,19 @@ def imported(arch: str, *, classes: int, pad_to: int | None = None) -> Segmentat
     if not isinstance(network, nn.Module):
         raise ValueError(f"arch {arch!r} made a {type(network).__name__}, expected a torch.nn.Module")
     if isinstance(network, SegmentationNetwork):
+        if pad_to is not None:
+            raise ValueError(
+                f"pad_to {pad_to} is not for arch {arch!r}: its factory makes a network that pads by itself"
+            )
         return network
     if pad_to is None:
         pad_to = needed_multiple(network, home)
         if pad_to > 1:
             logger.info("%s takes images whose sides are multiples of %d: they are padded (TEST.pad_to)", arch, pad_to)
-    new_layers = tuple(getattr(network, "new_layers", ()))
+    new_layers = getattr(network, "new_layers", ())
+    new_layers = (new_layers,) if isinstance(new_layers, str) else tuple(new_layers)
+    parts = dict(network.named_modules())
+    unknown = next((name for name in new_layers if name not in parts), None)
+    if unknown is not None:
+        raise ValueError(f"arch {arch!r}: its new_layers names {unknown!r}, which is none of its submodules")
     return ExternalNetwork(network, classes=classes, new_layers=new_layers, home=home, pad_to=pad_to)

@@ -29,7 +29,7 @@ def fold_batch_norm(network: nn.Module) -> int:
     for parent in network.modules():
         for first, second in _neighbours(parent):
             conv, norm = getattr(parent, first), getattr(parent, second)
-            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
                 setattr(parent, first, fuse_conv_bn_eval(conv, norm))
                 setattr(parent, second, nn.Identity())
                 count += 1

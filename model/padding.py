@@ -59,8 +59,9 @@ def needed_multiple(network: nn.Module, home: Repository | None = None) -> int:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), home.active() if home else nullcontext():
             for multiple in MULTIPLES:
-                # Odd counts of it, of a hundred pixels or so: no larger power of two divides them.
-                size = [multiple * (2 * (pixels // (2 * multiple)) + 1) for pixels in (96, 130)]
+                # A hundred pixels or so. Odd counts of it that follow each other: no larger number divides both sides.
+                count = 2 * (96 // (2 * multiple)) + 1
+                size = multiple * count, multiple * (count + 2)
                 try:
                     network(torch.zeros(1, 3, *size))
                 except Exception as error:  # whatever its code raises for a size that it cannot take

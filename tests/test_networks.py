@@ -78,6 +78,26 @@ def test_somebodys_network_that_returns_probabilities_is_not_trained_on_them(tmp
         assert new_student(settings, torch.device("cpu")).training
 
 
+def test_somebodys_network_without_clear_logits_in_evaluation_is_refused_before_training(tmp_path, monkeypatch):
+    code = """
+from torch import nn
+
+class Two(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, classes, 3, 4, 1)
+
+    def forward(self, image):
+        logits = self.conv(image)
+        return {"out": logits} if self.training else [logits, logits]
+"""
+    (tmp_path / "network_of_two.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = load_settings(None, ["TRAIN.arch=network_of_two:Two", "TRAIN.pretrained=false"])
+    with pytest.raises(UserError, match=r"TRAIN\.arch network_of_two:Two: Two returned .*expected logits"):
+        new_student(settings, torch.device("cpu"))
+
+
 def test_somebodys_module_is_found_where_the_script_is_started(tmp_path, monkeypatch, capsys):
     (tmp_path / "network_of_this_test.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)

@@ -166,7 +166,7 @@ def test_a_run_of_other_settings_is_refused_by_the_argument_and_its_settings_sta
     before = path.read_text()
     for more, named in {
         "TRAIN.weight=x.pth": r"--weights w\.pth, now it is x\.pth: give another folder",
-        "TRAIN.epochs=3": "--steps, in epochs 20, now it is 3",
+        "TRAIN.epochs=3": "--steps, in epochs 30, now it is 3",
         "TRAIN.st_weight=50": r"TRAIN\.st_weight 4\.0, now it is 50\.0",
     }.items():
         with pytest.raises(UserError, match=named):
@@ -180,7 +180,7 @@ def test_crops_are_whole_frames_and_the_epochs_give_the_steps(tmp_path):
     settings = load_settings(None, words)
     train = settings.TRAIN
     assert (train.train_h, train.train_w, train.scale_min, train.scale_max) == (64, 96, 1, 1)
-    assert train.epochs == 20 and train.st_weight == 4 and train.weight == "w.pth"  # 30 steps of 4 of 6 frames
+    assert train.epochs == 30 and train.st_weight == 4 and train.weight == "w.pth"  # 30 steps of 4 of 6 frames
     assert (settings.DISTILL.teacher_arch, settings.DISTILL.teacher_weight) == ("lraspp", "w.pth")
     assert prepared(tmp_path / "v", tmp_path / "out", network="psp")[-1] == "TRAIN.weight=w.pth"
 

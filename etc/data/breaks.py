@@ -104,6 +104,8 @@ def runs_in_folders(folders: Iterable[Path], settings: Settings) -> dict[Path, i
 def _cuts(clips: list[Clip], settings: Settings) -> list[list[int]]:
     """The cuts of all clips; each process looks at its share."""
     root, folder = Path(settings.DATA.data_root), Path(settings.FLOW.cache) / "cuts"
+    if not clips:
+        return []
     flags = [torch.zeros(len(clip), dtype=torch.int64) for clip in clips]
     own = range(distributed.rank(), len(clips), distributed.world_size())
     for index in tqdm(own, desc="cuts", unit="clip", leave=False, disable=distributed.rank() > 0):

@@ -30,7 +30,7 @@ from utils.threads import TaskQueue
 
 _VIDEO = "overlay.mp4"
 _ENDINGS = ("_color.png", "_overlay.png", "_ids.png")
-_MARK = "demo"  # in each picture: nothing else may be removed
+_MARK = "demo "  # in each picture, with its path in the folder: neither other pictures nor copies may be removed
 
 
 def demonstrate(settings: Settings, *, max_frames: int | None = None, ids: bool = False) -> PredictionStats:
@@ -64,7 +64,7 @@ def demonstrate(settings: Settings, *, max_frames: int | None = None, ids: bool 
         predictor = loaded or predictor_from(settings)
         _remove_earlier(folder)
         write_text(folder / "settings.yaml", dump_settings(settings))
-        writer = _Writer(predictor, palette, settings.TEST.fps, max_frames, ids)
+        writer = _Writer(folder, predictor, palette, settings.TEST.fps, max_frames, ids)
         start = time.perf_counter()
         if first is not None:
             count = writer.run(first, folder)
@@ -87,22 +87,28 @@ def _source(settings: Settings) -> Source:
 def _remove_earlier(folder: Path) -> None:
     """Remove the pictures and videos of an earlier demonstration, which may be of other settings or frames.
 
-    Pictures of others stay, and so do subfolders that are no video's, or that another demonstration wrote.
+    Pictures of others stay, and so do copies in other subfolders, and what another demonstration wrote into one.
     """
     for where, subfolders, files in os.walk(folder):
         here = Path(where)
         subfolders[:] = [name for name in subfolders if not (here / name / "settings.yaml").exists()]
-        if here != folder and _VIDEO not in files:
-            continue
         pictures = [here / name for name in files if name.endswith(_ENDINGS)]
-        for picture in [path for path in pictures if read_png_origin(path) == _MARK]:
+        for picture in [path for path in pictures if read_png_origin(path) == _mark(path, folder)]:
             picture.unlink()
             (here / _VIDEO).unlink(missing_ok=True)
 
 
-class _Writer(NamedTuple):
-    """Predicts the frames of a source and writes what they give; the fields are as in :func:`demonstrate`."""
+def _mark(picture: Path, folder: Path) -> str:
+    return _MARK + picture.relative_to(folder).as_posix()
 
+
+class _Writer(NamedTuple):
+    """Predicts the frames of a source and writes what they give.
+
+    The fields are as in :func:`demonstrate`; ``root`` is ``TEST.demo_folder``.
+    """
+
+    root: Path
     predictor: Predictor
     palette: np.ndarray
     fps: float
@@ -140,7 +146,7 @@ class _Writer(NamedTuple):
     def _write_pictures(self, folder: Path, frame: NamedFrame, ids: np.ndarray) -> None:
         color, mixed, gray = (folder / f"{frame.name}{ending}" for ending in _ENDINGS)
         encoded = encode_ids(ids)
-        write_ids(color, encoded, palette=self.palette, origin=_MARK)
-        write_png(mixed, overlay(frame.rgb, ids, self.palette), origin=_MARK)
+        write_ids(color, encoded, palette=self.palette, origin=_mark(color, self.root))
+        write_png(mixed, overlay(frame.rgb, ids, self.palette), origin=_mark(mixed, self.root))
         if self.with_ids:
-            write_ids(gray, encoded, origin=_MARK)
+            write_ids(gray, encoded, origin=_mark(gray, self.root))

@@ -18,10 +18,10 @@ from etc.config.schema import Settings
 from etc.data.transform import MEAN, STD
 from etc.distributed import device_of
 from etc.errors import UserError
-from etc.networks import check_compiler, trained_network
+from etc.networks import PROBABILITIES, are_probabilities, check_compiler, trained_network
 from etc.precision import autocast, chosen_dtype, log_choice
 from model import SegmentationNetwork
-from model.external import UnclearOutput
+from model.external import ExternalNetwork, UnclearOutput
 from model.folding import fold_batch_norm
 from utils.upsampled_argmax import upsampled_argmax
 
@@ -84,7 +84,8 @@ class Predictor:
 
     Args:
         network: its evaluation output is logits, float ``[N, classes, H, W]`` at the size of its input. It is put
-            into eval mode.
+            into eval mode. What it keeps of a frame it may use in training afterwards: nothing here is made in torch's
+            inference mode.
         classes: number of classes K, at most 255.
         device: where the network lies.
         dtype: type that its convolutions and products are computed in (:func:`etc.precision.autocast`).
@@ -145,7 +146,7 @@ class Predictor:
         self._mean, self._std = (torch.from_numpy(x).to(self.device).view(1, 3, 1, 1) for x in (MEAN, STD))
         self._table = ((np.arange(256, dtype=np.float32)[:, None, None] - MEAN) / STD).astype(np.float32)  # [256, 1, 3]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Predict frames of one size.
 
@@ -176,7 +177,7 @@ class Predictor:
             out[:] = value.argmax(0).to(torch.uint8).cpu().numpy()
         return ids
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def probabilities(self, frames: Sequence[np.ndarray]) -> Tensor:
         """Class probabilities of frames of one size, float32 ``[N, K, H, W]`` on the predictor's device.
 
@@ -185,7 +186,7 @@ class Predictor:
         images = self._images(frames)
         if self.mode == "slide" or len(self.scales) > 1 or self.flip:
             return self._average(images)
-        return self._resized_logits(images).float().softmax(1)
+        return self._as_probabilities(self._resized_logits(images))
 
     def _images(self, frames: Sequence[np.ndarray]) -> Tensor:
         """Normalised float ``[N, 3, H, W]``, channels last as the frames are."""
@@ -241,11 +242,17 @@ class Predictor:
         return total.div_(count)[..., top : top + height, left : left + width]
 
     def _softmax(self, images: Tensor) -> Tensor:
-        probabilities = self._logits(images).float().softmax(1)
+        probabilities = self._as_probabilities(self._logits(images))
         if self.flip:
-            mirrored = self._logits(images.flip(3)).float().softmax(1)
+            mirrored = self._as_probabilities(self._logits(images.flip(3)))
             probabilities = probabilities.add_(mirrored.flip(3)).div_(2)
         return probabilities
+
+    def _as_probabilities(self, logits: Tensor) -> Tensor:
+        # Networks of others: a second softmax would make all classes about equally likely.
+        if isinstance(self.network, ExternalNetwork) and are_probabilities(logits):
+            raise UserError(f"{self.source}: the network {PROBABILITIES}")
+        return logits.float().softmax(1)
 
     def _logits(self, images: Tensor) -> Tensor:
         """Logits at the size of the images."""

@@ -59,11 +59,12 @@ def new_loader(settings: Settings, data: ClipDataset, device: torch.device) -> t
             "each takes an equal share"
         )
     batch = train.batch_size // world
-    # A clip of two frames puts two images into the pass. With one image, batch norm after the 1x1 pooling of the
-    # pyramid has a single value per channel.
+    # A clip of two frames puts two images into the pass. With one image, batch norm after the 1x1 pooling of a pyramid
+    # has a single value per channel. What a network of somebody's own does, it says itself in the first step.
+    pooled = not is_own_code(train.network) and not train.network.endswith(("@segformer", "lraspp"))
     single = settings.frames_per_clip == 1 or settings.DATA.allow_missing_neighbours
     synchronised = settings.DISTRIBUTED.sync_bn and world > 1 and device.type == "cuda"
-    if batch == 1 and single and not synchronised:
+    if batch == 1 and single and pooled and not synchronised:
         raise UserError(
             f"TRAIN.batch_size {train.batch_size} gives each of {world} processes one image: batch norm needs two "
             "images per process or more"

@@ -257,10 +257,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise ValueError(f"the optimizer's {key} is {value!r}")
     optimizer.load_state_dict(state)
+    anything = False
     for group in optimizer.param_groups:
         kept = [{k: v for k, v in optimizer.state.get(p, {}).items() if v is not None} for p in group["params"]]
-        if updates and group.get("momentum", True) and kept and not any(kept):
-            raise ValueError("the optimizer's momentum is missing")
+        anything = anything or any(kept)
         for parameter, own in zip(group["params"], kept, strict=True):
             for name, value in own.items():
                 wanted = () if name == "step" else tuple(parameter.shape)
@@ -268,6 +268,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *
                 if found != wanted:
                     what = f"the optimizer's {name.removesuffix('_buffer')}"
                     raise ValueError(f"{what} of shape {_shape(found)} is for {_shape(wanted)}")
+    # One group may have none: a backbone that its network runs without gradients.
+    if updates and optimizer.param_groups[0].get("momentum", True) and not anything:
+        raise ValueError("the optimizer's momentum is missing")
 
 
 def _shape(sides: tuple[int, ...] | None) -> str:

@@ -20,11 +20,22 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 def share_batch_norm(student: nn.Module) -> None:
     """Put batch norms into a network, in place, that normalise over all processes; they train on CUDA alone.
 
-    torch makes plain ones even of those that do more, like timm's, which contain the activation; timm keeps its own.
+    Those that the network keeps in evaluation mode while it trains stay as they are. torch makes plain ones even of
+    those that do more, like timm's, which contain the activation; timm keeps its own.
 
     Raises:
         UserError: a kind of batch norm that neither torch nor timm converts.
     """
+    training = student.training
+    student.train()
+    frozen = {n: m for n, m in student.named_modules() if n and isinstance(m, _BatchNorm) and not m.training}
+    _convert_batch_norm(student)
+    for name, norm in frozen.items():
+        student.set_submodule(name, norm)
+    student.train(training)
+
+
+def _convert_batch_norm(student: nn.Module) -> None:
     derived = {type(m) for m in student.modules() if isinstance(m, _BatchNorm) and type(m) not in _BATCH_NORMS}
     if not derived:
         nn.SyncBatchNorm.convert_sync_batchnorm(student)

@@ -43,6 +43,7 @@ from etc.train.resume import (
     made_with,
 )
 from etc.train.run_log import RunLog, draw_log, record_call
+from model.base import OneValuePerChannel
 from model.external import UnclearOutput
 from utils.files import write_text
 
@@ -197,7 +198,7 @@ class Trainer:
             with autocast(self.dtype, self.device):
                 try:
                     result = self.task(batch)
-                except UnclearOutput as error:
+                except (UnclearOutput, OneValuePerChannel) as error:
                     raise UserError(f"TRAIN.arch {train.network}, in training: {error}") from error
             self.losses.keep(self.step + 1, result)
             self.optimization.step(result["loss"], index)

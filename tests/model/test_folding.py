@@ -54,6 +54,16 @@ def test_a_norm_that_does_not_follow_its_convolution_stays():
 
 
 @torch.inference_mode()
+def test_a_convolution_that_changes_its_weight_stays():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+
+    network = with_statistics(nn.Sequential(Standardised(3, 3, 1), nn.BatchNorm2d(3)))
+    assert fold_batch_norm(network) == 0
+
+
+@torch.inference_mode()
 def test_a_norm_that_does_more_stays():
     class Rectified(nn.BatchNorm2d):
         def forward(self, x):

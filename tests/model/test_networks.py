@@ -92,6 +92,17 @@ class Fourteen(Tiny):
         assert image.shape[-1] % 14 == 0 and image.shape[-2] % 14 == 0, "sides must be multiples of 14"
         return super().forward(image)
 
+class Forty(Tiny):
+    def forward(self, image):
+        assert image.shape[2] % 40 == image.shape[3] % 40 == 0, "needs multiples of 40"
+        return super().forward(image)
+
+class OneName(Tiny):
+    new_layers = ("head")
+
+class Misspelt(Tiny):
+    new_layers = ("network", "haed")
+
 class Broken(Tiny):
     def forward(self, image):
         raise RuntimeError("never runs")
@@ -437,6 +448,15 @@ def test_new_layers_of_somebodys_network_learn_faster():
     network = built("somebodys_network:plain")
     _, fast = parameter_groups(network, 0.01)
     assert {id(p) for p in fast["params"]} == {id(p) for p in network.network.head.parameters()}
+    assert built("somebodys_network:OneName").new_layers == ("network.head",)
+    with pytest.raises(ValueError, match="its new_layers names 'haed', which is none of its submodules"):
+        built("somebodys_network:Misspelt")
+
+
+@pytest.mark.parametrize("arch", ["psp18", "mobile", "lraspp", "deeplabv3_resnet50"])
+def test_networks_for_any_size_take_no_multiple(arch):
+    with pytest.raises(ValueError, match="takes images of any size"):
+        build_model(arch, classes=5, pad_to=32)
 
 
 @pytest.mark.parametrize(
@@ -506,6 +526,7 @@ def test_entries_without_a_map_are_no_outputs():
 
 def test_other_multiples_are_tried_too_and_a_network_that_never_runs_is_warned_of(caplog):
     assert built("somebodys_network:Fourteen").pad_to == 14
+    assert built("somebodys_network:Forty").pad_to == 1  # and not 24, of which 120 is a multiple, too
     caplog.clear()
     assert built("somebodys_network:Broken").pad_to == 1
     assert "Broken runs on images of no size that was tried (never runs): set TEST.pad_to" in caplog.text

@@ -13,6 +13,7 @@ from etc.data.transform import MEAN, STD
 from etc.errors import UserError
 from etc.predict.predictor import Predictor, predictor_from, window_starts
 from model import build_model
+from model.external import ExternalNetwork
 
 CLASSES = 5
 
@@ -119,6 +120,16 @@ def test_averages_equal_semsegs_steps(shape, settings):
     assert probabilities.dtype == torch.float32
     np.testing.assert_allclose(probabilities[0].numpy(), expected, rtol=0, atol=2e-5)
     np.testing.assert_array_equal(tested([frame])[0], probabilities[0].argmax(0).numpy())
+
+
+@pytest.mark.parametrize("settings", [{"flip": True}, {"scales": (1.0, 0.5)}, {"mode": "slide", "window": (16, 16)}])
+def test_probabilities_are_not_averaged_as_logits(settings):
+    network = ExternalNetwork(nn.Sequential(conv_network(1), nn.Softmax(1)), classes=CLASSES)
+    frames = random_frames(24, 32)
+    predictor(network)(frames)  # their argmax is a prediction all the same
+    for call in (predictor(network, **settings), predictor(network).probabilities):
+        with pytest.raises(UserError, match="the network returns probabilities, expected logits"):
+            call(frames)
 
 
 def test_a_base_size_alone_resizes_the_logits_back():

@@ -141,6 +141,17 @@ def test_the_video_of_an_earlier_run_does_not_stay_beside_other_pictures(demo, f
     assert "overlay.mp4" not in written(tmp_path)
 
 
+def test_pictures_in_subfolders_do_not_stay_either(demo, folder, tmp_path):
+    """Frames of a list are called by their folders."""
+    (tmp_path / "f.lst").write_text("".join(f"{folder.name}/{path.name}\n" for path in sorted(folder.iterdir())))
+    words = f"TEST.demo_dir={tmp_path / 'f.lst'}", f"DATA.data_root={tmp_path}", "DATA.layout=folder"
+    assert demo(*words) == 0
+    before = set((tmp_path / "out").rglob("*.png"))
+    assert demo(*words, "--max-frames", "1") == 0
+    left = set((tmp_path / "out").rglob("*.png"))
+    assert len(left) == 2 < len(before) and {path.parent.name for path in left} == {folder.name}
+
+
 class Camera:
     """Three frames, then Ctrl-C: the only end that a camera has."""
 

@@ -168,6 +168,19 @@ def test_a_training_whose_updates_were_all_skipped_resumes(optimizer):
     assert all(torch.equal(own, new) for own, new in zip(net.parameters(), Net().parameters(), strict=True))
 
 
+def test_a_training_whose_backbone_never_learns_resumes():
+    class Head(Net):
+        def forward(self, x):
+            with torch.no_grad():
+                y = self.norm(self.body(x))
+            return self.head(y)
+
+    own = trained(Train(epochs=1), batches(3), Head())
+    again = Optimization(Train(epochs=1), Head(), CPU, batches=3)
+    again.restore(own.state())
+    assert again.optimizer.state_dict()["state"].keys() == own.optimizer.state_dict()["state"].keys()
+
+
 def test_adamw_decays_matrices_alone_and_new_layers_learn_faster():
     groups = new_optimizer(Train(optimizer="adamw", base_lr=0.01, weight_decay=0.05), Net()).param_groups
     found = {(tuple(p.shape), group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}

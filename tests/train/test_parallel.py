@@ -170,6 +170,27 @@ def test_batch_norm_over_all_processes_leaves_all_else_as_it_was(arch):
     assert torch.equal(network(image), before)
 
 
+def test_batch_norm_that_a_network_keeps_in_evaluation_mode_stays():
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+            self.head = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2))
+
+        def train(self, mode: bool = True):
+            super().train(mode)
+            for module in self.body:
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+            return self
+
+    network = Frozen()
+    share_batch_norm(network)
+    network.train()
+    assert type(network.body[1]) is nn.BatchNorm2d and not network.body[1].training
+    assert type(network.head[1]) is nn.SyncBatchNorm and network.head[1].training
+
+
 def test_a_batch_norm_that_would_lose_what_else_it_does_is_refused():
     class Leaky(nn.BatchNorm2d):
         def forward(self, x):

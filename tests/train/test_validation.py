@@ -83,6 +83,39 @@ def test_a_list_without_any_label_is_the_same_as_none(video):
     assert set(metrics) == {*OF_CLIPS, "best_TC"}
 
 
+def test_labels_alone_are_validated_without_any_clip(video):
+    labels = labelled(1)
+    metrics = train([*video, labels, "DATA.clip_list=none", "TRAIN.epochs=1"])
+    assert "mIoU" in metrics and not OF_CLIPS & set(metrics)
+
+
+def test_what_a_network_keeps_of_a_validation_it_can_train_with(video, monkeypatch):
+    """A network that makes a map for each size keeps it from the check before the first step."""
+    code = (
+        "import torch\n"
+        + NETWORK
+        + """
+class Keeping(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body, self.slope, self.ramp = make(classes), nn.Parameter(torch.zeros(1)), None
+
+    def forward(self, image):
+        logits = self.body(image)
+        if self.ramp is None or len(self.ramp) != image.shape[-1]:
+            self.ramp = torch.linspace(0, 1, image.shape[-1])
+        return logits + (self.slope * self.ramp).sum()
+"""
+    )
+    Path("keeping_net.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "keeping_net", raising=False)
+    import keeping_net
+
+    torch.save(keeping_net.Keeping(CLASSES).state_dict(), "keeping.pth")
+    crops = "TRAIN.train_h=48", "TRAIN.train_w=96"  # the size of the frames
+    train([*video, "TRAIN.arch=keeping_net:Keeping", "TRAIN.weight=keeping.pth", "TRAIN.epochs=1", *crops])
+
+
 def test_the_best_is_that_of_the_highest_tc(video, monkeypatch):
     scores = iter([0.2, math.nan, 0.4, 0.3])
     monkeypatch.setattr(trainer_module, "validate", lambda *_a, **_s: {"TC": next(scores)})
