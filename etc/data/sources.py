@@ -115,7 +115,7 @@ def _clips_in(settings: Settings, where: Path) -> list[Clip]:
     root = where.resolve()
     folders = frame_folders(root, leave_out=leave_out)
     videos = videos_below(root, leave_out=leave_out)
-    if not folders and videos:
+    if videos and not any(len(images) > 1 for images in folders.values()):  # one image beside videos is a poster
         return [clip for video in videos for clip in _clips_in(settings, video)]
     if videos:
         logger.warning("TEST.frames %s holds frames, so its %d videos are left out", where, len(videos))

@@ -64,7 +64,7 @@ def several_sources(where: str) -> dict[str, Path]:
 
     Args:
         where: a list file with one video or folder per line, relative to the list; or a folder that holds no image
-            itself, but folders of frames or, where there are none, videos.
+            itself, or one beside videos, but folders of frames or, where there are none, videos.
 
     Returns:
         Name -> video or folder: the path below ``where``, without the suffix of videos. Empty where ``where`` is
@@ -75,9 +75,11 @@ def several_sources(where: str) -> dict[str, Path]:
     """
     path = Path(where)
     if path.is_dir():
-        if images_in(path):
+        images, videos = images_in(path), videos_below(path)
+        if len(images) > 1 or (images and not videos):
             return {}
-        found, root = [*frame_folders(path)] or videos_below(path), path
+        folders = [folder for folder in frame_folders(path) if folder != path]  # one image beside videos is a poster
+        found, root = folders or videos, path
     elif path.suffix.lower() in LIST_SUFFIXES and path.exists():
         found, root = listed_videos(path) or [], path.parent
     else:

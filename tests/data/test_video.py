@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from etc.config import load_settings
 from etc.data import video
 from etc.data.images import write_png
-from etc.data.video import open_source
+from etc.data.sources import clips_of_frames
+from etc.data.video import open_source, several_sources
 from etc.display.mp4 import Mp4Writer
 from etc.errors import UserError
 
@@ -347,3 +349,18 @@ def test_titles_that_are_not_utf8_do_not_matter(tmp_path, suffix):
     assert b"StraAe" in data
     path.write_bytes(data.replace(b"StraAe", b"Stra\xdfe"))
     assert len(frames_of(path)[1]) == 2
+
+
+def test_a_picture_beside_videos_is_a_poster_and_videos_of_a_stream_are_found(tmp_path):
+    for name in ("a.mp4", "b.ts"):
+        with Mp4Writer(tmp_path / "v" / f"{name}.mp4", 8) as writer:
+            for _ in range(2):
+                writer.write(np.zeros((32, 48, 3), np.uint8))
+        (tmp_path / "v" / f"{name}.mp4").rename(tmp_path / "v" / name)
+    write_png(tmp_path / "v/poster.png", np.zeros((32, 48, 3), np.uint8))
+    assert several_sources(str(tmp_path / "v")) == {"a": tmp_path / "v/a.mp4", "b": tmp_path / "v/b.ts"}
+    settings = load_settings(None, [f"FLOW.cache={tmp_path}/cache", f"TEST.save_folder={tmp_path}/out"])
+    assert [len(clip) for clip in clips_of_frames(settings, str(tmp_path / "v"))] == [2, 2]
+    write_png(tmp_path / "v/second.png", np.zeros((32, 48, 3), np.uint8))
+    assert several_sources(str(tmp_path / "v")) == {}
+    assert [len(clip) for clip in clips_of_frames(settings, str(tmp_path / "v"))] == [2]
