@@ -21,7 +21,8 @@ from etc.flow.precompute import precompute
 
 KEYS = (
     f"{cli.CLIPS} {cli.ESTIMATOR} DATA.train_list DATA.allow_missing_neighbours FLOW.source "
-    "DATA.gaps DATA.cuts FLOW.cache FLOW.evaluate_with TEST.strides TRAIN.frame_gap TRAIN.random_frame "
+    "DATA.gaps DATA.cuts FLOW.cache FLOW.evaluate_with FLOW.occlusion TEST.strides TEST.protocols "
+    "TRAIN.frame_gap TRAIN.random_frame "
     "TRAIN.st_weight DISTILL.pf_weight DISTILL.mf_weight DISTILL.kd_weight DISTILL.consistent_teacher TRAIN.visibility "
     "TEST.device"
 )

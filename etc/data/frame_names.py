@@ -24,6 +24,8 @@ SUFFIXES_ON_DISK = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))  # to look
 
 logger = logging.getLogger(__name__)
 
+_FLOW_FILE = re.compile(r"_to_\w+_flow$")
+
 
 class Layout(NamedTuple):
     """How a data set names its files. All layouts are listed in :mod:`etc.data.layouts`.
@@ -221,7 +223,12 @@ def frame_folders(root: Path, *, leave_out: Callable[[Path], bool] = lambda fold
         UserError: all folders seem to hold masks; or as :func:`images_in`.
     """
     found = {folder: frames_in(folder) for folder in folders_below(root, leave_out=leave_out)}
-    found = {folder: frames for folder, frames in found.items() if frames}
+    # Flow files of a data set lie in a folder of this name, see etc.flow.files.data_set_flow.
+    found = {
+        folder: frames
+        for folder, frames in found.items()
+        if frames and not (folder.name == "flow" and all(_FLOW_FILE.search(path.stem) for path in frames))
+    }
     masks = mask_folders(found, root)
     if not masks:
         return found

@@ -10,10 +10,9 @@ import torch
 
 from etc.config.schema import Settings
 from etc.data.lists import Clip
-from etc.evaluate.windows import REACH
 from etc.flow.build import FlowSource, flow_source
 from etc.flow.cache import CachedFlow, FramePair
-from etc.flow.precompute import announce
+from etc.flow.precompute import announce, scored_pairs
 from etc.weights import weight_files
 from flownet import VARIANTS
 
@@ -101,17 +100,8 @@ def pairs_to_score(
 ) -> list[FramePair]:
     """The pairs t, k whose flow t -> k a scoring reads, each once, in the order in which they come."""
     root = Path(settings.DATA.data_root)
-    pairs: list[FramePair] = []
-    for clip, own in zip(clips, files, strict=True):
-        paths = [None if file is None else root / frame.image for frame, file in zip(clip, own, strict=True)]
-        ends: list[tuple[Path | None, Path | None]] = []
-        for stride in strides:
-            for t, k in zip(paths, paths[stride:], strict=False):
-                ends += [(t, k), (k, t)] if settings.FLOW.occlusion else [(t, k)]
-            if "majority" in settings.TEST.protocols:
-                reach = REACH * stride
-                windows = (paths[t : t + reach + 1 : stride] for t in range(len(paths) - reach))
-                whole = (window for window in windows if None not in window)
-                ends += [(w[REACH // 2], other) for w in whole for other in w if other is not w[REACH // 2]]
-        pairs += [(t, k) for t, k in ends if t is not None and k is not None]
-    return list(dict.fromkeys(pairs))
+    paths = [
+        [None if file is None else root / frame.image for frame, file in zip(clip, own, strict=True)]
+        for clip, own in zip(clips, files, strict=True)
+    ]
+    return scored_pairs(settings, strides, paths)

@@ -11,8 +11,7 @@ import numpy as np
 from etc.errors import UserError
 from etc.evaluate.metric_list import Accumulator
 from etc.flow.build import FlowSource
-
-REACH = 4  # strides from the first frame of a window to its last
+from etc.metrics.protocols import REACH
 
 
 class _Frame(NamedTuple):

@@ -55,16 +55,20 @@ class DatasetFlow:
         return flow, None if path.suffix == ".flo" and valid.all() else valid
 
     def checked(self, path_t: Path, path_k: Path, shape: tuple[int, int]) -> PairFlow:
-        """The flow, and the visible pixels: as the file says, or else as the flow k -> t finds, where there is one.
+        """The flow, and the visible pixels: as the flow k -> t finds, where there is one; or else as the file says.
+
+        A file says so itself where pixels are not valid though it gives their flow, as the rendered street does of
+        occluded ones. KITTI's files and .flo are not valid where the flow is unknown.
 
         Raises:
             UserError: as :meth:`with_validity`.
         """
         forward, valid = self.with_validity(path_t, path_k, shape)
-        if valid is not None or not self.available(path_k, path_t):
+        if not self.available(path_k, path_t) or (valid is not None and _marks_occlusion(forward, valid)):
             return PairFlow(forward, valid, valid)
         backward = self.with_validity(path_k, path_t, shape)[0]
-        return PairFlow(forward, visible=visible_pixels(forward, backward).numpy())
+        visible = visible_pixels(forward, backward).numpy()
+        return PairFlow(forward, valid, visible if valid is None else visible & valid)
 
     def second_step(self, path_b: Path, path_c: Path, first: PairFlow, second: PairFlow) -> np.ndarray:
         """As :meth:`etc.flow.cache.CachedFlow.second_step`.
@@ -79,3 +83,8 @@ class DatasetFlow:
     def available(self, path_t: Path, path_k: Path) -> bool:
         """Whether the data set has the flow of a pair."""
         return data_set_flow(path_t, path_k) is not None
+
+
+def _marks_occlusion(flow: np.ndarray, valid: np.ndarray) -> bool:
+    """Whether a file gives the flow of pixels that it marks as not valid."""
+    return bool((~valid & ~unknown_flow(flow, valid)).any())

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -30,6 +31,8 @@ _PRESETS = {
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
+
+logger = logging.getLogger(__name__)
 
 
 class FlowEstimator(Protocol):
@@ -86,6 +89,8 @@ def build_flow(
         estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized, check and scale == 1))
     elif ":" in name:
         estimator = imported_estimator(name)
+        if weights is not None:
+            logger.warning("FLOW.weights %s is not read: the factory of FLOW.name %s takes no arguments", weights, name)
     else:
         known = ", ".join(FLOW_ESTIMATORS)
         raise UserError(f"flow estimator {name!r} is none of {known}, and no package.module:factory of your own")

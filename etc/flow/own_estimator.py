@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etc.errors import UserError
 from model.own_source import source_hash
@@ -20,7 +21,8 @@ class OwnEstimator:
     """An object with ``estimate(rgb_t, rgb_k)``, as an estimator; see :class:`etc.flow.FlowEstimator`.
 
     Args:
-        estimator: the object; one without ``name`` or ``key`` is named after ``imported_as`` and its source.
+        estimator: the object. One without ``name`` is named after ``imported_as``. One without ``key`` gets its name,
+            ``imported_as``, its source and, where it is an ``nn.Module``, its weights as the key.
         home: the repository that its code comes from, whose modules it may import late; ``None``: none.
         imported_as: the value of ``FLOW.name``.
     """
@@ -28,7 +30,16 @@ class OwnEstimator:
     def __init__(self, estimator: Any, home: Repository | None, imported_as: str) -> None:
         self.estimator, self.home, self.imported_as = estimator, home, imported_as
         self.name: str = getattr(estimator, "name", imported_as.rpartition("/")[2].replace(":", "."))
-        self.key: str = estimator.key if hasattr(estimator, "key") else f"{self.name}-{source_hash(imported_as)}"
+        self.key: str = estimator.key if hasattr(estimator, "key") else f"{self.name}-{self._hash()}"
+
+    def _hash(self) -> str:
+        """Of all that the flow depends on, as far as it can be seen: two factories of one file give other flow."""
+        digest = hashlib.sha256(f"{self.imported_as} {source_hash(self.imported_as)}".encode())
+        if isinstance(self.estimator, nn.Module):
+            for name, value in self.estimator.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What a factory made may have no name that another process could look up: a loading worker imports it anew.
@@ -38,7 +49,7 @@ class OwnEstimator:
         """See :class:`etc.flow.FlowEstimator`; what can be returned: :func:`one_flow`."""
         # Half precision has no room for displacements, and the cache holds flow of the same name in full precision.
         exact = torch.autocast(rgb_t.device.type, enabled=False)
-        with running(self.home, f"FLOW.name {self.imported_as}"), exact:
+        with running(self.home, f"FLOW.name {self.imported_as}"), exact, torch.no_grad():
             returned = self.estimator.estimate(rgb_t, rgb_k)
         return one_flow(returned, rgb_t)
 

@@ -13,8 +13,8 @@ class PairFlow(NamedTuple):
     Attributes:
         forward: flow t -> k, float32 ``[2, H, W]``, pixels.
         valid: where the data set itself says that the flow is valid, bool ``[H, W]``; ``None``: it does not say.
-        visible: which pixels of t are visible in k, bool ``[H, W]``: ``valid``, or else those that pass the
-            forward-backward check (:func:`etc.metrics.warping.visible_pixels`); ``None``: not known.
+        visible: which pixels of t are visible in k, bool ``[H, W]``: ``valid`` itself, or those that pass the
+            forward-backward check (:func:`etc.metrics.warping.visible_pixels`), too; ``None``: not known.
         made_from: hashes of the flow t -> k and k -> t that was checked, where it is in a cache; otherwise empty.
     """
 
@@ -26,4 +26,4 @@ class PairFlow(NamedTuple):
     @property
     def is_checked(self) -> bool:
         """Whether a backward flow decided which pixels are visible."""
-        return self.visible is not None and self.valid is None
+        return self.visible is not None and self.visible is not self.valid

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 _PAIRS = 4  # that are looked at
 _STILL = 1.0  # gray levels: two frames that differ by less say nothing about motion
+_BLUR = 2.0  # pixels: standard deviation of the Gaussian that takes the noise away
 _CLEARLY = 0.85  # of the error of the flow as it is: only what does better than that is named
 _BARELY = 0.95  # of the error without flow: a flow that does no better explains nothing
 _LARGEST_ERROR = 30.0  # gray levels: occluded pixels must not decide
@@ -80,7 +81,9 @@ def errors_of(image_t: np.ndarray, image_k: np.ndarray, flow: np.ndarray, valid:
     valid = np.ones((height, width), bool) if valid is None else valid
     if not valid.any():
         return {}
-    t, k = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in (image_t, image_k))
+    gray = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) for image in (image_t, image_k))
+    # Frames of a camera that stands still differ by its noise, which no flow explains.
+    t, k = (cv2.GaussianBlur(image, (0, 0), _BLUR) for image in gray)
     meant = {
         AS_IT_IS: flow,
         NO_FLOW: flow * 0,

@@ -26,6 +26,7 @@ from etc.data.sources import clips_to_score
 from etc.data.training_list import training_pairs
 from etc.flow.build import cached_flow
 from etc.flow.cache import CachedFlow, FramePair
+from etc.metrics.protocols import REACH
 from utils.threads import TaskQueue, ordered_map
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
     Args:
         settings: name the lists, the layout, the neighbours and the strides.
         purpose: ``train``: each frame of ``DATA.train_list`` with every neighbour that may be drawn, and back where
-            training checks which pixels are visible; ``clips``: the frames that are scored together, both ways.
+            training checks which pixels are visible; ``clips``: as :func:`scored_pairs`.
 
     Raises:
         UserError: missing lists or files.
@@ -53,10 +54,30 @@ def frame_pairs(settings: Settings, purpose: Purpose) -> list[FramePair]:
     root = Path(settings.DATA.data_root)
     whole = clips_to_score(settings)
     clips = [[root / frame.image for frame in clip] for clip in breaks_in(whole, settings).split(whole)]
-    strides = settings.TEST.strides
-    forward = [pair for clip in clips for stride in strides for pair in zip(clip, clip[stride:], strict=False)]
-    both = (pair for t, k in forward for pair in ((t, k), (k, t)))
-    return list(dict.fromkeys(both))
+    return scored_pairs(settings, settings.TEST.strides, clips)
+
+
+def scored_pairs(settings: Settings, strides: Sequence[int], clips: Sequence[Sequence[Path | None]]) -> list[FramePair]:
+    """The pairs t, k whose flow t -> k a scoring reads, each once, in the order in which they come.
+
+    Args:
+        settings: ``FLOW.occlusion`` and ``TEST.protocols``.
+        strides: distances of the frames of a pair.
+        clips: paths of the frames of each clip; ``None``: a gap, whose pairs are not scored.
+    """
+    pairs: list[FramePair] = []
+    for paths in clips:
+        ends: list[tuple[Path | None, Path | None]] = []
+        for stride in strides:
+            for t, k in zip(paths, paths[stride:], strict=False):
+                ends += [(t, k), (k, t)] if settings.FLOW.occlusion else [(t, k)]
+            if "majority" in settings.TEST.protocols:
+                reach = REACH * stride
+                windows = (paths[t : t + reach + 1 : stride] for t in range(len(paths) - reach))
+                whole = (window for window in windows if None not in window)
+                ends += [(w[REACH // 2], other) for w in whole for other in w if other is not w[REACH // 2]]
+        pairs += [(t, k) for t, k in ends if t is not None and k is not None]
+    return list(dict.fromkeys(pairs))
 
 
 def precompute(settings: Settings, purposes: Iterable[Purpose], device: str | torch.device = "cpu") -> tuple[int, int]:

@@ -11,6 +11,13 @@ Labels = Tensor | np.ndarray
 IGNORE = 255
 
 
+def as_clip(labels: Labels, name: str, num_classes: int, like: Tensor | None = None) -> Tensor:
+    """:func:`as_ids` of the frames of one clip, integer ``[T, H, W]``; ValueError for a batch of clips."""
+    if labels.ndim != 3:
+        raise ValueError(f"{name} must be one clip [T, H, W], got {list(labels.shape)}: add clips one by one")
+    return as_ids(labels, name, num_classes, like)
+
+
 def as_integers(labels: Labels, name: str) -> Tensor:
     """uint8 stays, every other integer type becomes int64; ValueError for anything else."""
     if isinstance(labels, np.ndarray):
@@ -67,7 +74,7 @@ def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor
     batch, height, width = like.shape
     if flow.shape[-3:] != (2, height, width) or flow.numel() != 2 * like.numel():
         raise ValueError(f"{name} is {list(flow.shape)}: expected {[batch, 2, height, width]} as the label maps")
-    flow = flow.to(like.device, torch.float32).reshape(batch, 2, height, width)
+    flow = flow.detach().to(like.device, torch.float32).reshape(batch, 2, height, width)
     if not flow.sum().isfinite():  # one reduction; isfinite of every element takes 30 times as long
         raise ValueError(f"{name} holds NaN or infinite values")
     return flow

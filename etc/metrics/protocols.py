@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from etc.metrics.checks import IGNORE, Labels, as_flow, as_ids, require_classes, require_same
+from etc.metrics.checks import IGNORE, Labels, as_clip, as_flow, as_ids, require_classes, require_same
 from etc.metrics.iou import IouScores, iou_scores
 from etc.metrics.video import VideoConsistency
 from etc.metrics.warping import joint_histogram
 
 SHARE = 2**40  # of which shares are counted in units: sums of integers do not depend on their order
 _FRAMES = 5  # that vote
+REACH = _FRAMES - 1  # strides from the first of them to the last
 
 
 def warp_vspw(ids: Tensor, flow: Tensor) -> Tensor:
@@ -207,10 +208,10 @@ class FlowFreeConsistency:
     def update(self, preds: Labels, targets: Labels) -> None:
         """Adds one clip: predicted and true ids of its frames in order, integer ``[T, H, W]`` each.
 
-        Raises ValueError when the shapes differ or an id is neither in 0..K-1 nor 255.
+        Raises ValueError when the shapes differ, for a batch of clips, or when an id is neither in 0..K-1 nor 255.
         """
-        preds = as_ids(preds, "preds", self.num_classes)
-        targets = as_ids(targets, "targets", self.num_classes, like=preds)
+        preds = as_clip(preds, "preds", self.num_classes)
+        targets = as_clip(targets, "targets", self.num_classes, like=preds)
         for t in range(1, len(preds)):
             stays = (targets[t] == targets[t - 1]) & (targets[t] != IGNORE)
             counted = int(stays.count_nonzero())
@@ -247,8 +248,8 @@ class VspwVideoConsistency(VideoConsistency):
     def update(self, preds: Labels, targets: Labels) -> None:
         """Adds one clip; as :meth:`VideoConsistency.update`."""
         unlabelled = self.num_classes - 1
-        preds = as_ids(preds, "preds", unlabelled)
-        targets = as_ids(targets, "targets", unlabelled, like=preds)
+        preds = as_clip(preds, "preds", unlabelled)
+        targets = as_clip(targets, "targets", unlabelled, like=preds)
         super().update(preds.clamp(max=unlabelled), targets.clamp(max=unlabelled))
 
 

@@ -7,7 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etc.metrics.checks import IGNORE, Labels, as_flow, as_ids, as_mask, require_choice, require_classes, require_same
+from etc.metrics.checks import (
+    IGNORE,
+    Labels,
+    as_clip,
+    as_flow,
+    as_ids,
+    as_mask,
+    require_choice,
+    require_classes,
+    require_same,
+)
 from etc.metrics.warping import warp_labels
 
 
@@ -49,10 +59,10 @@ class VideoConsistency:
     def update(self, preds: Labels, targets: Labels) -> None:
         """Adds one clip: predicted and true ids of its frames in order, integer ``[T, H, W]`` each.
 
-        Raises ValueError when the shapes differ or an id is neither in 0..K-1 nor 255.
+        Raises ValueError when the shapes differ, for a batch of clips, or when an id is neither in 0..K-1 nor 255.
         """
-        preds = as_ids(preds, "preds", self.num_classes)
-        targets = as_ids(targets, "targets", self.num_classes, like=preds)
+        preds = as_clip(preds, "preds", self.num_classes)
+        targets = as_clip(targets, "targets", self.num_classes, like=preds)
         constant = self.definition == "vspw"
         # for how many frames, up to the present one, truth and prediction have been what is asked of them
         truth_run, pred_run = torch.zeros(2, *preds.shape[1:], dtype=torch.uint8, device=preds.device)

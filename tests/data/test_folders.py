@@ -3,13 +3,14 @@
 import os
 import socket
 
+import numpy as np
 import pytest
 
 from etc.config import load_settings
 from etc.data.cityscapes import cityscapes_lists
 from etc.data.folders import files_below, folders_below, subfolders
-from etc.data.frame_names import images_in
-from etc.data.images import image_size, read_image, read_label
+from etc.data.frame_names import frame_folders, images_in
+from etc.data.images import image_size, read_image, read_label, write_png
 from etc.data.labels import read_colors, read_names
 from etc.data.lists import read_frames
 from etc.data.make_lists import folder_lists
@@ -186,3 +187,11 @@ def test_such_a_name_is_one_line_of_the_script(not_utf8, tmp_path, capsys):
         (good / f"{number}.png").touch()
     assert run("make_lists", "folder", good, "--out", tmp_path / os.fsdecode(b"l\xfcsts")) in (0, 2)
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_flow_files_of_a_data_set_are_no_frames(tmp_path):
+    for number in range(3):
+        write_png(tmp_path / f"v/a_{number}.png", np.zeros((8, 8, 3), np.uint8))
+        write_png(tmp_path / f"v/flow/a_{number}_to_{number + 1}_flow.png", np.zeros((8, 8, 3), np.uint16))
+    write_png(tmp_path / "w/flow/frame_0.png", np.zeros((8, 8, 3), np.uint8))
+    assert set(frame_folders(tmp_path)) == {tmp_path / "v", tmp_path / "w/flow"}

@@ -53,6 +53,34 @@ def test_pixels_whose_flow_is_unknown_lead_out_of_the_frame(tmp_path, kind):
     assert not DatasetFlow().checked(*frames, (48, 64)).visible[:12].any()
 
 
+@pytest.mark.parametrize("kind", ["kitti", "flo", "flo with an unknown pixel"])
+def test_pixels_that_a_file_knows_are_visible_where_the_way_back_agrees(tmp_path, kind):
+    frames = write_frames(tmp_path, "s_01", "s_02")
+    there, back = np.zeros((2, 2, 48, 64), np.float32)
+    back[0, :, :20] = 5  # what is there in frame k comes from elsewhere
+    for name, flow in (("s_01_to_02", there), ("s_02_to_01", back)):
+        if kind == "kitti":
+            write_kitti(tmp_path / f"flow/{name}_flow.png", flow)
+        else:
+            flow[:, 0, 63] = 1e10 if "unknown" in kind else 0
+            write_flo(tmp_path / f"flow/{name}_flow.flo", flow)
+    pair = DatasetFlow().checked(*frames, (48, 64))
+    assert pair.is_checked and not pair.visible[1:, :20].any() and pair.visible[1:, 20:].all()
+    assert pair.visible[0, 63] == ("unknown" not in kind)
+
+
+def test_pixels_that_a_file_marks_though_it_gives_their_flow_are_occluded(tmp_path):
+    frames = write_frames(tmp_path, "s_01", "s_02")
+    valid = np.ones((48, 64), bool)
+    valid[:, :20] = False
+    encoded = np.full((48, 64, 3), 2**15, np.uint16)
+    encoded[..., 2] = valid
+    write_png(tmp_path / "flow/s_01_to_02_flow.png", encoded)
+    write_kitti(tmp_path / "flow/s_02_to_01_flow.png", np.full((2, 48, 64), 30, np.float32))
+    pair = DatasetFlow().checked(*frames, (48, 64))
+    assert np.array_equal(pair.visible, valid) and not pair.is_checked
+
+
 def test_missing_or_misfitting_flow_of_the_data_set_is_named(tmp_path):
     frames = write_frames(tmp_path, "s_01", "s_02")
     own = DatasetFlow()

@@ -86,6 +86,18 @@ def mine(tmp_path, monkeypatch):
         "number = 3\n"
         "class Learns(Iterations):\n"
         "    def estimate(self, rgb_t, rgb_k): return rgb_t[:, :2].clone().requires_grad_() * 2\n"
+        "class Named(Iterations):\n"
+        "    name = 'shift'\n"
+        "class Net(torch.nn.Module):\n"
+        "    name = 'net'\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.scale = torch.nn.Parameter(torch.tensor(float(number)))\n"
+        "    def estimate(self, rgb_t, rgb_k):\n"
+        "        assert not torch.is_grad_enabled()\n"
+        "        return rgb_t[:, :2] * self.scale\n"
+        "def one(): return Named()\n"
+        "def nine(): return Named()\n"
         "def buggy(): return {}['missing']\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -100,6 +112,20 @@ def test_an_estimator_is_used_through_its_last_iteration_and_in_loading_workers(
     copy = pickle.loads(pickle.dumps(estimator))
     assert (copy.name, copy.key) == (estimator.name, estimator.key)
     torch.testing.assert_close(copy.estimate(*images), images[0][:, :2], rtol=0, atol=0)
+
+
+def test_flow_of_another_factory_or_of_other_weights_is_not_found_in_the_cache(mine):
+    assert build_flow(f"{mine}:one").key != build_flow(f"{mine}:nine").key
+    before = build_flow(f"{mine}:Net")
+    assert build_flow(f"{mine}:Net").key == before.key and before.key.startswith("net-")
+    sys.modules[mine].number = 4
+    assert build_flow(f"{mine}:Net").key != before.key
+    assert not before.estimate(torch.rand(1, 3, 8, 9), torch.rand(1, 3, 8, 9)).requires_grad
+
+
+def test_weights_that_a_factory_cannot_take_are_pointed_out(mine, caplog):
+    build_flow(f"{mine}:one", weights="my.pth")
+    assert "FLOW.weights my.pth is not read" in caplog.text
 
 
 def test_half_precision_of_a_training_does_not_reach_the_flow(mine):

@@ -64,6 +64,12 @@ def test_frames_that_do_not_move_say_nothing():
     assert advice_on([]) is None
 
 
+def test_no_flow_on_a_still_scene_with_noise_is_no_fault():
+    noise = np.random.default_rng(0).normal(0, 6, (2, *SIZE, 3))
+    frames = [np.clip(texture() + own, 0, 255).astype(np.uint8) for own in noise]
+    assert advice(moved(0, 0), frames) is None
+
+
 def test_only_valid_pixels_count():
     valid = np.zeros(SIZE, bool)
     valid[:, 40:] = True

@@ -64,6 +64,13 @@ def test_pairs_of_clips_are_consecutive_forward_and_backward(words, tiny_world):
     assert sorted(numbers) == sorted([(i, i + 1) for i in range(5)] + [(i + 1, i) for i in range(5)])
 
 
+def test_the_votes_of_five_frames_need_the_flow_from_the_middle_one(words):
+    settings = load_settings(None, [*words, "TEST.protocols=[majority]"])
+    numbers = {tuple(int(path.stem.split("_")[2]) for path in pair) for pair in frame_pairs(settings, "clips")}
+    near = {(i, i + 1) for i in range(5)}
+    assert numbers == near | {(k, t) for t, k in near} | {(m, m + o) for m in (2, 3) for o in (-2, 2)}
+
+
 def test_pairs_of_overlapping_clips_stand_there_once(words, tmp_path):
     lines = (tmp_path / "clips.lst").read_text().splitlines()
     (tmp_path / "clips.lst").write_text("\n".join([*lines[:4], "", *lines[2:]]))

@@ -433,3 +433,12 @@ def test_the_hand_labels_of_the_camvid_clip_score_as_known(real_data):
     assert strict.compute()["mIoU"] == pytest.approx(0.889, abs=0.001)
     difference = np.abs(strict.counts.numpy() - reference).sum()
     assert difference < 1e-4 * reference.sum()  # OpenCV rounds positions its own way
+
+
+def test_flow_that_learns_counts_as_flow_that_does_not():
+    ids = np.random.default_rng(0).integers(0, 3, (12, 16)).astype(np.uint8)
+    flow, backward = torch.zeros(2, 2, 12, 16)
+    one, other = TemporalConsistency(3), TemporalConsistency(3)
+    one.update(ids, ids, flow, backward)
+    other.update(ids, ids, flow.clone().requires_grad_(), backward.clone().requires_grad_())
+    assert torch.equal(one.counts, other.counts)

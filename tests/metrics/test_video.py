@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from etc.metrics import FlickerRate, VideoConsistency
+from etc.metrics.protocols import FlowFreeConsistency, VspwVideoConsistency
 
 
 def random_clip(frames=12, height=7, width=9, classes=3, seed=0, change=0.08):
@@ -112,6 +113,17 @@ def test_video_consistency_of_tensors_equals_that_of_arrays():
 def test_an_impossible_window_is_refused(window):
     with pytest.raises(ValueError, match=f"window must be 2..254 frames, got {window}"):
         VideoConsistency(3, window)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [VideoConsistency(3, 2), VspwVideoConsistency(3, 2), FlowFreeConsistency(3)],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_batch_of_clips_is_not_taken_for_one_long_clip(metric):
+    clips = np.zeros((2, 4, 5, 6), np.uint8)
+    with pytest.raises(ValueError, match=r"preds must be one clip \[T, H, W\], got \[2, 4, 5, 6\]"):
+        metric.update(clips, clips)
 
 
 def test_an_unknown_definition_is_refused():
