@@ -30,4 +30,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 clean:
-	rm -rf $(VENV) exp data/synthetic
+	rm -rf $(VENV) data/synthetic

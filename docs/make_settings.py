@@ -15,6 +15,7 @@ HEAD = """# Settings
 `python docs/make_settings.py` writes this page. A setting stands in a YAML file (`--config FILE`) or on the command
 line (`TRAIN.epochs 40` or `TRAIN.epochs=40`), which wins. Without `--config`, `configs/quickstart.yaml` applies; what
 neither names has the default below. `--help` of a script lists the settings that it reads, with the values in force.
+[The motion loss](motion-loss.md) explains `st_weight`, `visibility` and the settings around them.
 """
 
 

@@ -55,9 +55,7 @@ def compare(
         for metric in metrics:
             row |= _figure(metric, runs, i)
             if metric.statistic:
-                low, high = scores.intervals[metric.key]
-                row |= {f"{metric.key} low": low, f"{metric.key} high": high}
-                row |= _difference(metric, runs, i)
+                row |= _bounds(metric, runs, i) | _difference(metric, runs, i)
         row |= {
             "coverage": scores.coverage,
             **_own_classes(found, own[i], run),
@@ -108,6 +106,15 @@ def _figure(metric: ClipMetric, runs: list[Run], index: int) -> dict[str, float]
 
 def _mean(iou: list[float], classes: np.ndarray) -> float:
     return float(np.nanmean(np.where(classes, iou, math.nan))) if classes.any() else math.nan
+
+
+def _bounds(metric: ClipMetric, runs: list[Run], index: int) -> dict[str, float]:
+    """The 95% interval of :func:`_figure`."""
+    low, high = runs[index].scores.first.intervals[metric.key]
+    if metric.averages != "fixed":  # over the classes of all runs, as the figure
+        counts = np.stack([run.scores.clip_counts[metric.counted_by] for run in runs], axis=1)
+        low, high = bootstrap_interval(counts, lambda pooled: _figures_together(metric, pooled)[index])
+    return {f"{metric.key} low": low, f"{metric.key} high": high}
 
 
 def _difference(metric: ClipMetric, runs: list[Run], index: int) -> dict[str, float]:

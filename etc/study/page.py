@@ -38,7 +38,8 @@ def write_page(study: Study, config: str, runs: list[FinishedRun], rows: list[Ro
     lines = [
         f"# Study: {study.name}",
         "",
-        f"Written by `python tool/study.py --config {config}`; do not edit.",
+        f"Written by `python tool/study.py --config {config}`; do not edit. The runs are kept beside this page: with"
+        " `--results FOLDER` all of them are trained again.",
         f"{len(runs)} of {len(study.rows) * len(study.seeds)} runs are done, on {_clips(runs[0])};"
         f" {sum(run.minutes for run in runs) / 60:.1f} hours of computing without the first trainings.",
         "",
@@ -89,20 +90,23 @@ def _control(study: Study, control: Filter | Overrides) -> str:
 
 
 def _draw_frontier(rows: list[Row], baseline: str, path: Path) -> None:
-    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
     # A constant prediction would press all others into a corner; it stays in the table.
     best = max(row.miou for row in rows)
-    for number, row in enumerate((row for row in rows if row.miou > best / 2), start=1):
+    drawn = [row for row in rows if row.miou > best / 2]
+    columns = _legend_columns(len(drawn), 30)
+    figure = Figure(figsize=(6 + 3 * columns, 6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, row in enumerate(drawn, start=1):
         x, y = 100 * (1 - row.pixel_consistency), 100 * row.miou
         # NaN, the spread of one seed, is not drawn.
         across, up = 100 * row.spread_pixel_consistency, 100 * row.spread_miou
         color = "black" if row.variant == baseline else None
         name = f"{number} {row.variant}"
-        axes.errorbar(x, y, xerr=across, yerr=up, fmt="o", color=color, elinewidth=0.8, alpha=0.9, label=name)
+        marker = "osD^v"[number // 10 % 5]  # the colours come again
+        axes.errorbar(x, y, xerr=across, yerr=up, fmt=marker, color=color, elinewidth=0.8, alpha=0.9, label=name)
         axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8, ncols=columns)
     axes.invert_xaxis()
     axes.set_xlabel("pixels that change their class between frames, % (fewer to the right)")
     axes.set_ylabel("mIoU, %")
@@ -129,7 +133,8 @@ def _draw_curves(study: Study, seed: int, path: Path) -> None:
             for name, title in titles.items()
             if name in start["start"]
         ]
-    figure = Figure(figsize=(4 * len(panels) + 2, 4.5), dpi=110, layout="constrained")
+    columns = _legend_columns(len(here), 24)
+    figure = Figure(figsize=(4 * len(panels) + 2 * columns, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for ax, (title, name, curves) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
         for label, own in curves.items():
@@ -140,8 +145,12 @@ def _draw_curves(study: Study, seed: int, path: Path) -> None:
     if len(here) > 10:  # the colours come again
         for line in ax.lines[10:]:
             line.set_linestyle("--")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=7, ncols=columns)
     _save(figure, path)
+
+
+def _legend_columns(entries: int, rows: int) -> int:
+    return -(-entries // rows)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -135,6 +135,9 @@ def test_differences_are_over_the_classes_that_both_runs_have_in_every_draw(tmp_
     assert row["strict difference low"] == pytest.approx(min(draws))
     assert row["strict difference high"] == pytest.approx(max(draws))
     assert first["strict"] == pytest.approx(np.mean([iou(a.sum(0), k) for k in (0, 1)]))
+    # The interval is of that figure, and not of the mean over all classes of the run.
+    own = [np.mean([iou(counts, k) for k in (0, 1)]) for counts in (2 * a[0], a.sum(0))] + [iou(2 * a[1], 0)]
+    assert (first["strict low"], first["strict high"]) == pytest.approx((min(own), max(own)))
     assert (first["strict classes"], first["lacks"], row["lacks"]) == (2, "", "car")
     assert first["own strict"] == pytest.approx(np.mean([iou(a.sum(0), k) for k in range(3)]))
     text = comparison_table([first, row])
