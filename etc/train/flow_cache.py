@@ -62,8 +62,8 @@ def fill_flow_cache(settings: Settings, data: ClipDataset, device: torch.device)
     if absent:
         logger.warning(
             "FLOW.cache %s lacks the flow of %d pairs that other processes computed: their machines do not share that "
-            "folder, or have the frames at another path, links followed; the loading workers of this one will compute it "
-            "on the CPU (docs/scaling.md)",
+            "folder, or have the frames at another path, links followed; the loading workers of this one will compute "
+            "it on the CPU (docs/scaling.md)",
             settings.FLOW.cache,
             absent,
         )
