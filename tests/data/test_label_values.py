@@ -213,7 +213,7 @@ def test_a_mapping_comes_from_a_file_and_keeps_large_values(data, tmp_path):
 
 
 def test_mappings_that_fit_no_classes_are_named(data):
-    with pytest.raises(UserError, match=r"gives the label value 3 the train id 2: expected 0\.\.1"):
+    with pytest.raises(UserError, match=r"gives the value 3 the train id 2: expected 0\.\.1"):
         label_table_of(data(label_map="{0: 0, 3: 2}")[0])
     with pytest.raises(UserError, match="65536 is no value of a label file"):
         label_table_of(data(label_map="{65536: 0}")[0])
