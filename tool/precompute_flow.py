@@ -7,10 +7,9 @@
 
 --for train: every pair of frames that training may draw, backward too where it checks which pixels
 are visible. --for clips: the pairs of frames that are scored, forward and backward, with each
-estimator of FLOW.evaluate_with. Flow
-that is already in the cache is checked and kept, so an interrupted run can be continued. torchrun
-shares the pairs between processes and GPUs. Use FLOW.scale 0.5 where whole frames do not fit into
-memory.
+estimator of FLOW.evaluate_with. Flow that is already in the cache is checked and kept, so an
+interrupted run can be continued. torchrun shares the pairs between processes and GPUs. Use
+FLOW.scale 0.5 where whole frames do not fit into memory.
 """
 
 from etc import cli, distributed

@@ -21,9 +21,8 @@ from utils.threads import ordered_map
 EXPLAINED = 0.35
 # The same after the picture was moved as a whole. What is left to compare is smaller, so that chance explains more.
 EXPLAINED_BY_PAN = 0.5
-METHOD = (
-    "one size, dis-medium, 256 pixels, explained 0.35, by a pan 0.5"  # whatever changes a verdict changes this text
-)
+# Whatever changes a verdict changes this text.
+METHOD = "one size, dis-medium, 256 pixels, explained 0.35, by a pan 0.5"
 
 _SIDE = 256  # pixels, longer side of the small copies
 _SHORTEST = 96  # pixels, shorter side: OpenCV's DIS crashes on smaller ones

@@ -109,6 +109,31 @@ def test_a_finished_run_is_not_overwritten_and_not_mixed_with_another(tiny_train
     assert (folder / "last.pth").read_bytes() == before
 
 
+def test_a_network_without_batch_norm_after_pooling_trains_on_single_images(tiny_training):
+    single = ["TRAIN.batch_size=1", "TRAIN.st_weight=0.0", "TRAIN.epochs=1", "TRAIN.val_freq=0", "TRAIN.train_h=33"]
+    folder = train([*tiny_training, "TRAIN.arch=lraspp", "TRAIN.loss=cross_entropy", *single])
+    assert (folder / "last.pth").is_file()
+
+
+def test_somebodys_batch_norm_after_pooling_is_one_line_with_its_cure(tiny_training, tmp_path, monkeypatch):
+    (tmp_path / "pooling_net.py").write_text("""
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, classes, 3, 4, 1), nn.BatchNorm2d(classes)
+
+    def forward(self, image):
+        logits = self.conv(image)
+        return logits + self.norm(logits.mean((2, 3), keepdim=True))
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    single = ["TRAIN.batch_size=1", "TRAIN.st_weight=0.0", "TRAIN.epochs=1", "TRAIN.val_freq=0"]
+    with pytest.raises(UserError, match=r"TRAIN\.arch pooling_net:Net, in training: .*raise the batch size"):
+        train([*tiny_training, "TRAIN.arch=pooling_net:Net", "TRAIN.loss=cross_entropy", *single])
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_checkpoint(tiny_training, tmp_path):
     train([*tiny_training, "TRAIN.epochs=1"])
     before = (tmp_path / "run/last.pth").read_bytes()
