@@ -38,13 +38,16 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device: what the settings ask for; with CUDA every process takes the GPU of its local rank.
 
     Raises:
-        UserError: with CUDA, no GPU of the local rank.
+        UserError: a part of torchrun's environment alone; with CUDA, no GPU of the local rank.
     """
     if "RANK" not in os.environ or dist.is_initialized():
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # else what names no GPU, as the thread that pins memory, opens GPU 0 too
         yield device
         return
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(f"RANK is set, {', '.join(missing)} not: start with torchrun, which sets all, or unset RANK")
     if device.type == "cuda":
         device = torch.device("cuda", _local_gpu())
         torch.cuda.set_device(device)

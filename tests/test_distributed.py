@@ -107,9 +107,23 @@ def test_a_process_that_is_killed_ends_the_others_and_the_folder_is_free(tmp_pat
         pass
 
 
+def test_a_rank_without_the_rest_of_torchruns_environment_is_one_line(monkeypatch):
+    """As in jobs of schedulers that number their processes."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(UserError, match="RANK is set, MASTER_ADDR, MASTER_PORT not: start with torchrun"),
+        distributed.process_group(torch.device("cpu")),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(("local", "named"), [(None, "LOCAL_RANK is not set"), ("4", "LOCAL_RANK is 4")])
 def test_a_process_without_a_gpu_of_its_own_is_one_line(monkeypatch, local, named):
-    monkeypatch.setenv("RANK", "0")
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local is not None:
         monkeypatch.setenv("LOCAL_RANK", local)
