@@ -2,6 +2,7 @@
 
     python tool/study.py --config configs/study/street.yaml
     python tool/study.py --config configs/study/street.yaml --jobs 2     # two runs at a time
+    python tool/study.py --config configs/study/street.yaml --variants baseline mse0.5   # these alone
     python tool/study.py --config configs/study/street.yaml --only-pages # from the runs that are done
 
 The file names the settings of all runs, the variants with what each changes, and the seeds. All
@@ -35,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--results", default="docs/results/study", metavar="FOLDER", help="for the pages (default: docs/results/study)"
     )
+    parser.add_argument(
+        "--variants", nargs="+", default=[], metavar="NAME", help="run these alone, the baseline with the controls"
+    )
     parser.add_argument("--only-pages", action="store_true", help="run nothing")
     args = parser.parse_args(argv)
     if args.jobs < 1:
@@ -43,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     results = Path(args.results)
     with exclusive_output(study.folder):
         if not args.only_pages:
-            run_all(study, args.config, results, jobs=args.jobs)
+            run_all(study, args.config, results, jobs=args.jobs, only=args.variants)
         runs = read_runs(study, results)
         if not runs:
             raise UserError(f"{runs_file(study, results)} holds no finished run: leave --only-pages out")

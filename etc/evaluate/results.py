@@ -306,7 +306,7 @@ def read_result(path: Path) -> dict[str, Any]:
         UserError: the file is missing or no result.
     """
     try:
-        result = json.loads(regular_file(path).read_text(encoding="utf-8"), object_hook=_with_nan)
+        result = json.loads(regular_file(path).read_text(encoding="utf-8"), object_hook=with_nan)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError):
@@ -316,24 +316,27 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def _with_nan(node: dict[str, Any]) -> dict[str, Any]:
+def with_nan(node: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object as it was before :func:`without_nan`, for ``object_hook``."""
+
     def value(x: Any) -> Any:
         return [value(v) for v in x] if isinstance(x, list) else math.nan if x is None else x
 
     return {key: value(x) for key, x in node.items()}
 
 
-def _without_nan(node: Any) -> Any:
+def without_nan(node: Any) -> Any:
+    """What JSON can hold: NaN, a value that does not exist, becomes ``None``, which it writes as null."""
     if isinstance(node, dict):
-        return {key: _without_nan(value) for key, value in node.items()}
+        return {key: without_nan(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_without_nan(value) for value in node]
+        return [without_nan(value) for value in node]
     return None if isinstance(node, float) and math.isnan(node) else node
 
 
 def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write JSON, atomically; NaN, a value that does not exist, becomes null; lists of numbers take one line."""
-    text = json.dumps(_without_nan(content), indent=1)
+    text = json.dumps(without_nan(content), indent=1)
     write_text(path, _NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text) + "\n")
 
 

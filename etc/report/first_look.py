@@ -68,7 +68,7 @@ def write_first_look(viewer: ClipViewer, folder: Path) -> FirstLook:
 
 
 def median_clip(steadiness: list[list[float]]) -> int:
-    """The clip on which the last run differs from the first as much as on the median clip; not the best one.
+    """The clip on which the last run differs from the first as much as on the median clip; of two, the worse one.
 
     Args:
         steadiness: of every clip, one list per run; NaN where nothing was counted. A single run is looked at by itself.
@@ -76,7 +76,7 @@ def median_clip(steadiness: list[list[float]]) -> int:
     last, first = np.array(steadiness[-1]), np.array(steadiness[0])
     difference = last if len(steadiness) == 1 else last - first
     order = [int(i) for i in np.argsort(difference, kind="stable") if not math.isnan(difference[i])]
-    return order[len(order) // 2] if order else 0
+    return order[(len(order) - 1) // 2] if order else 0
 
 
 def _share(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import cos, radians, sin
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -97,21 +100,36 @@ def _draw_frontier(rows: list[Row], baseline: str, path: Path) -> None:
     figure = Figure(figsize=(6 + 3 * columns, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for number, row in enumerate(drawn, start=1):
-        x, y = 100 * (1 - row.pixel_consistency), 100 * row.miou
+    points = [(100 * (1 - row.pixel_consistency), 100 * row.miou) for row in drawn]
+    for number, (row, (x, y)) in enumerate(zip(drawn, points, strict=True), start=1):
         # NaN, the spread of one seed, is not drawn.
         across, up = 100 * row.spread_pixel_consistency, 100 * row.spread_miou
         color = "black" if row.variant == baseline else None
         name = f"{number} {row.variant}"
         marker = "osD^v"[number // 10 % 5]  # the colours come again
         axes.errorbar(x, y, xerr=across, yerr=up, fmt=marker, color=color, elinewidth=0.8, alpha=0.9, label=name)
-        axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
     figure.legend(loc="outside right upper", fontsize=8, ncols=columns)
     axes.invert_xaxis()
     axes.set_xlabel("pixels that change their class between frames, % (fewer to the right)")
     axes.set_ylabel("mIoU, %")
     axes.grid(color="0.9")
+    _number(figure, axes, points)
     _save(figure, path)
+
+
+def _number(figure: Figure, axes: Axes, points: list[tuple[float, float]]) -> None:
+    """Write 1, 2, ... beside the points, further away where points or other numbers are close, with a line then."""
+    figure.draw_without_rendering()  # lays the axes out
+    at = axes.transData.transform(points)  # pixels
+    taken = list(at)
+    for number, (point, own) in enumerate(zip(points, at, strict=True), start=1):
+        ring = [(cos(radians(turn)), sin(radians(turn))) for turn in range(45, 405, 45)]
+        spots = [own + radius * np.array(way) for radius in (12, 18, 26, 36, 48) for way in ring]
+        spot = next((s for s in spots if all(abs(s - other).max() > 11 for other in taken)), spots[0])
+        taken.append(spot)
+        line = {"arrowstyle": "-", "linewidth": 0.4} if np.hypot(*(spot - own)) > 15 else None
+        places = {"xytext": spot, "textcoords": "figure pixels", "ha": "center", "va": "center"}
+        axes.annotate(str(number), point, fontsize=8, arrowprops=line, **places)
 
 
 def _curves(study: Study, seed: int) -> str:

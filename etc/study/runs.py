@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from etc.config import TOOLKIT
 from etc.errors import UserError
 from etc.evaluate.metric_list import HEADLINE, METRICS, SEGMENTATION
-from etc.evaluate.results import read_clip_scores
+from etc.evaluate.results import read_clip_scores, with_nan, without_nan
 from etc.study.controls import regions_per_frame, write_filtered
 from etc.study.plan import OWN_START, START, Study
 from utils.files import write_text
@@ -82,7 +83,7 @@ def read_runs(study: Study, results: Path) -> list[FinishedRun]:
     runs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            runs.append(FinishedRun(**json.loads(line)))
+            runs.append(FinishedRun(**json.loads(line, object_hook=with_nan)))
         except (ValueError, TypeError) as error:
             raise UserError(f"{path}, line {number}, is no run: delete the line, and it is run again") from error
     for run in runs:
@@ -96,7 +97,7 @@ def read_runs(study: Study, results: Path) -> list[FinishedRun]:
     return [run for run in runs if run.variant in study.rows and run.seed in study.seeds]
 
 
-def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
+def run_all(study: Study, config: str, results: Path, *, jobs: int, only: Sequence[str] = ()) -> None:
     """Run all that is not done yet; stopped at any moment, it goes on where it stopped.
 
     First the trainings that the variants start from, then seed by seed: a study that is stopped early has whole
@@ -107,15 +108,20 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int) -> None:
         config: its file, for messages.
         results: folder of the study's pages.
         jobs: how many runs at a time; each gets an equal share of the cores.
+        only: names of the variants to run; empty: all of them.
 
     Raises:
-        UserError: a script failed; its output is in the log of the run.
+        UserError: no such variant; a script failed; its output is in the log of the run.
         KeyboardInterrupt, SystemExit: this process is to end; the scripts that it runs are ended first.
     """
+    unknown = next((name for name in only if name not in study.variants), None)
+    if unknown is not None:
+        raise UserError(f"{config} has no variant {unknown}, but {', '.join(study.variants)}")
     done = {(run.variant, run.seed) for run in read_runs(study, results)}
-    todo = {seed: [v for v in study.variants if not _is_done(study, v, seed, done)] for seed in study.seeds}
+    wanted = [name for name in study.variants if not only or name in only]
+    todo = {seed: [v for v in wanted if not _is_done(study, v, seed, done)] for seed in study.seeds}
     cores = os.cpu_count() or 1
-    logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(study.variants))
+    logger.info("%s: %d of %d runs to do", config, sum(map(len, todo.values())), len(study.seeds) * len(wanted))
     share = max(1, cores // jobs)
     failed: list[Exception] = []
 
@@ -179,7 +185,7 @@ def _keep(path: Path, runs: list[FinishedRun]) -> None:
     if before and not before.endswith("\n"):  # edited by hand
         before += "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(run.__dict__, separators=(",", ":")) for run in runs)
+    lines = (json.dumps(without_nan(run.__dict__), separators=(",", ":")) for run in runs)
     # Written anew and renamed: a kill leaves no half line.
     write_text(path, before + "".join(f"{line}\n" for line in lines))
 

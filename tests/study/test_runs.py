@@ -106,6 +106,21 @@ def test_a_study_that_failed_goes_on_with_what_is_not_done(study, called, monkey
     assert len(runs.read_runs(study, RESULTS)) == 4
 
 
+def test_some_variants_alone_are_run_and_an_unknown_one_is_refused(study, called):
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["b"])
+    assert [(run.variant, run.seed) for run in runs.read_runs(study, RESULTS)] == [("b", 0), ("b", 1)]
+    with pytest.raises(UserError, match=r"s\.yaml has no variant c, but a, b"):
+        runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["b", "c"])
+
+
+def test_a_figure_that_does_not_exist_is_null_in_the_file_and_nan_again(study, called, monkeypatch):
+    monkeypatch.setattr(runs, "regions_per_frame", lambda settings: float("nan"))
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["a"])
+    lines = (RESULTS / "s_runs.jsonl").read_text().splitlines()
+    assert len(lines) == 2 and all('"regions":null' in line and "NaN" not in line for line in lines)
+    assert all(np.isnan(run.figures["regions"]) for run in runs.read_runs(study, RESULTS))
+
+
 def test_a_study_goes_on_without_the_folders_of_its_runs(study, called):
     runs.run_all(study.model_copy(update={"seeds": [0]}), "s.yaml", RESULTS, jobs=1)
     shutil.rmtree("exp", ignore_errors=True)
