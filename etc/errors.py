@@ -12,8 +12,8 @@ class ConfigError(UserError):
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether memory ended: torch has a type for that on GPUs alone, and two sentences on CPUs."""
-    said = ("not enough memory", "can't allocate memory")
+    """Whether memory ended: torch has a type for what it allocates on GPUs; CPUs and CUDA's libraries use words."""
+    said = ("not enough memory", "can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
     # By its name, as not everything that runs imports torch.
     return (
         isinstance(error, MemoryError)

@@ -55,6 +55,7 @@ def without_padding(outputs: dict[str, Tensor], padded: Tensor, image: Tensor) -
 def needed_multiple(network: nn.Module, home: Repository | None = None) -> int:
     """The multiple that the sides of images must have for a network to run, found by trying; 1 where nothing helps."""
     training, last = network.training, ""
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     network.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), home.active() if home else nullcontext():
@@ -63,7 +64,7 @@ def needed_multiple(network: nn.Module, home: Repository | None = None) -> int:
                 count = 2 * (96 // (2 * multiple)) + 1
                 size = multiple * count, multiple * (count + 2)
                 try:
-                    network(torch.zeros(1, 3, *size))
+                    network(torch.zeros(1, 3, *size, device=device))
                 except Exception as error:  # whatever its code raises for a size that it cannot take
                     last = (str(error).splitlines() or [type(error).__name__])[0]
                 else:

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from etc.config.schema import Distill, Train
-from etc.flow.estimators import FlowNet2Flow, NormalizedInput, ScaledFlow
+from etc.flow.estimators import FlowNet2Flow, NormalizedInput, ScaledFlow, build_flow
 from etc.metrics import FlickerRate, SegmentationIoU, TemporalConsistency, VideoConsistency
 from etc.metrics.warping import agreeing_pixels, boundary_band, ignore_where, warp_labels
 from etc.motion import MotionLoss
@@ -33,6 +34,7 @@ from model import build_model
 from model.build import ARCHITECTURES
 from tests.host_reads import host_reads
 from utils import crit
+from utils.upsampled_argmax import _cells, _interpolated_argmax, _neighbours
 
 CLASSES = 19
 CRITERIA = [name for name in dir(crit) if name.startswith("Criterion")]
@@ -89,6 +91,45 @@ def test_a_tensor_on_the_wrong_device_and_a_reading_fail(cuda):
     with host_reads() as found:
         x.cpu(), torch.ones(3).to(cuda), torch.ones(3).to(cuda, non_blocking=True)
     assert found == ["cpu", "aten::_to_copy from cuda to cpu", "aten::_to_copy from cpu to cuda"]
+
+
+class FlowOfOneConvolution(nn.Module):
+    """An estimator of somebody's own."""
+
+    key = "one-convolution"  # else a hash of its weights
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(6, 2, 3, padding=1)
+
+    def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
+        return self.layer(torch.cat([rgb_t, rgb_k], 1))
+
+
+@pytest.mark.parametrize("home", ["cpu", "cuda"])  # of the images: the cache reads them on the CPU
+def test_an_estimator_of_ones_own_runs_on_the_device_and_gives_flow_where_the_images_are(home, cuda):
+    estimator = build_flow(f"{__name__}:FlowOfOneConvolution", device=cuda)
+    frame = maps(torch.device(home), 1, 3, HEIGHT, WIDTH)
+    flow = estimator.estimate(frame, frame)
+    assert flow.device == frame.device and flow.shape == (1, 2, HEIGHT, WIDTH)
+    assert estimator.estimator.layer.weight.device == cuda
+
+
+class Halving(nn.Module):
+    """Takes sides of even length alone, and is made where it is to run."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, classes, 3, padding=1, device="cuda")
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layer(image) + F.interpolate(self.layer(image)[..., ::2, ::2], scale_factor=2)
+
+
+def test_a_network_that_is_made_on_the_gpu_is_padded_as_one_of_the_cpu(cuda):
+    network = build_model(f"{__name__}:Halving", classes=CLASSES)
+    assert network.pad_to == 2
+    assert_on(cuda, network.eval()(maps(cuda, 1, 3, HEIGHT, WIDTH)))
 
 
 class OneConvolution(nn.Module):
@@ -258,6 +299,15 @@ def test_the_predictor_computes_on_the_device_of_its_network(more, cuda):
     predictor._is_checked = True  # the first prediction reads whether it is finite
     frames = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 2
     assert_on(cuda, predictor.probabilities(frames))
+
+
+def test_the_parts_of_the_argmax_compute_on_the_device_of_the_logits(cuda):
+    """Not the whole: it asks which pixels are mixed."""
+    pixels = maps(cuda, 2, 9, 13, CLASSES)
+    rows, columns = (_neighbours(length, 8 * length, True, pixels) for length in (9, 13))
+    y, x = torch.zeros(5, dtype=torch.int64, device=cuda), torch.ones(5, dtype=torch.int64, device=cuda)
+    met = _interpolated_argmax(pixels[0], rows.part(slice(0, 64)), columns, y, x)
+    assert_on(cuda, *rows, *columns, _cells(pixels), met)
 
 
 def test_the_parts_of_the_metrics_compute_on_the_device_of_the_labels(cuda):

@@ -88,7 +88,7 @@ def build_flow(
         # Reduced images of a black frame hold fractions: ScaledFlow looks before it reduces.
         estimator = CONSTRUCTORS[name](name, _Options(weights, preset, device, normalized, check and scale == 1))
     elif ":" in name:
-        estimator = imported_estimator(name)
+        estimator = imported_estimator(name, device)
         if weights is not None:
             logger.warning("FLOW.weights %s is not read: the factory of FLOW.name %s takes no arguments", weights, name)
     else:

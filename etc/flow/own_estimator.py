@@ -25,10 +25,14 @@ class OwnEstimator:
             ``imported_as``, its source and, where it is an ``nn.Module``, its weights as the key.
         home: the repository that its code comes from, whose modules it may import late; ``None``: none.
         imported_as: the value of ``FLOW.name``.
+        device: where an ``nn.Module`` runs; it moves there at its first flow. Another object gets images as they are.
     """
 
-    def __init__(self, estimator: Any, home: Repository | None, imported_as: str) -> None:
+    def __init__(
+        self, estimator: Any, home: Repository | None, imported_as: str, device: str | torch.device = "cpu"
+    ) -> None:
         self.estimator, self.home, self.imported_as = estimator, home, imported_as
+        self.device = torch.device(device) if isinstance(estimator, nn.Module) else None
         self.name: str = getattr(estimator, "name", imported_as.rpartition("/")[2].replace(":", "."))
         self.key: str = estimator.key if hasattr(estimator, "key") else f"{self.name}-{self._hash()}"
 
@@ -47,14 +51,18 @@ class OwnEstimator:
 
     def estimate(self, rgb_t: Tensor, rgb_k: Tensor) -> Tensor:
         """See :class:`etc.flow.FlowEstimator`; what can be returned: :func:`one_flow`."""
+        given = rgb_t
+        if self.device is not None:
+            self.estimator.to(self.device)
+            rgb_t, rgb_k = rgb_t.to(self.device), rgb_k.to(self.device)
         # Half precision has no room for displacements, and the cache holds flow of the same name in full precision.
         exact = torch.autocast(rgb_t.device.type, enabled=False)
         with running(self.home, f"FLOW.name {self.imported_as}"), exact, torch.no_grad():
             returned = self.estimator.estimate(rgb_t, rgb_k)
-        return one_flow(returned, rgb_t)
+        return one_flow(returned, given)
 
 
-def imported_estimator(name: str) -> OwnEstimator:
+def imported_estimator(name: str, device: str | torch.device = "cpu") -> OwnEstimator:
     """The estimator that ``package.module:factory`` or ``path/to/repository:package.module:factory`` makes.
 
     Raises:
@@ -66,7 +74,7 @@ def imported_estimator(name: str) -> OwnEstimator:
         raise UserError(f"FLOW.name {name}: {error}") from error.__cause__ or error
     if not callable(getattr(estimator, "estimate", None)):
         raise UserError(f"FLOW.name {name}: {type(estimator).__name__} has no method estimate(rgb_t, rgb_k)")
-    return OwnEstimator(estimator, home, name)
+    return OwnEstimator(estimator, home, name, device)
 
 
 def one_flow(returned: Any, image: Tensor) -> Tensor:

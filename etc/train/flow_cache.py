@@ -47,21 +47,22 @@ def fill_flow_cache(settings: Settings, data: ClipDataset, device: torch.device)
     own = pairs[distributed.rank() :: distributed.world_size()]
     missing = [pair for pair in own if not _has(flow, pair)]
     total = int(distributed.sum_counts(torch.tensor([len(missing)])))
-    if not total:
-        return
-    logger.info(
-        "the flow of %d frame pairs is computed with %s on %s, once, into %s; an interrupted run goes on from there",
-        total,
-        settings.FLOW.name,
-        device,
-        settings.FLOW.cache,
-    )
-    fill(flow, missing)
-    distributed.barrier()
-    absent = sum(not _has(flow, pair) for pair in pairs)
+    if total:
+        logger.info(
+            "the flow of %d frame pairs is computed with %s%s, once, into %s; an interrupted run goes on from there",
+            total,
+            settings.FLOW.name,
+            "" if ":" in settings.FLOW.name else f" on {device}",  # an estimator of one's own may be anywhere
+            settings.FLOW.cache,
+        )
+        fill(flow, missing)
+        distributed.barrier()
+    # In every training: what other processes computed in an earlier one may lie on another machine too.
+    absent = sum(not _has(flow, pair) for pair in pairs) if distributed.world_size() > 1 else 0
+    distributed.barrier()  # a million pairs take minutes to look up
     if absent:
         logger.warning(
-            "FLOW.cache %s lacks the flow of %d pairs that other processes computed: their machines do not share that "
+            "FLOW.cache %s lacks the flow of %d pairs that other processes have: their machines do not share that "
             "folder, or have the frames at another path, links followed; the loading workers of this one will compute "
             "it on the CPU (docs/scaling.md)",
             settings.FLOW.cache,

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 CURE = "choose another TRAIN.save_path, or restore"
 
+# What each machine of a training may have by itself; all else must be the same in all processes.
+_OF_A_MACHINE = ("DATA.data_root", "TRAIN.save_path", "TRAIN.workers", "FLOW.cache", "DISTILL.cache")
+
 
 def checkpoint_to_resume(settings: Settings) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that ``TRAIN.resume`` names and its content; ``None``: a new training starts.
@@ -58,6 +61,22 @@ def checkpoint_to_resume(settings: Settings) -> tuple[Path, dict[str, Any]] | No
     return path, content
 
 
+def check_same_settings(settings: Settings) -> None:
+    """Refuse to train where the processes were given different settings: each would train another network.
+
+    Raises:
+        UserError: in every process, where two of them differ; with the first setting that does.
+    """
+    own = {f"{section}.{key}": value for section, keys in settings.model_dump().items() for key, value in keys.items()}
+    for rank, found in enumerate(everywhere := distributed.gathered(own)):
+        for key, value in everywhere[0].items():
+            if key not in _OF_A_MACHINE and found.get(key) != value:
+                raise UserError(
+                    f"{key} is {value} in process 0 and {found.get(key)} in process {rank}: give all of them the same "
+                    "settings file and the same settings on the command line"
+                )
+
+
 def check_same_start(resumed: tuple[Path, dict[str, Any]] | None, settings: Settings) -> None:
     """Refuse to train where the processes would go on from different states: each reads the checkpoint by itself.
 
@@ -82,14 +101,15 @@ def check_same_start(resumed: tuple[Path, dict[str, Any]] | None, settings: Sett
         )
 
 
-def made_with(settings: Settings, data: ClipDataset, student: nn.Module) -> dict[str, Any]:
+def made_with(settings: Settings, data: ClipDataset, student: nn.Module, dtype: torch.dtype) -> dict[str, Any]:
     """What the weights of a training depend on, besides its settings; kept in its checkpoints.
 
     Returns:
         ``inputs``: what the settings name -> hash of its content (:func:`inputs_of`);
         ``frames``: their number; ``frames_sha256`` of the names of frames and labels in their order;
         ``neighbours_sha256`` of the neighbours that are drawn from; ``world_size``; ``structure_sha256`` of the
-        names and shapes of the network's parameters; ``toolkit`` and ``torch``: versions.
+        names and shapes of the network's parameters; ``number_format``: what ``dtype``, that it is computed in, is
+        called; ``toolkit`` and ``torch``: versions.
     """
     neighbours = (data.offsets if data.with_neighbour else [], data.opposite or [])
     return {
@@ -99,6 +119,7 @@ def made_with(settings: Settings, data: ClipDataset, student: nn.Module) -> dict
         "neighbours_sha256": _sha256(map(str, neighbours)),
         "world_size": distributed.world_size(),
         "structure_sha256": _sha256(f"{name} {tuple(p.shape)}" for name, p in student.named_parameters()),
+        "number_format": str(dtype).removeprefix("torch."),
         "toolkit": etc.__version__,
         "torch": str(torch.__version__),
     }
@@ -121,7 +142,7 @@ def check_same_inputs(now: dict[str, Any]) -> None:
             was, is_ = (str(values.get(other))[:12] for values in (first, found))
             raise UserError(
                 f"{other} is {was} in process 0 and {is_} in process {rank}: their machines must have the same frames, "
-                "labels, weights, code and versions"
+                "labels, weights, code and versions, and where TRAIN.amp is auto, compute the same type"
             )
 
 
@@ -151,7 +172,8 @@ def inputs_of(settings: Settings, data: ClipDataset) -> dict[str, str]:
 
 
 def check_same_training(content: dict[str, Any], path: Path, now: dict[str, Any], settings: Settings) -> None:
-    """Refuse a checkpoint of other samples or of a network of another structure; other versions are logged.
+    """Refuse a checkpoint of other samples or of a network of another structure; other versions and another number
+    format are logged.
 
     Args:
         content: the checkpoint. One of version 1.0 does not say what it was made with.
@@ -190,6 +212,9 @@ def check_same_training(content: dict[str, Any], path: Path, now: dict[str, Any]
             f"{path} was trained with TRAIN.arch {settings.TRAIN.network} of another structure (sha256 of names and "
             f"shapes of its parameters {was}, now {is_}): {CURE} the network"
         )
+    if "number_format" in changed:
+        was, is_ = (made["number_format"] for made in (before, now))
+        logger.warning("%s was trained in %s, and TRAIN.amp auto goes on in %s, as this machine does", path, was, is_)
     if changed & {"toolkit", "torch"}:
         was, is_ = (f"version {made.get('toolkit')} with torch {made.get('torch')}" for made in (before, now))
         logger.warning("%s was written by %s, now it is %s: the last bits may differ", path, was, is_)

@@ -35,6 +35,7 @@ from etc.train.pictures import training_pictures
 from etc.train.resume import (
     check_progress,
     check_same_inputs,
+    check_same_settings,
     check_same_start,
     check_same_tensors,
     check_same_training,
@@ -74,6 +75,7 @@ class Trainer:
         self.settings, self.device = settings, device
         self.folder = Path(train.save_path)
         # Before anything that costs time: may this run write here, and which checkpoint does it continue?
+        check_same_settings(settings)
         resumed = checkpoint_to_resume(settings)
         check_same_start(resumed, settings)
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
@@ -104,7 +106,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         # Whether the validation that is due after the last finished epoch, if any, is done.
         self.validated = True
-        self.made_with = made_with(settings, self.data, self.student)
+        self.made_with = made_with(settings, self.data, self.student, self.dtype)
         check_same_inputs(self.made_with)
         if resumed is not None:
             self._restore(*resumed)

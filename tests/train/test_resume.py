@@ -181,6 +181,7 @@ def test_other_neighbours_on_disk_are_refused(checkpoint):
 def test_another_number_of_processes_is_refused_with_both_numbers(checkpoint, monkeypatch):
     _, overrides = checkpoint
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "gathered", lambda value: [value, value])
     message = refused(overrides)
     assert "was trained by 1 processes, now there are 2" in message and "torchrun --nproc_per_node 1" in message
 
@@ -211,6 +212,28 @@ def test_processes_that_would_go_on_from_different_states_are_refused_with_what_
     assert f"epoch 1, step 7 of {tmp_path}/last.pth (sha256 {digest}), process 1 from the first weights" in lacking
     assert f"TRAIN.save_path {tmp_path} must be one folder that all machines share" in lacking
     assert "process 0 would train on from epoch 1" in other and "process 1 from epoch 2" in other
+
+
+def test_processes_with_other_settings_are_refused_but_for_what_is_of_a_machine(monkeypatch):
+    def check(*words: str) -> None:
+        other = load_settings(None, list(words))
+        dumped = {f"{section}.{key}": v for section, keys in other.model_dump().items() for key, v in keys.items()}
+        monkeypatch.setattr(distributed, "gathered", lambda value: [value, value, dumped])
+        resume_module.check_same_settings(load_settings(None, []))
+
+    check()
+    check("FLOW.cache=/scratch/flow", "TRAIN.workers=3", "DATA.data_root=/local/data")
+    with pytest.raises(
+        UserError, match=r"TRAIN\.base_lr is 0\.\d+ in process 0 and 0\.5 in process 2: give all of them"
+    ):
+        check("TRAIN.base_lr=0.5")
+
+
+def test_going_on_in_another_number_format_is_logged(checkpoint, caplog):
+    folder, overrides = checkpoint
+    edit(folder / "run/last.pth", lambda c: c["made_with"].update(number_format="bfloat16"))
+    resumed(overrides)
+    assert "last.pth was trained in bfloat16, and TRAIN.amp auto goes on in float32" in caplog.text
 
 
 def test_processes_with_other_data_or_versions_are_refused(monkeypatch):
