@@ -12,6 +12,7 @@ import torch
 
 from etc.config import dump_settings, load_settings
 from etc.config.schema import Settings
+from etc.data.breaks import breaks_in
 from etc.data.images import image_size, read_image
 from etc.data.labels import class_names
 from etc.data.lists import Clip, Frame, format_clips, format_frames
@@ -122,6 +123,9 @@ def prepare(
     clips = [clip for video in videos for clip in clips_of_frames(unpacking, video)]
     frames = [frame for clip in clips for frame in clip]
     given = " ".join(videos)
+    images = [frame.image for frame in frames]
+    if len(set(images)) < len(images):
+        raise UserError(f"--video {given} names some frames twice: name each video or folder once")
     width, height = _one_size(frames, given)
     recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
     chosen = load_settings(None, [*(f"{key}={value}" for key, value in recipe.items()), *overrides])
@@ -129,7 +133,7 @@ def prepare(
     batch = chosen.TRAIN.batch_size
     if len(frames) < batch:
         raise UserError(f"{given} holds {len(frames)} frames: a training step needs {batch} (TRAIN.batch_size)")
-    _check_motion(clips, given)
+    _check_motion(breaks_in(clips, unpacking).split(clips), given)
     _write_lists(frames, clips, out)
     teacher = load_settings(None, [f"TRAIN.arch={network}", *overrides]).TRAIN.network
     own = {
@@ -208,7 +212,7 @@ def _check_motion(clips: list[Clip], video: str) -> None:
     """Raise UserError where no pair of frames moves: there, any prediction agrees along the flow."""
     pairs = [pair for clip in clips for pair in pairwise(clip)]
     flow = build_flow("dis", preset="ultrafast")
-    for pair in pairs[:: math.ceil(len(pairs) / _LOOKED_AT)]:
+    for pair in pairs[:: math.ceil(len(pairs) / _LOOKED_AT) or 1]:
         t, k = (torch.from_numpy(read_image(Path(frame.image))).permute(2, 0, 1)[None].float() for frame in pair)
         try:
             motion = flow.estimate(t, k)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from etc.config import load_settings
+from etc.data.images import write_png
 from etc.data.labels import voc_colors
 from etc.display.mp4 import Mp4Writer
 from etc.errors import UserError
@@ -73,6 +74,20 @@ def test_a_video_of_one_frame_is_named(tmp_path):
 def test_a_still_video_is_refused(tmp_path):
     with pytest.raises(UserError, match="nothing moves in it, so the motion loss has nothing to teach"):
         prepared(write_clip(tmp_path / "v", step=0), tmp_path / "out")
+
+
+def test_two_still_pictures_are_still_though_one_follows_the_other(tmp_path):
+    rng = np.random.default_rng(0)
+    for number, picture in enumerate(rng.integers(0, 256, (2, 8, 12, 3), dtype=np.uint8).repeat(4, axis=0)):
+        write_png(tmp_path / f"v/{number:03d}.png", picture.repeat(8, axis=0).repeat(8, axis=1))
+    with pytest.raises(UserError, match="nothing moves in it"):
+        prepared(tmp_path / "v", tmp_path / "out")
+
+
+def test_a_video_that_is_given_twice_is_refused_before_the_training(tmp_path):
+    folder = str(write_clip(tmp_path / "v"))
+    with pytest.raises(UserError, match="names some frames twice"):
+        prepared(None, tmp_path / "out", videos=[folder, f"{folder}/"])
 
 
 def test_frames_too_small_for_flow_are_refused(tmp_path):

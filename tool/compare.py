@@ -72,8 +72,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     args.out = args.out or (OUT_OF_FOLDERS if args.predictions else OUT)
     if args.curves:
+        trainings, overrides = named_runs(args.curves, "--curves")
+        if args.runs or args.predictions or args.frames or args.labels or overrides or args.overrides:
+            raise UserError("--curves reads logs alone: leave out all other options but --out, and the settings")
         path = Path(args.out) / "curves.png"
-        draw_curves({name: read_log(folder) for name, folder in named_runs(args.curves, "--curves")[0]}, path)
+        draw_curves({name: read_log(folder) for name, folder in trainings}, path)
         print(f"curves: {path}")
         return 0
     if args.clips < 1:

@@ -10,7 +10,9 @@ from pathlib import Path
 from etc.errors import UserError
 
 
-def folders_below(root: str | Path, *, leave_out: Callable[[Path], bool] = lambda folder: False) -> list[Path]:
+def folders_below(
+    root: str | Path, *, leave_out: Callable[[Path], bool] = lambda folder: False, all_paths: bool = False
+) -> list[Path]:
     """``root`` and all folders below it but hidden ones, sorted. Links are followed, and no folder is given twice.
 
     A folder that several paths lead to is given by the path without links, if there is one. Folders that cannot be
@@ -19,31 +21,36 @@ def folders_below(root: str | Path, *, leave_out: Callable[[Path], bool] = lambd
     Args:
         root: where to start.
         leave_out: whether a folder is left out, with all that lies below it.
+        all_paths: give a folder by every path that leads to it, but for those that lead through it.
     """
     seen: set[tuple[int, int]] = set()
-    found, links = [], deque([Path(root)])
+    found: list[Path] = []
+    links = deque([(Path(root), frozenset[tuple[int, int]]())])
     while links:
         waiting = [links.popleft()]
         while waiting:
-            folder = waiting.pop()
+            folder, above = waiting.pop()
             try:
-                inside = _folders_in(folder) if _first_visit(folder, seen) else None
+                own = _identity(folder)
+                inside = [] if own in (above if all_paths else seen) else [folder, *_folders_in(folder)]
             except OSError:
                 continue
-            if inside is None:
-                continue
-            found.append(folder)
-            for path in inside:
+            seen.add(own)
+            found += inside[:1]
+            for path in inside[1:]:
                 if not leave_out(path):
                     # Links come last, so that a folder is found by its own path first.
-                    (links if path.is_symlink() else waiting).append(path)
+                    (links if path.is_symlink() else waiting).append((path, above | {own}))
     return sorted(found)
 
 
-def files_below(root: str | Path, *suffixes: str) -> list[Path]:
-    """The files in ``root`` and all folders below it whose names end with one of ``suffixes``, in any case; sorted."""
+def files_below(root: str | Path, *suffixes: str, all_paths: bool = False) -> list[Path]:
+    """The files in ``root`` and all folders below it whose names end with one of ``suffixes``, in any case; sorted.
+
+    ``all_paths`` is that of :func:`folders_below`.
+    """
     found = []
-    for folder in folders_below(root):
+    for folder in folders_below(root, all_paths=all_paths):
         with os.scandir(folder) as entries:
             found += [folder / e.name for e in entries if e.name.lower().endswith(suffixes) and not e.is_dir()]
     return sorted(found)
@@ -51,9 +58,9 @@ def files_below(root: str | Path, *suffixes: str) -> list[Path]:
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in ``folder`` but hidden ones, sorted. Links are followed, and no folder is given twice."""
-    seen: set[tuple[int, int]] = set()
     inside = sorted(_folders_in(folder), key=Path.is_symlink) if folder.is_dir() else []
-    return sorted(path for path in inside if _first_visit(path, seen))
+    by_identity = {_identity(path): path for path in reversed(inside)}  # of several paths, the first stays
+    return sorted(by_identity.values())
 
 
 def check_name(path: Path) -> None:
@@ -74,11 +81,7 @@ def _folders_in(folder: Path) -> list[Path]:
         return sorted(folder / entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _first_visit(folder: Path, seen: set[tuple[int, int]]) -> bool:
-    """Whether this is the first path that leads to the folder; a loop of links would lead to it again and again."""
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for all paths that lead to a folder."""
     status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in seen:
-        return False
-    seen.add(identity)
-    return True
+    return status.st_dev, status.st_ino

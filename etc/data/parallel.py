@@ -46,11 +46,13 @@ class Pattern:
         option: what to call it in messages.
 
     Raises:
-        UserError: a place of another name, or no ``{frame}``.
+        UserError: a place of another name, no ``{frame}``, or a path that leads out of the folder of the data set.
     """
 
     def __init__(self, text: str, option: str) -> None:
         self.text, self.option = PurePosixPath(os.path.normpath(text)).as_posix(), option
+        if PurePosixPath(self.text).parts[:1] in ((), ("/",), ("..",)):
+            raise UserError(f"{option} {text!r} leads out of the data set: expected a path below its folder")
         self.places: set[str] = set()
         pieces = []
         for piece in re.split(r"(\{[^{}]*\}|\*)", self.text):
@@ -83,7 +85,7 @@ class Pattern:
             fixed.append(part)
         start = root.joinpath(*fixed)
         found: dict[Key, str] = {}
-        for file in files_below(start, *IMAGE_SUFFIXES):
+        for file in files_below(start, *IMAGE_SUFFIXES, all_paths=True):  # a path says to what a frame belongs
             name = PurePosixPath(*fixed, file.relative_to(start).as_posix()).as_posix()
             match = self.path.fullmatch(name)
             if match is None or file.name.startswith("."):

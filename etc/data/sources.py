@@ -196,10 +196,10 @@ def _noted(folder: Path) -> dict[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
-def frame_rate(clip: Clip, settings: Settings) -> float:
-    """Frames per second of a clip: those of the video that its frames were unpacked from, or else ``TEST.fps``."""
+def frame_rate(clip: Clip, settings: Settings) -> float | None:
+    """Frames per second of the video that the frames of a clip were unpacked from; ``None`` for other frames."""
     fps = _noted((Path(settings.DATA.data_root) / clip[0].image).parent).get("fps")
-    return float(fps) if isinstance(fps, int | float) and _SLOWEST <= fps <= _FASTEST else settings.TEST.fps
+    return float(fps) if isinstance(fps, int | float) and _SLOWEST <= fps <= _FASTEST else None
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -47,7 +47,7 @@ def read_log(folder: str | Path) -> Curves:
     return curves
 
 
-def draw_curve(axes: Axes, curves: Curves, name: str, label: str) -> None:
+def draw_curve(axes: Axes, curves: Curves, name: str, label: str, color: str | None = None) -> None:
     """Draw one curve into axes, if it was logged: losses as means of neighbouring entries, scores in percent."""
     entries = curves.get(name, [])
     steps: list[float] = [step for step, _ in entries]
@@ -59,7 +59,7 @@ def draw_curve(axes: Axes, curves: Curves, name: str, label: str) -> None:
         parts = [slice(i, i + size) for i in range(0, len(entries), size)]
         steps, values = ([sum(xs[part]) / len(xs[part]) for part in parts] for xs in (steps, values))
     if entries:
-        axes.plot(steps, values, marker="." if len(steps) < 30 else None, label=label)
+        axes.plot(steps, values, marker="." if len(steps) < 30 else None, label=label, color=color)
 
 
 def draw_curves(runs: dict[str, Curves], path: Path) -> None:
@@ -73,16 +73,16 @@ def draw_curves(runs: dict[str, Curves], path: Path) -> None:
     rows = math.ceil(len(names) / _COLUMNS)
     figure = Figure(figsize=(4.2 * _COLUMNS, 3 * max(1, rows)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(max(1, rows), _COLUMNS, squeeze=False).flat
+    panels = list(figure.subplots(max(1, rows), _COLUMNS, squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
-        for run, curves in runs.items():
-            draw_curve(axes, curves, name, run)
+        for number, (run, curves) in enumerate(runs.items()):
+            draw_curve(axes, curves, name, run, f"C{number % 10}")  # a run without an entry here keeps its colour, too
         axes.set_title(f"{name}, %" if name.startswith(_PERCENT) else name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(color="0.9")
         if len(runs) > 1:
             axes.legend(fontsize=7)
-    for axes in list(panels):
+    for axes in panels[len(names) :]:
         axes.set_axis_off()
     with replacing(path) as temporary:
         figure.savefig(temporary)

@@ -146,9 +146,11 @@ class ClipViewer:
             if own != scored:
                 raise UserError(f"{runs[0].folder} was scored with {what} {scored}, the settings say {own}")
         self._predictions = {}
+        self._frames = []  # of each run, which may call them otherwise
         for run in runs:
             frames = settings_of_frames(run.scores, first, settings)
             clips = whole if frames is settings else clips_to_score(frames)
+            self._frames.append((frames, breaks.split(clips)))
             self._predictions[run.name] = _predictions_of(run, frames, clips)
         self._files = {name: breaks.split(own.files) for name, own in self._predictions.items()}
         self.palette = read_colors(settings.DATA.colors_path, settings.DATA.classes)
@@ -182,8 +184,9 @@ class ClipViewer:
         return read_image(Path(self.settings.DATA.data_root) / self.clips[index][t].image)
 
     def fps(self, index: int) -> float:
-        """Frames per second of a clip, see :func:`etc.data.sources.frame_rate`."""
-        return frame_rate(self.clips[index], self.settings)
+        """Frames per second of a clip: of the video that it is for one of the runs, or else ``TEST.fps``."""
+        rates = (frame_rate(clips[index], frames) for frames, clips in self._frames)
+        return next((rate for rate in rates if rate is not None), self.settings.TEST.fps)
 
     def prediction(self, run: Run, index: int, t: int) -> np.ndarray:
         """A run's prediction of frame t of a clip, uint8 ``[H, W]``; where there is none, no pixel has a class."""

@@ -61,7 +61,7 @@ def named_runs(args: list[str], option: str = "--runs") -> tuple[list[tuple[str,
     first = next((i for i, word in enumerate(args) if word.partition(".")[0] in SECTIONS), len(args))
     pairs = [word.partition("=") for word in args[:first]]
     if not pairs or not all(map(all, pairs)):
-        form = "NAME=FOLDER" if option == PREDICTIONS else "NAME=FOLDER or NAME=CHECKPOINT"
+        form = "NAME=FOLDER or NAME=CHECKPOINT" if option == "--runs" else "NAME=FOLDER"
         raise UserError(f"{option} takes {form}, got {' '.join(args[:first]) or 'nothing'}")
     names = [name for name, _, _ in pairs]
     for i, (name, _, where) in enumerate(pairs):

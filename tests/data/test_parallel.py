@@ -90,6 +90,8 @@ def test_clips_of_one_frame_and_labels_without_frame_are_left_out_and_said(tmp_p
     ("frames", "labels", "message"),
     [
         ("{clip}/x.jpg", None, r"--frames '\{clip\}/x.jpg' has no \{frame\}"),
+        ("/{clip}/{frame}.jpg", None, "frame}.jpg' leads out of the data set: expected a path below its folder"),
+        ("../rgb/{clip}/{frame}.jpg", None, "leads out of the data set"),
         ("{video}/{frame}.jpg", None, r"\{video\} is unknown, expected \{clip\}, \{frame\} or \{split\}"),
         (
             "{clip}/{frame}.bmp",
@@ -113,6 +115,18 @@ def test_files_of_clips_that_are_missing_or_name_nothing_here_are_refused(tmp_pa
         parallel_lists(tmp_path, "{clip}/{frame}.jpg", None, {"val": ["z"]})
     with pytest.raises(UserError, match=r"cannot read .*val\.txt: No such file"):
         clip_names_in(tmp_path / "val.txt")
+
+
+def test_parts_that_are_links_to_clips_elsewhere_are_found_and_loops_end(tmp_path):
+    plant(tmp_path, "all/a/0.png", "all/a/1.png", "all/b/0.png", "all/b/1.png")
+    for part, clip in (("train", "a"), ("val", "b")):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / clip).symlink_to(f"../all/{clip}")
+    (tmp_path / "all/a/loop").symlink_to(".")
+    lists = parallel_lists(tmp_path, "{split}/{clip}/{frame}.png", None, None)
+    assert lists["train_clips.lst"] == "train/a/0.png\ntrain/a/1.png\n"
+    assert lists["val_clips.lst"] == "val/b/0.png\nval/b/1.png\n"
+    assert lists["all_clips.lst"].count("\n") == 5  # two clips of two frames
 
 
 def test_only_the_folder_before_the_first_place_is_searched(tmp_path):

@@ -1,5 +1,7 @@
 """The log of a training as it is read back, and the curves drawn from it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -52,6 +54,17 @@ def test_losses_are_means_of_neighbours_and_scores_are_percent():
     assert loss.get_ydata()[0] == pytest.approx(noise[:3].mean()) and loss.get_xdata()[0] == 1
     assert loss.get_ydata()[-1] == pytest.approx(noise[249]) and len(loss.get_xdata()) == 84
     assert list(score.get_ydata()) == [50, 75]
+
+
+def test_a_run_has_one_colour_in_all_panels_and_no_panel_is_left_empty(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: figures.append(figure) or Path(file).write_bytes(b""))
+    both = {"loss/loss": [(1, 2.0)], "loss/motion": [(1, 1.0)]}
+    draw_curves({"a": {"loss/loss": [(1, 3.0)]}, "b": both}, tmp_path / "curves.png")
+    first, second, third = figures[0].axes
+    assert [line.get_label() for line in first.lines] == ["a", "b"]
+    assert first.lines[1].get_color() == second.lines[0].get_color() != first.lines[0].get_color()
+    assert first.axison and second.axison and not third.axison
 
 
 def test_runs_are_drawn_over_each_other_with_a_panel_for_each_name(tmp_path):

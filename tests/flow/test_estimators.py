@@ -429,7 +429,7 @@ def test_flow_of_a_frame_whose_time_alone_changed_is_kept(tmp_path, seconds):
 def test_an_estimator_that_fails_leaves_nothing_in_the_store(tmp_path):
     class Failing(Counting):
         def estimate(self, rgb_t, rgb_k):
-            raise RuntimeError("out of memory")
+            raise RuntimeError("a bug")
 
     frames = write_frames(tmp_path, "a_1", "a_2")
     with pytest.raises(RuntimeError):
