@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from etc.benchmark.host_reads import host_reads
 from etc.config.schema import Distill, Train
 from etc.flow.estimators import FlowNet2Flow, NormalizedInput, ScaledFlow, build_flow
 from etc.metrics import FlickerRate, SegmentationIoU, TemporalConsistency, VideoConsistency
@@ -32,7 +33,6 @@ from etc.train.step import MotionTask
 from flownet import VARIANTS, channelnorm, correlation, resample2d
 from model import build_model
 from model.build import ARCHITECTURES
-from tests.host_reads import host_reads
 from utils import crit
 from utils.upsampled_argmax import _cells, _interpolated_argmax, _neighbours
 

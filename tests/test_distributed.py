@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
@@ -118,6 +119,39 @@ def test_a_rank_without_the_rest_of_torchruns_environment_is_one_line(monkeypatc
         distributed.process_group(torch.device("cpu")),
     ):
         pass
+
+
+def test_a_gpu_is_named_at_the_start_and_the_group_is_left_standing_after_an_error(monkeypatch):
+    """Under NCCL its end would wait for processes that sit in a collective, and the error would not be shown."""
+    calls = []
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *a, **k: calls.append((*a, *k.items())))
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: calls.append("destroyed"))
+    gpu = torch.device("cuda", 1)
+    with pytest.raises(KeyError), distributed.process_group(torch.device("cuda")) as device:
+        assert device == gpu
+        raise KeyError
+    assert calls == [gpu, ("nccl", ("device_id", gpu))]
+    with distributed.process_group(torch.device("cuda")):
+        pass
+    assert calls[2:] == [*calls[:2], "destroyed"]
+
+
+def test_waiting_and_counting_do_not_give_up_after_minutes(monkeypatch):
+    asked = []
+
+    def new_group(**options):
+        asked.append(options)
+        return distributed.dist.ProcessGroup.__new__(distributed.dist.ProcessGroup)
+
+    monkeypatch.setattr(distributed.dist, "new_group", new_group)
+    monkeypatch.setattr(distributed, "_patient_groups", {})
+    assert distributed._patient_group() is distributed._patient_group()
+    (options,) = asked
+    assert options["backend"] == "gloo" and options["timeout"] > timedelta(days=7)
 
 
 @pytest.mark.parametrize(("local", "named"), [(None, "LOCAL_RANK is not set"), ("4", "LOCAL_RANK is 4")])

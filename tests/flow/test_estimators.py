@@ -15,6 +15,7 @@ from torch import nn
 from torchvision.models import optical_flow
 from torchvision.models.optical_flow import Raft_Small_Weights, raft_small
 
+from etc.benchmark.host_reads import host_reads
 from etc.config.schema import FLOW_ESTIMATORS
 from etc.data.images import read_image, write_png
 from etc.data.transform import MEAN, STD
@@ -23,7 +24,6 @@ from etc.flow.cache import CachedFlow
 from etc.flow.estimators import CONSTRUCTORS, DisFlow, build_flow
 from etc.flow.files import read_flow, write_flo, write_kitti
 from etc.motion import MotionLoss
-from tests.host_reads import host_reads
 from tests.scripts import load_script
 
 

@@ -11,13 +11,13 @@ import torch
 from torchvision.models.optical_flow import raft_small
 from tqdm import tqdm
 
+from etc.benchmark.host_reads import host_reads
 from etc.config import load_settings
 from etc.train import trainer as training
 from etc.train.batch import ClipBatch
 from etc.train.kept_losses import KeptLosses
 from etc.train.trainer import NonFiniteLoss, Trainer
 from model import build_model
-from tests.host_reads import host_reads
 
 CPU = torch.device("cpu")
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from etc.benchmark.host_reads import host_reads
 from etc.config import load_settings
 from etc.config.schema import Train
 from etc.errors import UserError
@@ -14,7 +15,6 @@ from etc.train import trainer as trainer_module
 from etc.train.optimization import AveragedWeights, Optimization, new_optimizer, new_schedule, restore_schedule
 from etc.train.trainer import Trainer
 from model import build_model, load_student
-from tests.host_reads import host_reads
 
 CPU = torch.device("cpu")
 

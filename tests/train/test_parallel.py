@@ -7,6 +7,7 @@ from torch import nn
 
 from etc.errors import UserError
 from etc.motion import MotionLoss
+from etc.train import parallel
 from etc.train.batch import ClipBatch
 from etc.train.parallel import data_parallel, parameters_without_gradient, share_batch_norm
 from etc.train.step import MotionTask
@@ -54,6 +55,15 @@ def test_branches_that_a_network_throws_away_are_found():
     network = build_model("timm:hrnet_w18_small", classes=5, pretrained=False)
     found = parameters_without_gradient(network, CriterionDSN(), CPU, (64, 64))
     assert len(found) == 42 and all(name.startswith("encoder.") for name in found)
+
+
+def test_several_processes_look_for_idle_parameters_only_where_there_are_some(monkeypatch):
+    made = []
+    monkeypatch.setattr(parallel.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "DistributedDataParallel", lambda student, **options: made.append(options))
+    for loss in (CriterionDSN(), CriterionCrossEntropy()):
+        data_parallel(build_model("psp18", classes=5), loss, CPU, CROP)
+    assert [options["find_unused_parameters"] for options in made] == [False, True]
 
 
 def test_looking_changes_nothing():

@@ -20,6 +20,7 @@ from etc.errors import UserError
 from etc.evaluate.validation import validate
 from etc.networks import trained_network
 from etc.train import trainer as trainer_module
+from etc.train.build import new_loader
 from etc.train.trainer import NonFiniteLoss, Trainer
 
 CPU = torch.device("cpu")
@@ -259,6 +260,43 @@ def test_every_process_draws_numbers_of_its_own_and_again_after_resuming(tiny_tr
     numbers = [drawn(rank, epoch) for rank, epoch in ((0, 0), (1, 0), (2, 0), (1, 1))]
     assert len({tuple(x) for x in numbers}) == 4
     assert drawn(1, 1) == numbers[3]
+    seeded = []
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
+    monkeypatch.setattr(trainer, "_seed_other_ranks", lambda: seeded.append(trainer.epoch))
+    trainer.epoch = 0
+    trainer.run()
+    assert seeded == [0, 1]
+
+
+@pytest.mark.parametrize("other", ["settings", "start", "inputs"])
+def test_a_process_with_other_settings_state_or_data_is_refused_before_the_training(tiny_training, other, monkeypatch):
+    """What the process beside this one has, stands in for what torchrun's other process sends."""
+    changes = {
+        "settings": (lambda mine: "TRAIN.base_lr" in mine, {"TRAIN.base_lr": 0.5}),
+        "start": (lambda mine: isinstance(mine, str), "epoch 1, step 3 of last.pth"),
+        "inputs": (lambda mine: "frames_sha256" in mine, {"frames_sha256": "0"}),
+    }
+    concerned, change = changes[other]
+
+    def gathered(mine):
+        if not concerned(mine):
+            return [mine, mine]
+        return [mine, change if isinstance(mine, str) else mine | change]
+
+    monkeypatch.setattr(distributed, "gathered", gathered)
+    with pytest.raises(UserError, match=r"process 0.* process 1"):
+        Trainer(load_settings(None, tiny_training), CPU)
+
+
+def test_a_gpu_has_pinned_batches_and_its_own_random_state(tiny_training, monkeypatch):
+    settings = load_settings(None, [*tiny_training, "TRAIN.workers=0"])
+    gpu = torch.device("cuda", 1)
+    data = range(8)
+    assert new_loader(settings, data, gpu)[1].pin_memory and not new_loader(settings, data, CPU)[1].pin_memory
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or torch.zeros(1))
+    assert trainer_module._rng_state(gpu)["cuda"].shape == (1,) and asked == [gpu]
+    assert trainer_module._rng_state(CPU)["cuda"] is None and asked == [gpu]
 
 
 def test_a_damaged_checkpoint_is_named(tiny_training, tmp_path):

@@ -38,20 +38,24 @@ class _Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = _waiting(func._schema.name, args, kwargs or {})
-        if name and not any(frame.filename.endswith(self.excepted) for frame in traceback.extract_stack()):
+        if name and not _is_called_from(self.excepted):
             self.found.append(name)
         return func(*args, **(kwargs or {}))
 
 
 class _Methods(TorchFunctionMode):
-    def __init__(self, found: list[str]) -> None:
+    def __init__(self, found: list[str], excepted: tuple[str, ...]) -> None:
         super().__init__()
-        self.found = found
+        self.found, self.excepted = found, excepted
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in METHODS:
+        if func in METHODS and not _is_called_from(self.excepted):
             self.found.append(METHODS[func])
         return func(*args, **(kwargs or {}))
+
+
+def _is_called_from(files: tuple[str, ...]) -> bool:
+    return any(frame.filename.endswith(files) for frame in traceback.extract_stack())
 
 
 def _waiting(name: str, args: tuple, kwargs: dict) -> str | None:
@@ -81,5 +85,5 @@ def host_reads(*, excepted: tuple[str, ...] = ("none",)) -> Iterator[list[str]]:
         excepted: ends of file names; what is called from those files is not noted.
     """
     found: list[str] = []
-    with _Operators(found, excepted), _Methods(found):
+    with _Operators(found, excepted), _Methods(found, excepted):
         yield found
