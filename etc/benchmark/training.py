@@ -48,8 +48,8 @@ def forward(bench: Bench) -> list[Figure]:
 def steps(bench: Bench) -> list[Figure]:
     """A training step of PSPNet-18 (forward, backward, SGD; two clips, crops of 513) with the motion loss, for each
     source of the optical flow, relative to the same step on one frame with the segmentation loss alone. FlowNet2 has
-    random weights. Cached flow (2048x1024, DIS) is read by the DataLoader workers while the step runs: the last line but
-    one gives the time of this reading. The last line counts what the host would wait for on a GPU.
+    random weights. Cached flow (2048x1024, DIS) is read by the DataLoader workers while the step runs: the last line
+    but one gives the time of this reading. The last line counts what the host would wait for on a GPU.
     """
     crop = bench.size(513, 97)
     store = CachedFlow(build_flow("dis"), bench.folder / "flow_cache")

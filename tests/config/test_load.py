@@ -494,8 +494,8 @@ def test_the_three_rows_of_a_data_set_differ_only_in_what_they_are_named_for(fol
     assert rows["baseline"] == rows["flow"] == rows["etc"]
     assert weights["baseline"] == 0 < weights["flow"] == weights["etc"]
     assert teachers["baseline"] == teachers["flow"] == Settings().DISTILL.model_dump()
-    # The study that the rows of the rendered street follow has kd alone.
-    losses = ("kd",) if folder == "synthetic" else ("kd", "pf", "mf")
+    # The studies that some follow have kd alone.
+    losses = ("kd",) if folder in ("synthetic", "camvid", "cityscapes_mini") else ("kd", "pf", "mf")
     assert min(teachers["etc"][f"{loss}_weight"] for loss in losses) > 0
 
 
@@ -510,6 +510,17 @@ def test_the_rows_of_the_rendered_street_are_runs_of_the_study():
             assert {k: v for k, v in mine.items() if k not in left_out} == {
                 k: v for k, v in its.items() if k not in left_out
             }
+
+
+@pytest.mark.parametrize("folder", ["camvid", "cityscapes_mini"])
+def test_the_losses_of_real_video_are_those_of_its_study(folder):
+    study = read_study(REPOSITORY / f"configs/study/{folder}.yaml")
+    for name, variant in {"flow": "motion2-fb", "etc": "motion2-fb-kd"}.items():
+        own, run = load_settings(REPOSITORY / f"configs/{folder}/pspnet18_{name}.yaml"), study.settings(variant, 0)
+        assert (own.TRAIN.st_weight, own.TRAIN.visibility) == (run.TRAIN.st_weight, run.TRAIN.visibility)
+        mine, its = own.DISTILL.model_dump(), run.DISTILL.model_dump()
+        differing = {key for key in mine if mine[key] != its[key]}
+        assert differing == ({"teacher_arch", "teacher_weight"} if name == "etc" else set())
 
 
 def test_the_two_rows_of_segformer_differ_only_in_the_motion_loss():
