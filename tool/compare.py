@@ -15,7 +15,8 @@ only if you name it too: give TRAIN.arch or FLOW.name. The figures are over the 
 that all runs have in common; where they differ, the predictions are scored again, and the classes
 that a run lacks are named. Writes comparison.csv, comparison.json, report.html (one file with
 everything), side_by_side.mp4 (as fast as the video that the frames are of) and flicker.png into
---out. With --curves it draws what trainings logged, one over the other, instead.
+--out, and prints the main figures (--full: all). With --curves it draws what trainings logged, one
+over the other, instead.
 """
 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--frames", metavar="PATH", help="of --predictions: frames or videos; sets TEST.frames")
     parser.add_argument("--labels", metavar="FOLDER", help="of --predictions: label PNGs; sets TEST.labels")
     parser.add_argument("--out", metavar="FOLDER", help=f"folder to write into (default: {OUT}, or {OUT_OF_FOLDERS})")
+    parser.add_argument("--full", action="store_true", help="print all figures, as comparison.csv and report.html have")
     parser.add_argument("--no-speed", action="store_true", help="do not measure latency")
     parser.add_argument(
         "--clips", type=int, default=CLIPS, metavar="N", help=f"clips shown in report.html (default: {CLIPS})"
@@ -96,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         video, picture = write_pictures(viewer, out)
         look = write_first_look(viewer, out)
         report = write_report(viewer, rows, out, look, clips=args.clips)
-    print(comparison_table(rows))
+    print(comparison_table(rows, whole=args.full))
     print(f"\nreport:  {report} ({report.stat().st_size / 1e6:.1f} MB)\nvideo:   {video}\npicture: {picture}")
     print(f"loop:    {look.loop}\nprofile: {look.profile}")
     return 0

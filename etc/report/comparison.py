@@ -12,7 +12,7 @@ import torch
 
 from etc.display.machine import machine
 from etc.display.tables import WIDTH, percent, table_in_blocks
-from etc.evaluate.metric_list import HEADLINE, ClipMetric, classes_averaged, metrics_in
+from etc.evaluate.metric_list import HEADLINE, METRICS, ClipMetric, classes_averaged, metrics_in
 from etc.evaluate.results import write_csv, write_json
 from etc.metrics import bootstrap_interval, occurring_classes
 from etc.metrics.bootstrap import parts_with_counts
@@ -20,6 +20,18 @@ from etc.report.common_classes import CommonClasses, common_classes, labelled_cl
 from etc.report.cost import Cost
 from etc.report.runs import Run
 
+_MIOU, _TEST_MIOU = "mIoU, frames of the clips", "mIoU, test list"
+# What is looked at first, in this order; of the first score the difference to the first run too.
+CORE = (
+    "pixel consistency",
+    _MIOU,
+    "TC strict",
+    "TC boundary",
+    "flicker rate",
+    "VC8 correct",
+    "GFLOPs per frame",
+    "frames per second",
+)
 PARTS_TO_MARK = 6  # clips, or segments of one
 ComparisonRow = dict[str, Any]  # column of comparison.csv -> cell
 
@@ -166,12 +178,12 @@ def format_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
             lines.append((f"  95% over {rows[0]['intervals over']}", interval(metric.key)))
             lines.append((f"  minus {rows[0]['run']}, 95%", [_difference_text(row, metric.key) for row in rows]))
     lines += [
-        ("mIoU, test list", share("mIoU")),
+        (_TEST_MIOU, share("mIoU")),
         ("  classes averaged", number("mIoU classes", 0)),
         ("pixels that strict counts", share("coverage")),
         ("parameters, million", number("parameters", 2, 1e-6)),
         ("GFLOPs per frame", number("gflops", 2)),
-        ("frames per second", number("fps", 2)),
+        ("frames per second", [_fps_text(row["fps"], rows[0]["fps"]) for row in rows]),
         ("latency p50, ms", number("latency p50 ms", 1)),
         ("latency p95, ms", number("latency p95 ms", 1)),
     ]
@@ -227,9 +239,27 @@ def _notes_on_classes(rows: list[ComparisonRow]) -> list[str]:
     return found
 
 
-def comparison_table(rows: list[ComparisonRow]) -> str:
-    """Figures as lines, runs as columns, in blocks of at most 100 columns."""
+def core_rows(rows: list[ComparisonRow]) -> list[tuple[str, list[str]]]:
+    """Those of :func:`format_rows` that are looked at first: :data:`CORE`, and the protocols that were asked for.
+
+    mIoU is that of the test list where the clips have no labels.
+    """
     lines = format_rows(rows)
+    labels = [label for label, _ in lines]
+    core = [_TEST_MIOU if name == _MIOU and _MIOU not in labels else name for name in CORE]
+    found = []
+    for name in (*core, *(metric.label for metric in metrics_in(*rows) if metric not in METRICS)):
+        if name in labels:
+            index = labels.index(name)
+            found.append(lines[index])
+            below = lines[index + 1 : index + 4] if name == CORE[0] else []
+            found += [line for line in below if line[0].startswith("  minus")]
+    return found
+
+
+def comparison_table(rows: list[ComparisonRow], *, whole: bool = True) -> str:
+    """Figures as lines, runs as columns, in blocks of at most 100 columns; not ``whole``: :func:`core_rows`."""
+    lines = format_rows(rows) if whole else core_rows(rows)
     columns = [["", *(label for label, _ in lines)]]
     columns += [[row["run"], *(texts[i] for _, texts in lines)] for i, row in enumerate(rows)]
     wrapped = [textwrap.fill(note, WIDTH) for note in footnotes(rows)]
@@ -240,6 +270,13 @@ def save_comparison(rows: list[ComparisonRow], folder: Path) -> None:
     """Write ``comparison.json`` and ``comparison.csv``."""
     write_json(folder / "comparison.json", rows)
     write_csv(folder / "comparison.csv", [list(rows[0]), *(row.values() for row in rows)])
+
+
+def _fps_text(own: float, first: float) -> str:
+    """Frames per second, and how many times those of the first run that is."""
+    if math.isnan(own):
+        return "-"
+    return f"{own:.2f}" if math.isnan(first) else f"{own:.2f} ({own / first:.2f}x)"
 
 
 def _difference_text(row: ComparisonRow, key: str) -> str:

@@ -13,7 +13,6 @@ from PIL import Image
 from etc.display.drawing import overlay, side_by_side
 from etc.display.tables import percent
 from etc.report.clip_views import STRENGTH, ClipViewer, fit_to_panel, highlight_changes
-from etc.report.runs import Run
 from utils.files import replacing
 
 LOOP_FILE, PROFILE_FILE = "loop.webp", "profile.png"
@@ -34,7 +33,8 @@ class FirstLook(NamedTuple):
         changing: share of the counted pixels whose label changes in a pair of frames, one per run.
         row: of the profile, pixels from the top: where the labels of all runs together change most.
         loop: animated WebP: above, the labels of each run; below, the pixels whose label changes to the next frame.
-        profile: PNG: for each run the labels of one row of pixels, time from top to bottom.
+        profile: PNG of one row of pixels, time from top to bottom: above, the labels of each run; below, the pixels
+            whose label changes to the next frame.
     """
 
     clip: str
@@ -61,9 +61,12 @@ def write_first_look(viewer: ClipViewer, folder: Path) -> FirstLook:
     loop, profile = folder / LOOP_FILE, folder / PROFILE_FILE
     _write_loop([_frame(viewer, index, t, captions, changed[t]) for t in part], loop)
     row = int(np.sum(changed, axis=(0, 1, 3)).argmax())
-    stacked = [(run.name, _profile(viewer, run, index, part, row)) for run in runs]
+    lines = [_lines(viewer, index, t, row, changed[t]) for t in part]
+    stacked = [fit_to_panel(np.stack(own).repeat(_PROFILE_ROWS, axis=0)) for own in zip(*lines, strict=True)]
+    names = [*(run.name for run in runs), *(" " for _ in runs)]
     with replacing(profile) as temporary:
-        Image.fromarray(side_by_side(stacked)).save(temporary, format="png")
+        picture = side_by_side(list(zip(names, stacked, strict=True)), columns=len(runs))
+        Image.fromarray(picture).save(temporary, format="png")
     return FirstLook(runs[0].scores.clips[index], shares, row, loop, profile)
 
 
@@ -85,11 +88,21 @@ def _share(pairs: list[tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def _frame(viewer: ClipViewer, index: int, t: int, captions: list[str], changed: list[np.ndarray]) -> np.ndarray:
+    names = [*captions, *(" " for _ in captions)]
+    pictures = map(_scaled, _labels_and_changes(viewer, index, t, changed))
+    return side_by_side(list(zip(names, pictures, strict=True)), columns=len(captions))
+
+
+def _labels_and_changes(viewer: ClipViewer, index: int, t: int, changed: list[np.ndarray]) -> list[np.ndarray]:
+    """The labels of each run over frame t, then for each run its changed pixels, lit."""
     rgb = viewer.image(index, t)
     labels = [overlay(rgb, viewer.prediction(run, index, t), viewer.palette, STRENGTH) for run in viewer.runs]
-    lit = [highlight_changes(rgb, own) for own in changed]
-    panels = [*zip(captions, map(_scaled, labels), strict=True), *((" ", _scaled(picture)) for picture in lit)]
-    return side_by_side(panels, columns=len(labels))
+    return labels + [highlight_changes(rgb, own) for own in changed]
+
+
+def _lines(viewer: ClipViewer, index: int, t: int, row: int, changed: list[np.ndarray]) -> list[np.ndarray]:
+    """One row of pixels of :func:`_labels_and_changes`."""
+    return [picture[row] for picture in _labels_and_changes(viewer, index, t, changed)]
 
 
 def _scaled(picture: np.ndarray) -> np.ndarray:
@@ -103,10 +116,3 @@ def _write_loop(frames: list[np.ndarray], path: Path) -> None:
     times = {"duration": round(1000 / _FPS), "loop": 0}
     with replacing(path) as temporary:
         first.save(temporary, format="webp", save_all=True, append_images=others, quality=_QUALITY, method=4, **times)
-
-
-def _profile(viewer: ClipViewer, run: Run, index: int, part: range, row: int) -> np.ndarray:
-    lines = [
-        overlay(viewer.image(index, t), viewer.prediction(run, index, t), viewer.palette, STRENGTH)[row] for t in part
-    ]
-    return fit_to_panel(np.stack(lines).repeat(_PROFILE_ROWS, axis=0))

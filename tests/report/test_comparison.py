@@ -13,7 +13,16 @@ from etc.config import load_settings
 from etc.errors import UserError
 from etc.evaluate.metric_list import METRICS
 from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowScores
-from etc.report.comparison import WIDTH, compare, comparison_table, footnotes, format_rows, save_comparison
+from etc.report.comparison import (
+    CORE,
+    WIDTH,
+    compare,
+    comparison_table,
+    core_rows,
+    footnotes,
+    format_rows,
+    save_comparison,
+)
 from etc.report.cost import Cost
 from etc.report.runs import Run, check_comparable, named_runs, read_run, settings_of
 
@@ -179,7 +188,7 @@ def test_lines_of_the_table_name_figures_and_leave_out_absent_ones(runs):
     assert found["mIoU, test list"] == ["25.00", "25.00"]
     assert found["TC strict"] == ["42.86", "43.88"]
     assert found["parameters, million"] == ["13.80", "13.80"]
-    assert found["frames per second"] == ["5.00", "-"] and found["latency p50, ms"] == ["200.0", "-"]
+    assert found["frames per second"] == ["5.00 (1.00x)", "-"] and found["latency p50, ms"] == ["200.0", "-"]
     assert "VC16 correct" not in found and "TC of the ground truth" not in found
 
 
@@ -198,6 +207,17 @@ def test_differences_are_marked_by_the_clips_in_which_their_metric_counts(hits, 
     assert "TC strict: the interval is over the 2 clips in which anything counts." in footnotes(rows)
     difference = next(texts[1] for label, texts in format_rows(rows) if label == "  minus baseline, 95%")
     assert "(+" in difference and "*" not in difference
+
+
+def test_the_terminal_has_few_lines_and_the_rate_of_each_run_over_that_of_the_first(runs):
+    cost = {name: Cost(13_000_000, 14.5, (seconds,)) for name, seconds in (("baseline", 0.1), ("etc", 0.08))}
+    rows = compare(runs, cost, CPU)
+    lines = core_rows(rows)
+    assert [label for label, _ in lines][:2] == ["pixel consistency", "  minus baseline, 95%"]
+    assert {label for label, _ in lines} <= {"  minus baseline, 95%", *CORE} and len(lines) <= 9
+    assert lines[-1] == ("frames per second", ["10.00 (1.00x)", "12.50 (1.25x)"])
+    assert "classes averaged" not in comparison_table(rows, whole=False)
+    assert "classes averaged" in comparison_table(rows)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
