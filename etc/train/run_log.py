@@ -18,6 +18,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 import etc
+from etc import distributed
 from etc.config import TOOLKIT
 from etc.display.curves import HEAD, LOG_FILE, draw_curves, read_log
 from etc.display.machine import machine
@@ -99,6 +100,7 @@ def record_call(folder: Path, step: int, device: torch.device) -> None:
     record = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "processes": distributed.world_size(),
         "from_step": step,
         "toolkit": etc.__version__,
         "git": git_revision(TOOLKIT),

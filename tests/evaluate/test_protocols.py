@@ -132,6 +132,19 @@ def test_the_flag_vspw_writes_and_prints_the_figures_of_its_scripts(overrides, c
     assert tc["cuts"]["count"] == tc["gaps"]["count"] == 0
 
 
+def test_vc16_of_vspw_is_that_of_its_script():
+    metric = next(metric for metric in PROTOCOLS["vspw"] if metric.key == "vc16_vspw_script")
+    rng, counted, clips = np.random.default_rng(0), metric.build(19), []
+    for length in (17, 20, 16):  # the script leaves out the last window, and so the whole of the third clip
+        scene = rng.integers(0, 19, (24, 32))
+        noisy = [np.where(rng.random((2, length, *scene.shape)) < 0.01, 255, scene)]
+        preds, labels = np.where(noisy[0] == 255, [[[[3]]], [[[255]]]], noisy[0]).astype(np.uint8)
+        counted.update(preds, labels)
+        clips.append((preds, labels, []))
+    expected = script_vc(clips, 16)
+    assert 0.5 < expected < 0.95 and metric.figure(counted.compute()) == pytest.approx(expected, abs=1e-9)
+
+
 def test_without_a_protocol_nothing_else_is_scored_and_with_all_of_them_the_rest_stays(overrides):
     plain = score_clips(load_settings(None, overrides))
     asked = score_clips(load_settings(None, [*overrides, f"TEST.protocols=[{', '.join(NAMES)}]"]))

@@ -70,7 +70,7 @@ def test_every_start_is_recorded_with_its_command_and_versions(tmp_path, monkeyp
     record_call(tmp_path, 120, torch.device("cpu"))
     first, second = (json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines())
     assert first["command"].endswith(" tool/train_with_flow.py TRAIN.save_path 'exp/a b'")
-    assert (first["from_step"], second["from_step"]) == (0, 120)
+    assert (first["from_step"], second["from_step"]) == (0, 120) and first["processes"] == 1
     assert (first["torch"], first["toolkit"]) == (str(torch.__version__), etc.__version__)
     opencv = [first.get(name) for name in ("opencv-python-headless", "opencv-python")]
     assert any(found and found.startswith(cv2.__version__) for found in opencv)
