@@ -1,12 +1,19 @@
 """docs/scaling.md: its memory is what docs/make_scaling.py measures now, and that is what autograd keeps."""
 
 import importlib.util
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from torch import nn
 
+from tests import trees
 from tests.conftest import REPOSITORY
+from tests.docs.test_cityscapes_page import SMALL
 
 PAGE = (REPOSITORY / "docs/scaling.md").read_text(encoding="utf-8")
 
@@ -48,3 +55,28 @@ def test_the_figures_that_follow_from_the_table_do(script):
         operations = images * 3 * table[name][3] * 1e9
         assert f"{operations / 1e18:.2g}" == exa and f"{exa} EFLOP / (0.3 x 312 TFLOP/s) | {hours}" in PAGE
         assert f"{operations / 0.3 / 312e12 / 3600:.2g} h" == hours
+
+
+@pytest.mark.slow
+def test_the_commands_of_one_machine_work_in_two_processes_on_a_tree_of_the_layout(tmp_path):
+    """Eight GPUs stand in for two processes of the CPU, which have no float16."""
+    trees.cityscapes(tmp_path / "data/cityscapes")
+    for folder in ("tool", "configs", "data/palettes"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder)
+    environment = os.environ | {
+        "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+        "OMP_NUM_THREADS": "1",
+    }
+    lists = "python tool/make_lists.py cityscapes data/cityscapes"
+    val = "find data/cityscapes/leftImg8bit/val -name '*.png' | sort | sed 's|data/cityscapes/||' > clips.lst"
+    block = PAGE.partition("## One machine")[2].partition("```\n")[2].partition("```")[0]
+    commands = block.replace("\\\n", "").replace("TRAIN.amp float16", "").replace("node 8", "node 2").splitlines()
+    script = [lists, val, *(f"{line} {SMALL} TRAIN.batch_size=4" for line in commands)]
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(commands) == 4 and re.search(r"^TC published +\d", done.stdout, re.MULTILINE)
+    (call,) = (tmp_path / "exp/cityscapes/pspnet18_flow/calls.jsonl").read_text().splitlines()
+    assert json.loads(call)["processes"] == 2
