@@ -58,8 +58,9 @@ def prediction(bench: Bench) -> list[Figure]:
 
 
 def memory(bench: Bench) -> list[Figure]:
-    """Peak resident memory of `gen_video` at 1024x2048 with batch size 1, in a separate process. A clip of three times
-    the length should not need more.
+    """Peak resident memory of `gen_video` at 1024x2048 with batch size 1, in a separate process; and that of a process
+    that has loaded PyTorch, torchvision and the toolkit, and does nothing. A clip of three times the length should not
+    need more.
     """
     short, long = bench.size((5, 15), (2, 6))
     clip = bench.clip(*bench.size((1024, 2048), (64, 128)), long)
@@ -69,6 +70,7 @@ def memory(bench: Bench) -> list[Figure]:
     ]
     return [
         Figure("gen_video, peak memory", [peaks[1] / GIGABYTE], "GB", budget=1.2),
+        Figure("of that, what is loaded before any frame", [in_new_process(_weigh_libraries) / GIGABYTE], "GB"),
         Figure(f"peak with {long} frames, relative to {short} frames", ratios(peaks[1:], peaks[:1]), "x"),
     ]
 
@@ -95,6 +97,11 @@ def predict_with(folder: Path, clip: BenchClip, count: int, weights: dict[str, A
 
 def _generate_and_weigh(words: list[str]) -> int:
     generate(load_settings(None, words))
+    return peak_memory()
+
+
+def _weigh_libraries() -> int:
+    build_model("psp18", classes=CLASSES)  # loads torchvision
     return peak_memory()
 
 
