@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise, takewhile
@@ -20,7 +21,7 @@ from etc.evaluate.flows import FlowSetting
 # Frames of a part: it reads up to 16 frames before it again, for the windows of VC16; and its files are named in one
 # message to a worker.
 _SHORTEST, _LONGEST = 16, 256
-_PARTS_PER_WORKER = 2  # so that the workers end at nearly the same time
+_READ_AGAIN = 5.0  # frames that could be counted while a part reads those before it
 
 # Index of a clip, index of a frame in it -> the pixels to set aside, bool [H, W]; None: none of them.
 SetAside = Callable[[int, int], np.ndarray | None]
@@ -66,19 +67,32 @@ class PartCounts(NamedTuple):
 def cut(lengths: Sequence[int], workers: int) -> list[Part]:
     """The parts to count: whole clips for one worker; for several, long clips are cut, the longest part comes first.
 
+    Into one or two parts per worker: two let the workers end at nearly the same time, one reads fewer frames again.
+
     Args:
         lengths: numbers of frames of the clips.
         workers: how many will share the parts.
     """
     if workers == 1:
         return [Part(i, 0, length) for i, length in enumerate(lengths)]
-    longest = min(_LONGEST, math.ceil(sum(lengths) / (workers * _PARTS_PER_WORKER)))
-    parts = []
-    for i, length in enumerate(lengths):
-        count = max(1, min(math.ceil(length / longest), length // _SHORTEST))
-        bounds = [round(length * k / count) for k in range(count + 1)]
-        parts += [Part(i, start, stop) for start, stop in pairwise(bounds)]
-    return sorted(parts, key=lambda part: part.start - part.stop)
+    ways = []
+    for per_worker in (1, 2):
+        longest = min(_LONGEST, math.ceil(sum(lengths) / (workers * per_worker)))
+        parts = []
+        for i, length in enumerate(lengths):
+            count = max(1, min(math.ceil(length / longest), length // _SHORTEST))
+            bounds = [round(length * k / count) for k in range(count + 1)]
+            parts += [Part(i, start, stop) for start, stop in pairwise(bounds)]
+        ways.append(sorted(parts, key=lambda part: part.start - part.stop))
+    return min(ways, key=lambda parts: _duration(parts, workers))
+
+
+def _duration(parts: list[Part], workers: int) -> float:
+    """How long the workers need, in frames that are counted, if each takes the next part when it is free."""
+    busy = [0.0] * workers
+    for part in parts:
+        heapq.heapreplace(busy, busy[0] + part.stop - part.start + (_READ_AGAIN if part.start else 0))
+    return max(busy)
 
 
 class PartCounter:

@@ -146,11 +146,12 @@ def test_a_part_reads_no_flow_of_pairs_that_neither_it_nor_its_triples_need(monk
     ("lengths", "workers", "longest_first"),
     [
         ([120], 1, [120]),
-        ([120], 2, [30] * 4),
+        ([120], 2, [60] * 2),
+        ([60, 60, 60], 2, [30] * 6),  # in three parts, one worker would be idle half of the time
         ([31], 8, [31]),  # two parts would be shorter than what each reads again
         ([30, 30, 30], 2, [30, 30, 30]),
         ([3000], 2, [250] * 12),
-        ([200, 20, 1], 2, [50] * 4 + [20, 1]),
+        ([200, 20, 1], 2, [100, 100, 20, 1]),
     ],
 )
 def test_long_clips_are_cut_evenly_and_short_ones_stay_whole(lengths, workers, longest_first):
