@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 
 from etc import cli
 from etc.config import load_settings
+from etc.errors import UserError
 from etc.motion import usable_pixels
 from etc.train.data import training_set
 
@@ -33,6 +34,8 @@ def main() -> int:
         if sample["has_neighbour"].all():
             lengths.append(sample["flow"].norm(dim=1).flatten())
             counted.append(usable_pixels(sample["image"], sample["neighbour"], sample["flow"]).flatten() > 0)
+    if not lengths:
+        raise UserError(f"{args.config}: none of {len(chosen)} frames of the training list has a neighbour")
     length, counts = torch.cat(lengths), torch.cat(counted)
     for what, pixels in (("all pixels", length), ("pixels that count", length[counts])):
         median = pixels.median().item()
