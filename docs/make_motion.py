@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--stride", type=int, default=8, help="pixels between two positions of the network's output")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings")
     args = parser.parse_intermixed_args()
-    settings = load_settings(args.config, ["TRAIN.st_weight=1", *args.overrides])
+    settings = load_settings(args.config, ["TRAIN.st_weight=1", *args.overrides, "FLOW.source=cached"])
     data = training_set(settings)
     torch.manual_seed(settings.TRAIN.manual_seed)
     chosen = torch.randperm(len(data))[:100].tolist()

@@ -128,12 +128,13 @@ def prepare(
         raise UserError(f"--video {given} names some frames twice: name each video or folder once")
     width, height = _one_size(frames, given)
     recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
-    chosen = load_settings(None, [*(f"{key}={value}" for key, value in recipe.items()), *overrides])
+    wanted = [f"FLOW.cache={out}/flow_cache", *(f"{key}={value}" for key, value in recipe.items()), *overrides]
+    chosen = load_settings(None, wanted)
     class_names(load_settings(None, [f"DATA.classes={classes}", *overrides]))  # checked before hours of training
     batch = chosen.TRAIN.batch_size
     if len(frames) < batch:
         raise UserError(f"{given} holds {len(frames)} frames: a training step needs {batch} (TRAIN.batch_size)")
-    _check_motion(breaks_in(clips, unpacking).split(clips), given)
+    _check_motion(breaks_in(clips, chosen).split(clips), given)
     _write_lists(frames, clips, out)
     teacher = load_settings(None, [f"TRAIN.arch={network}", *overrides]).TRAIN.network
     own = {
@@ -211,8 +212,10 @@ def keep_settings(settings: Settings, out: Path) -> Path:
 def _check_motion(clips: list[Clip], video: str) -> None:
     """Raise UserError where no pair of frames moves: there, any prediction agrees along the flow."""
     pairs = [pair for clip in clips for pair in pairwise(clip)]
+    if not pairs:
+        raise UserError(f"{video}: no two frames follow each other without a cut or a gap (DATA.cuts, DATA.gaps)")
     flow = build_flow("dis", preset="ultrafast")
-    for pair in pairs[:: math.ceil(len(pairs) / _LOOKED_AT) or 1]:
+    for pair in pairs[:: math.ceil(len(pairs) / _LOOKED_AT)]:
         t, k = (torch.from_numpy(read_image(Path(frame.image))).permute(2, 0, 1)[None].float() for frame in pair)
         try:
             motion = flow.estimate(t, k)

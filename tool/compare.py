@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     args.out = args.out or (OUT_OF_FOLDERS if args.predictions else OUT)
     if args.curves:
         trainings, overrides = named_runs(args.curves, "--curves")
-        if args.runs or args.predictions or args.frames or args.labels or overrides or args.overrides:
+        read = [args.runs, args.predictions, args.frames, args.labels, args.config, args.full, args.no_speed, overrides]
+        if any(read) or args.overrides or args.clips != CLIPS:
             raise UserError("--curves reads logs alone: leave out all other options but --out, and the settings")
         path = Path(args.out) / "curves.png"
         draw_curves({name: read_log(folder) for name, folder in trainings}, path)

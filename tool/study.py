@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: expected 1 or more")
+    if args.only_pages and args.variants:
+        raise UserError("--only-pages runs nothing: leave out --variants")
     study = read_study(args.config)
     results = Path(args.results)
     with exclusive_output(study.folder):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from etc.errors import UserError
 
+_LINKS = 2  # on one path, where all paths are asked for
+
 
 def folders_below(
     root: str | Path, *, leave_out: Callable[[Path], bool] = lambda folder: False, all_paths: bool = False
@@ -21,15 +23,15 @@ def folders_below(
     Args:
         root: where to start.
         leave_out: whether a folder is left out, with all that lies below it.
-        all_paths: give a folder by every path that leads to it, but for those that lead through it.
+        all_paths: give a folder by every path that leads to it over at most two links, but for those through itself.
     """
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
-    links = deque([(Path(root), frozenset[tuple[int, int]]())])
+    links = deque([(Path(root), frozenset[tuple[int, int]](), 0)])
     while links:
         waiting = [links.popleft()]
         while waiting:
-            folder, above = waiting.pop()
+            folder, above, followed = waiting.pop()
             try:
                 own = _identity(folder)
                 inside = [] if own in (above if all_paths else seen) else [folder, *_folders_in(folder)]
@@ -38,9 +40,12 @@ def folders_below(
             seen.add(own)
             found += inside[:1]
             for path in inside[1:]:
-                if not leave_out(path):
-                    # Links come last, so that a folder is found by its own path first.
-                    (links if path.is_symlink() else waiting).append((path, above | {own}))
+                count = followed + path.is_symlink()
+                # Folders that link to each other have more paths than can be walked.
+                if leave_out(path) or (all_paths and count > _LINKS):
+                    continue
+                # Links come last, so that a folder is found by its own path first.
+                (links if path.is_symlink() else waiting).append((path, above | {own}, count))
     return sorted(found)
 
 

@@ -51,7 +51,7 @@ class Pattern:
 
     def __init__(self, text: str, option: str) -> None:
         self.text, self.option = PurePosixPath(os.path.normpath(text)).as_posix(), option
-        if PurePosixPath(self.text).parts[:1] in ((), ("/",), ("..",)):
+        if PurePosixPath(self.text).is_absolute() or PurePosixPath(self.text).parts[:1] in ((), ("..",)):
             raise UserError(f"{option} {text!r} leads out of the data set: expected a path below its folder")
         self.places: set[str] = set()
         pieces = []
@@ -85,7 +85,8 @@ class Pattern:
             fixed.append(part)
         start = root.joinpath(*fixed)
         found: dict[Key, str] = {}
-        for file in files_below(start, *IMAGE_SUFFIXES, all_paths=True):  # a path says to what a frame belongs
+        # A clip may be in one split by itself, and in another one by a link.
+        for file in files_below(start, *IMAGE_SUFFIXES, all_paths="split" in self.places):
             name = PurePosixPath(*fixed, file.relative_to(start).as_posix()).as_posix()
             match = self.path.fullmatch(name)
             if match is None or file.name.startswith("."):

@@ -116,8 +116,11 @@ def run_all(study: Study, config: str, results: Path, *, jobs: int, only: Sequen
     """
     unknown = next((name for name in only if name not in study.variants), None)
     if unknown is not None:
-        raise UserError(f"{config} has no variant {unknown}, but {', '.join(study.variants)}")
+        what = f"{study.baseline}, which {unknown} is made with" if unknown in study.controls else "one of its variants"
+        raise UserError(f"{config} has no variant {unknown}: name {what} ({', '.join(study.variants)})")
     done = {(run.variant, run.seed) for run in read_runs(study, results)}
+    if only and study.baseline not in {*only, *(variant for variant, _ in done)}:
+        raise UserError(f"{study.baseline}, which the figures compare with, is not done: name it too")
     wanted = [name for name in study.variants if not only or name in only]
     todo = {seed: [v for v in wanted if not _is_done(study, v, seed, done)] for seed in study.seeds}
     cores = os.cpu_count() or 1

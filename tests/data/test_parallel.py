@@ -92,6 +92,7 @@ def test_clips_of_one_frame_and_labels_without_frame_are_left_out_and_said(tmp_p
         ("{clip}/x.jpg", None, r"--frames '\{clip\}/x.jpg' has no \{frame\}"),
         ("/{clip}/{frame}.jpg", None, "frame}.jpg' leads out of the data set: expected a path below its folder"),
         ("../rgb/{clip}/{frame}.jpg", None, "leads out of the data set"),
+        ("//rgb/{clip}/{frame}.jpg", None, "leads out of the data set"),
         ("{video}/{frame}.jpg", None, r"\{video\} is unknown, expected \{clip\}, \{frame\} or \{split\}"),
         (
             "{clip}/{frame}.bmp",
@@ -127,6 +128,8 @@ def test_parts_that_are_links_to_clips_elsewhere_are_found_and_loops_end(tmp_pat
     assert lists["train_clips.lst"] == "train/a/0.png\ntrain/a/1.png\n"
     assert lists["val_clips.lst"] == "val/b/0.png\nval/b/1.png\n"
     assert lists["all_clips.lst"].count("\n") == 5  # two clips of two frames
+    one = parallel_lists(tmp_path, "*/{clip}/{frame}.png", None, None)["all_clips.lst"]
+    assert one.count("\n") == 5 and "train" not in one  # without {split} each file counts once
 
 
 def test_only_the_folder_before_the_first_place_is_searched(tmp_path):

@@ -107,10 +107,17 @@ def test_a_study_that_failed_goes_on_with_what_is_not_done(study, called, monkey
 
 
 def test_some_variants_alone_are_run_and_an_unknown_one_is_refused(study, called):
-    runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["b"])
-    assert [(run.variant, run.seed) for run in runs.read_runs(study, RESULTS)] == [("b", 0), ("b", 1)]
-    with pytest.raises(UserError, match=r"s\.yaml has no variant c, but a, b"):
+    with pytest.raises(UserError, match="a, which the figures compare with, is not done: name it too"):
+        runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["b"])
+    runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["a"])
+    assert [(run.variant, run.seed) for run in runs.read_runs(study, RESULTS)] == [("a", 0), ("a", 1)]
+    runs.run_all(study.model_copy(update={"seeds": [1]}), "s.yaml", RESULTS, jobs=1, only=["b"])
+    assert len(runs.read_runs(study, RESULTS)) == 3
+    with pytest.raises(UserError, match=r"s\.yaml has no variant c: name one of its variants \(a, b\)"):
         runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["b", "c"])
+    study = study.model_copy(update={"controls": {"c": (3, 1, 1)}})
+    with pytest.raises(UserError, match="has no variant c: name a, which c is made with"):
+        runs.run_all(study, "s.yaml", RESULTS, jobs=1, only=["c"])
 
 
 def test_a_figure_that_does_not_exist_is_null_in_the_file_and_nan_again(study, called, monkeypatch):
