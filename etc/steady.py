@@ -121,11 +121,8 @@ def prepare(
     """
     unpacking = load_settings(None, [f"TEST.save_folder={out}", f"FLOW.cache={out}/flow_cache"])
     clips = [clip for video in videos for clip in clips_of_frames(unpacking, video)]
-    frames = [frame for clip in clips for frame in clip]
     given = " ".join(videos)
-    images = [frame.image for frame in frames]
-    if len(set(images)) < len(images):
-        raise UserError(f"--video {given} names some frames twice: name each video or folder once")
+    frames = _different_frames(clips, given)
     width, height = _one_size(frames, given)
     recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
     wanted = [f"FLOW.cache={out}/flow_cache", *(f"{key}={value}" for key, value in recipe.items()), *overrides]
@@ -160,6 +157,18 @@ def prepare(
         "TRAIN.resume": "auto",
     }
     return [*(f"{key}={value}" for key, value in (own | recipe).items()), *overrides, f"TRAIN.weight={weights}"]
+
+
+def _different_frames(clips: list[Clip], video: str) -> list[Frame]:
+    """The frames of all clips.
+
+    Raises:
+        UserError: some are given twice, and a list names a frame once.
+    """
+    frames = [frame for clip in clips for frame in clip]
+    if len({frame.image for frame in frames}) < len(frames):
+        raise UserError(f"--video {video} names some frames twice: name each video or folder once")
+    return frames
 
 
 def _one_size(frames: list[Frame], video: str) -> tuple[int, int]:

@@ -34,12 +34,14 @@ def folders_below(
             folder, above, followed = waiting.pop()
             try:
                 own = _identity(folder)
-                inside = [] if own in (above if all_paths else seen) else [folder, *_folders_in(folder)]
+                if own in (above if all_paths else seen):
+                    continue
+                inside = _folders_in(folder)
             except OSError:
                 continue
             seen.add(own)
-            found += inside[:1]
-            for path in inside[1:]:
+            found.append(folder)
+            for path in inside:
                 count = followed + path.is_symlink()
                 # Folders that link to each other have more paths than can be walked.
                 if leave_out(path) or (all_paths and count > _LINKS):

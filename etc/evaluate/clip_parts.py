@@ -21,7 +21,8 @@ from etc.evaluate.flows import FlowSetting
 # Frames of a part: it reads up to 16 frames before it again, for the windows of VC16; and its files are named in one
 # message to a worker.
 _SHORTEST, _LONGEST = 16, 256
-_READ_AGAIN = 5.0  # frames that could be counted while a part reads those before it
+# Frames that could be counted while a part reads those before it; estimated, as those need no flow: a third of 16.
+_READ_AGAIN = 5.0
 
 # Index of a clip, index of a frame in it -> the pixels to set aside, bool [H, W]; None: none of them.
 SetAside = Callable[[int, int], np.ndarray | None]
