@@ -64,10 +64,13 @@ def command_of(pid: int) -> bytes:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    """The processes that a process started; none of it if it has ended."""
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended since it was listed
+                found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def import_everything() -> None:

@@ -88,7 +88,8 @@ def test_a_new_entry_is_scored_and_shown_everywhere(metric, runs, tmp_path, caps
     assert 0.4 < figures[1] < figures[0] < 0.9
 
     out = tmp_path / "comparison"
-    assert run("compare", "--runs", *(f"{name}={tmp_path / name}" for name in runs), "--out", out, *runs["calm"]) == 0
+    folders = [f"{name}={tmp_path / name}" for name in runs]
+    assert run("compare", "--full", "--runs", *folders, "--out", out, *runs["calm"]) == 0
     shown = [f"{100 * figure:.2f}" for figure in figures]
     assert line_of(capsys.readouterr().out, metric.label) == shown
     with open(out / "comparison.csv", newline="") as stream:
