@@ -171,7 +171,18 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=HELP_WIDTH)
 
 
-class SettingsParser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Of a script: its docstring and epilog as they stand in ``--help``, and a wrong argument is one line."""
+
+    def __init__(self, description: str | None, **further: Any) -> None:
+        super().__init__(description=description, formatter_class=HelpFormatter, **further)
+
+    def error(self, message: str) -> NoReturn:
+        """End the script with one line, as for all other errors of its user."""
+        self.exit(USER_ERROR, f"error: {message} (--help shows how to call it)\n")
+
+
+class SettingsParser(Parser):
     """``--config``, overrides, and a ``--help`` that shows the script's settings with the values in force.
 
     These are the values of the file that ``--config`` names on the same command line, changed by the overrides there;
@@ -183,12 +194,8 @@ class SettingsParser(argparse.ArgumentParser):
         brief: those of them to list by name and value only.
     """
 
-    def error(self, message: str) -> NoReturn:
-        """End the script with one line, as for all other errors of its user."""
-        self.exit(USER_ERROR, f"error: {message} (--help shows how to call it)\n")
-
     def __init__(self, description: str | None, keys: str, brief: str = "") -> None:
-        super().__init__(description=description, formatter_class=HelpFormatter, add_help=False)
+        super().__init__(description, add_help=False)
         # for check_before_work; a program that names no keys reads what it likes
         self.set_defaults(keys=[] if keys == ALL else matching_keys(keys))
         self.keys, self.brief = matching_keys(keys), matching_keys(brief)

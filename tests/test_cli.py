@@ -413,11 +413,20 @@ def test_the_end_of_memory_is_one_line_with_the_settings_that_help(error, capsys
     assert line.count("\n") == 1 and line.startswith("error: not enough memory: lower TRAIN.batch_size")
 
 
-def test_an_unknown_option_is_one_line(capsys):
+NEEDED = {
+    "make_lists": ["davis", "data/davis"],
+    "steady": ["--network", "psp", "--weights", "w.pth", "--video", "a.mp4", "--out", "exp/a"],
+    "study": ["--config", "configs/study/street.yaml"],
+}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in TOOLS])
+def test_an_unknown_option_is_one_line(name, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        cli.run(lambda: load_script("gen_video").main(["--tset", "3"]))
+        cli.run(lambda: load_script(name).main([*NEEDED.get(name, []), "--tset"]))
     assert ended.value.code == 2
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1 and "--tset" in line
 
 

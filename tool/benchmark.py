@@ -12,7 +12,6 @@ ratios cancel a slow machine, but not a changing load.
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
-import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from etc.benchmark.page import Origin, machine_and_versions, save, text_table
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser = cli.Parser(__doc__)
     known = ", ".join(BENCHMARKS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to measure (default: all): {known}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: the figures mean nothing")

@@ -11,7 +11,6 @@ are listed with their SHA-256, so that copies of files without a published hash 
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
-import argparse
 from pathlib import Path
 
 from etc.errors import UserError
@@ -19,7 +18,7 @@ from etc.weights import description, download, weight_files
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=cli.HelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="weight files to download, or all (default: list only)"
     )

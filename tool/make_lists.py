@@ -31,9 +31,7 @@ PARALLEL = "parallel"
 def main(argv: list[str] | None = None) -> int:
     descriptions = {layout.name: layout.description for layout in LAYOUTS.values()} | {PARALLEL: DESCRIPTION}
     described = "\n".join(f"  {name}\n{wrapped(description)}" for name, description in descriptions.items())
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f"layouts:\n{described}", formatter_class=cli.HelpFormatter
-    )
+    parser = cli.Parser(__doc__, epilog=f"layouts:\n{described}")
     parser.add_argument("layout", choices=descriptions, help="how the data set names its files and folders, see below")
     parser.add_argument("root", help="folder of the data set")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the lists (default: data/lists/<layout>)")

@@ -17,7 +17,6 @@ same call goes on where it stopped.
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
-import argparse
 from itertools import takewhile
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from etc.steady import STEPS, agreement, check_folders, check_network, keep_sett
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--network", required=True, metavar="NAME", help="module:function that makes the network")
     parser.add_argument("--weights", required=True, metavar="FILE", help="its weights")
     parser.add_argument("--classes", default=19, type=int, metavar="K", help="number of classes (default: 19)")

@@ -16,7 +16,6 @@ lines of --results it does so on another machine too.
 from etc import cli  # first: from here on, Ctrl-C ends the script with one line
 
 # isort: split
-import argparse
 import signal
 import sys
 from pathlib import Path
@@ -30,7 +29,7 @@ from etc.study.summary import rows_of, table, write_summary
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file of the study")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument(
