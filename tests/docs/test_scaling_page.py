@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from torch import nn
 from tests import trees
 from tests.conftest import REPOSITORY
 from tests.docs.test_cityscapes_page import SMALL
+from utils.files import write_text
 
 PAGE = (REPOSITORY / "docs/scaling.md").read_text(encoding="utf-8")
 
@@ -57,26 +59,67 @@ def test_the_figures_that_follow_from_the_table_do(script):
         assert f"{operations / 0.3 / 312e12 / 3600:.2g} h" == hours
 
 
-@pytest.mark.slow
-def test_the_commands_of_one_machine_work_in_two_processes_on_a_tree_of_the_layout(tmp_path):
-    """Eight GPUs stand in for two processes of the CPU, which have no float16."""
+@pytest.fixture
+def here(tmp_path):
+    """A folder with a tree of the layout, its lists, and what the commands call; gives their environment."""
     trees.cityscapes(tmp_path / "data/cityscapes")
     for folder in ("tool", "configs", "data/palettes"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder)
     environment = os.environ | {
-        "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
     }
     lists = "python tool/make_lists.py cityscapes data/cityscapes"
     val = "find data/cityscapes/leftImg8bit/val -name '*.png' | sort | sed 's|data/cityscapes/||' > clips.lst"
-    block = PAGE.partition("## One machine")[2].partition("```\n")[2].partition("```")[0]
-    commands = block.replace("\\\n", "").replace("TRAIN.amp float16", "").replace("node 8", "node 2").splitlines()
-    script = [lists, val, *(f"{line} {SMALL} TRAIN.batch_size=4" for line in commands)]
-    done = subprocess.run(
-        ["bash", "-ec", "\n".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    subprocess.run(["bash", "-ec", f"{lists}\n{val}"], cwd=tmp_path, env=environment, check=True)
+    return tmp_path, environment
+
+
+def block_below(heading: str, number: int = 1) -> str:
+    """A block of commands, each in one line; processes of the CPU, which have no float16, stand in for GPUs."""
+    block = PAGE.partition(heading)[2].split("```\n")[2 * number - 1]
+    return block.replace("\\\n", "").replace("TRAIN.amp float16", "")
+
+
+def processes_of(folder) -> int:
+    (call,) = (folder / "exp/cityscapes/pspnet18_flow/calls.jsonl").read_text().splitlines()
+    return json.loads(call)["processes"]
+
+
+@pytest.mark.slow
+def test_the_commands_of_one_machine_work_in_two_processes_on_a_tree_of_the_layout(here):
+    folder, environment = here
+    commands = block_below("## One machine").replace("node 8", "node 2").splitlines()
+    script = "\n".join(f"{line} {SMALL} TRAIN.batch_size=4" for line in commands)
+    done = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(commands) == 4 and re.search(r"^TC published +\d", done.stdout, re.MULTILINE)
-    (call,) = (tmp_path / "exp/cityscapes/pspnet18_flow/calls.jsonl").read_text().splitlines()
-    assert json.loads(call)["processes"] == 2
+    assert processes_of(folder) == 2
+
+
+@pytest.mark.slow
+def test_the_job_of_slurm_works_with_this_machine_as_both_of_its_machines(here):
+    """``srun`` starts the command once a machine, here twice; ``scontrol`` names the first machine."""
+    folder, environment = here
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, text in {"srun": '"$@" & "$@" & wait -n && wait -n', "scontrol": "echo 127.0.0.1"}.items():
+        write_text(folder / "bin" / name, f"#!/bin/bash\n{text}\n")
+        (folder / "bin" / name).chmod(0o755)
+    job = block_below("## Several machines", 2)
+    assert "--nproc_per_node 8" in job and ":29500" in job and "TRAIN.batch_size 32" in job
+    job = job.replace("node 8", "node 1").replace("29500", str(port)).replace("TRAIN.batch_size 32", "").rstrip()
+    environment |= {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}
+    script = f"{job} {SMALL} TRAIN.batch_size=4"
+    done = subprocess.run(["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert processes_of(folder) == 2
+
+
+def test_the_command_without_slurm_is_that_of_the_job():
+    by_hand, job = (" ".join(block_below("## Several machines", number).split()) for number in (1, 2))
+    for variable, value in {'"$SLURM_NNODES"': "2", '"$SLURM_JOB_ID"': "etc1"}.items():
+        job = job.replace(variable, value)
+    assert by_hand == job.partition("srun ")[2].replace('"$head:29500"', "HOST_OF_THE_FIRST:29500")
