@@ -109,7 +109,7 @@ def scoring(bench: Bench) -> list[Figure]:
     """Temporal consistency (TC) of one 1024x2048 pair, flow and predictions in memory, on one thread, relative to one
     nearest-neighbour `cv2.remap` of that size. `strict` and `published` are the two scoring protocols
     (docs/scoring.md). Label maps and flow are generated: regions of a few dozen pixels, motion of up to 20 pixels.
-    With a backward flow, most of the time is spent on sampling it bilinearly at the end of every vector.
+    With a backward flow, half of the time goes into sampling it at the end of every vector and comparing.
     """
     height, width = bench.size((1024, 2048), (64, 128))
     rng = np.random.default_rng(0)

@@ -74,7 +74,7 @@ def as_flow(flow: Tensor | np.ndarray | None, name: str, like: Tensor) -> Tensor
     batch, height, width = like.shape
     if flow.shape[-3:] != (2, height, width) or flow.numel() != 2 * like.numel():
         raise ValueError(f"{name} is {list(flow.shape)}: expected {[batch, 2, height, width]} as the label maps")
-    flow = flow.detach().to(like.device, torch.float32).reshape(batch, 2, height, width)
+    flow = flow.detach().to(like.device, torch.float32).reshape(batch, 2, height, width).contiguous()
     if not flow.sum().isfinite():  # one reduction; isfinite of every element takes 30 times as long
         raise ValueError(f"{name} holds NaN or infinite values")
     return flow

@@ -5,8 +5,10 @@ On the CPU the work goes over blocks of rows that fit its cache; the order of op
 torch vectorises (a comparison of floats to bool, say, takes five times as long as one in place).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor
 from etc.metrics.checks import as_flow
 
 _BLOCK = 1 << 16  # pixels: the temporaries of a block stay in the second-level cache
+_REMAP_LIMIT = 32767  # pixels a side of what OpenCV samples
 
 
 def joint_histogram(rows: Tensor, columns: Tensor, num_classes: int) -> Tensor:
@@ -49,15 +52,11 @@ def warp_labels(maps: list[Tensor], flows: list[Tensor], backwards: list[Tensor 
         uint8 ``[n, H, W]``: K where the position lies outside the frame or the step to it is occluded.
     """
     framed = [F.pad(ids.clamp(max=ignore), (1, 1, 1, 1), value=ignore) for ids in maps]
-    points = [None, *(_as_points(flow) for flow in flows[1:])]
-    points_back = [None if backward is None else _as_points(backward) for backward in backwards]
     met = torch.empty(len(maps), *maps[0].shape, dtype=torch.uint8, device=maps[0].device)
     for rows in row_blocks(maps[0]):
         x, y = pixel_positions(maps[0], rows)
-        step = flows[0][:, rows]
-        for i, (onward, backward) in enumerate(zip(points, points_back, strict=True)):
-            if onward is not None:
-                step = _read_flow(onward, x, y)
+        for i, (flow, backward) in enumerate(zip(flows, backwards, strict=True)):
+            step = [plane[rows] for plane in flow] if i == 0 else _read_flow(flow, x, y)
             x, y = x + step[0], y + step[1]
             labels = _read_nearest(framed[i], x, y)
             if backward is not None:
@@ -112,32 +111,36 @@ def _read_nearest(framed: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return framed.flatten().index_select(0, index.flatten()).view(x.shape)
 
 
-def _read_flow(flow: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Flow :func:`_as_points` sampled bilinearly at pixel positions ``[h, w]``, borders clamped: ``[2, h, w]``.
+def _read_flow(flow: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Both components of a flow ``[2, H, W]``, sampled bilinearly at pixel positions ``[h, w]``, borders clamped.
 
-    Both components of a corner are read at once: grid_sample takes half as long again, and counts in half images,
-    which moves a position by up to 2e-4 pixels at a width of 2048.
+    grid_sample counts in half images, which moves a position by up to 2e-4 pixels at a width of 2048.
     """
-    height, width = flow.shape
+    height, width = flow.shape[1:]
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    if flow.device.type == "cpu" and max(height, width) <= _REMAP_LIMIT and _remap_is_exact():
+        at, border = (x.numpy(), y.numpy(), cv2.INTER_LINEAR), cv2.BORDER_REPLICATE
+        return [torch.from_numpy(cv2.remap(plane, *at, borderMode=border)) for plane in flow.numpy()]
     column = x.to(torch.int32).clamp_(0, max(0, width - 2))
     row = y.to(torch.int32).clamp_(0, max(0, height - 2))
     share_x, share_y = x.sub_(column), y.sub_(row)
-    share_x = torch.view_as_real(torch.complex(share_x, share_x))
     index = row.mul_(width).add_(column).flatten()
     right, below = min(1, width - 1), width * min(1, height - 1)  # 0 where there is one column or row
-    corners = (flow.flatten()[shift:].index_select(0, index) for shift in (0, right, below, below + right))
-    left_top, right_top, left_bottom, right_bottom = (torch.view_as_real(c).view(*x.shape, 2) for c in corners)
-    top, bottom = left_top.lerp_(right_top, share_x), left_bottom.lerp_(right_bottom, share_x)
-    out = torch.empty(2, *x.shape, device=x.device)
-    for component, plane in enumerate(out):
-        torch.lerp(top[..., component], bottom[..., component], share_y, out=plane)
-    return out
+    components = []
+    for plane in flow.flatten(1):
+        corners = (plane[shift:].index_select(0, index) for shift in (0, right, below, below + right))
+        left_top, right_top, left_bottom, right_bottom = (corner.view(x.shape) for corner in corners)
+        top, bottom = left_top.lerp_(right_top, share_x), left_bottom.lerp_(right_bottom, share_x)
+        components.append(top.lerp_(bottom, share_y))
+    return components
 
 
-def _as_points(flow: Tensor) -> Tensor:
-    """Flow ``[2, H, W]`` as complex numbers ``[H, W]``, whose components lie side by side in memory."""
-    return torch.complex(flow[0], flow[1])
+@cache
+def _remap_is_exact() -> bool:
+    """Whether this OpenCV samples floats at exact positions, as 5.0 does; before, it rounds them to 1/32 pixel."""
+    ramp = np.tile(np.arange(64, dtype=np.float32), (2, 1))
+    x, y = np.arange(63, dtype=np.float32)[None] + 0.3, np.full((1, 63), 0.7, np.float32)
+    return bool(np.abs(cv2.remap(ramp, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - x).max() < 1e-5)
 
 
 def visible_pixels(flow: Tensor | np.ndarray, backward_flow: Tensor | np.ndarray) -> Tensor:
@@ -164,12 +167,11 @@ def visible_pixels(flow: Tensor | np.ndarray, backward_flow: Tensor | np.ndarray
 
 def agreeing_pixels(forward: Tensor, backward: Tensor) -> Tensor:
     """:func:`visible_pixels` of float32 tensors ``[2, H, W]`` on one device, unchecked: nothing is read back."""
-    visible = torch.empty(forward.shape[1:], dtype=torch.bool, device=forward.device)
-    points_back = _as_points(backward)
+    visible, backward = torch.empty(forward.shape[1:], dtype=torch.bool, device=forward.device), backward.contiguous()
     for rows in row_blocks(visible):
         x, y = pixel_positions(visible, rows)
-        step = forward[:, rows]
-        visible[rows] = ~_occluded(step, _read_flow(points_back, x + step[0], y + step[1]))
+        step = [plane[rows] for plane in forward]
+        visible[rows] = ~_occluded(step, _read_flow(backward, x + step[0], y + step[1]))
     return visible
 
 
@@ -194,18 +196,17 @@ def second_step_visible(
     like = torch.zeros(1, *flow_ab.shape[-2:], dtype=torch.uint8, device=getattr(flow_ab, "device", None))
     named = (flow_ab, "flow_ab"), (flow_bc, "flow_bc"), (backward_bc, "backward_bc")
     first, second, backward = (as_flow(flow, name, like)[0] for flow, name in named)
-    points, points_back = _as_points(second), _as_points(backward)
     visible = torch.empty(like.shape[1:], dtype=torch.bool, device=first.device)
     for rows in row_blocks(like[0]):
         x, y = pixel_positions(like[0], rows)
         x, y = x + first[0, rows], y + first[1, rows]
-        step = _read_flow(points, x, y)
-        visible[rows] = ~_occluded(step, _read_flow(points_back, x + step[0], y + step[1]))
+        step = _read_flow(second, x, y)
+        visible[rows] = ~_occluded(step, _read_flow(backward, x + step[0], y + step[1]))
     return visible
 
 
-def _occluded(forward: Tensor, backward: Tensor) -> Tensor:
-    """bool ``[h, w]``: ``|f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5``, flows ``[2, h, w]`` in pixels.
+def _occluded(forward: Sequence[Tensor], backward: Sequence[Tensor]) -> Tensor:
+    """bool ``[h, w]``: ``|f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5``, two planes ``[h, w]`` of each flow in pixels.
 
     Source: Sundaram et al., Dense point trajectories, ECCV 2010, equation 5.
     """
