@@ -80,6 +80,8 @@ def _check_logits(made: SegmentationNetwork) -> None:
             raise
         except Exception:  # its own code may refuse images of this size: the training has those of the video
             return
+    if not logits.isfinite().all():
+        raise UserError("its logits for random images are NaN or infinite: are these its weights?")
     if are_probabilities(logits):
         raise UserError(f"it {PROBABILITIES}")
 

@@ -159,6 +159,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_names_of_the_arguments(tmp_p
     [
         ("return self.conv(image).softmax(1)", "returns probabilities, expected logits"),
         ("return self.conv(image).sigmoid()", "returns probabilities, expected logits"),
+        ("return self.conv(image) / 0", "NaN or infinite: are these its weights"),
         ("return self.conv(image), self.conv(image)", "returned a tuple"),
         ("x = self.conv(image); return (x, x) if self.training else x", "returned a tuple"),
     ],

@@ -28,7 +28,7 @@ from pathlib import Path
 from etc.config.own_code import code_of_user
 from etc.config.schema import Settings
 from etc.data.labels import read_colors
-from etc.display.curves import draw_curves, read_log
+from etc.display.curves import draw_curves, drawable_log
 from etc.distributed import device_of, exclusive_output
 from etc.errors import UserError
 from etc.report.clip_views import ClipViewer, write_pictures
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         if any(read) or args.overrides or args.clips != CLIPS:
             raise UserError("--curves reads logs alone: leave out all other options but --out, and the settings")
         path = Path(args.out) / "curves.png"
-        draw_curves({name: read_log(folder) for name, folder in trainings}, path)
+        draw_curves({name: drawable_log(folder) for name, folder in trainings}, path)
         print(f"curves: {path}")
         return 0
     if args.clips < 1:

@@ -113,7 +113,7 @@ def cityscapes_lists(
         frames = _labelled_frames(root, split)
         images = {frame_id(path) for path in _images_of_split(root, split)}
         bare = sorted(images - {frame_id(frame.image) for frame in frames})
-        if frames and bare:
+        if bare:
             logger.info(
                 "%s: %d of %d frames in %s have no label, the first is %s",
                 split,

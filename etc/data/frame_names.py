@@ -244,6 +244,13 @@ def frame_folders(root: Path, *, leave_out: Callable[[Path], bool] = lambda fold
     return {folder: own for folder, own in found.items() if folder not in masks}
 
 
+def warn_of_single_frames(folders: dict[Path, list[Path]]) -> None:
+    """Name the folders that are no clips, as they hold one frame alone."""
+    single = [images[0] for images in folders.values() if len(images) == 1]
+    if single:
+        logger.warning("%d folders hold one image alone and are left out, the first is %s", len(single), single[0])
+
+
 def natural_order(path: Path) -> tuple[list[tuple[int, int | str]], str]:
     """The key that sorts numbers in a name by their value: ffmpeg and others write them without leading zeros."""
     words = re.findall(r"[0-9]+|[^0-9]+", path.name)

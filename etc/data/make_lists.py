@@ -6,7 +6,7 @@ import logging
 import re
 from pathlib import Path
 
-from etc.data.frame_names import Layout, frame_folders, frames_in, images_in
+from etc.data.frame_names import Layout, frame_folders, frames_in, images_in, warn_of_single_frames
 from etc.data.lists import Frame, Lists, format_clips, format_frames, group_clips
 from etc.errors import UserError
 from utils.files import write_text
@@ -89,6 +89,7 @@ def folder_lists(root: str | Path) -> Lists:
     clips = [[Frame(_relative(path, root)) for path in folder] for folder in folders.values() if len(folder) > 1]
     if not clips:
         raise UserError(f"{root} holds no folder with two images or more")
+    warn_of_single_frames(folders)
     return {"clips.lst": format_clips(clips)}
 
 

@@ -72,6 +72,10 @@ class Pattern:
         beginning, dot, ending = pieces[-1].rpartition(r"\.")
         self.path = re.compile("".join(pieces[:-1]) + (f"{beginning}(?i:{dot}{ending})" if dot else pieces[-1]))
 
+    def of(self, key: Key) -> str:
+        """The path of one frame."""
+        return self.text.replace("{split}", key.split).replace("{clip}", key.clip).replace("{frame}", key.frame)
+
     def find(self, root: Path) -> dict[Key, str]:
         """The images that fit, as paths relative to ``root``.
 
@@ -153,11 +157,10 @@ def clips_of_patterns(root: Path, frames: Pattern, labels: Pattern | None) -> di
                 "of them alone, expected it in both"
             )
         if not images.keys() & marks.keys():
-            key = min(images)
-            wanted = labels.text.replace("{split}", key.split).replace("{clip}", key.clip).replace("{frame}", key.frame)
+            key, label = min(images), min(marks, default=None)
             raise UserError(
-                f"{root}: no label fits {labels.option} {labels.text!r}: {images[key]} would have {wanted}"
-                f"{_example(root) if not marks else ''}"
+                f"{root}: no label fits {labels.option} {labels.text!r}: {images[key]} would have {labels.of(key)}"
+                + (f", and {marks[label]} is that of {frames.of(label)}" if label else _example(root))
             )
         lonely = marks.keys() - images.keys()
         if lonely:
@@ -211,6 +214,8 @@ def lists_of_clips(split: str, clips: Sequence[Clip]) -> Lists:
                 "%s: %d of %d frames have no label and are in %s_clips.lst alone, the first is %s",
                 *(split, len(bare), len(bare) + len(labelled), split, bare[0]),
             )
+    else:
+        logger.info("%s: no frame has a label, so there is no %s.lst", split, split)
     long = [clip for clip in clips if len(clip) > 1]
     if len(long) < len(clips):
         logger.warning("%s: %d clips have one frame alone and are no clips to score", split, len(clips) - len(long))

@@ -17,7 +17,14 @@ from etc import distributed
 from etc.config import is_given
 from etc.config.schema import Settings
 from etc.data.cityscapes import official_clips
-from etc.data.frame_names import IMAGE_SUFFIXES, folder_key, frame_folders, frames_in, images_in
+from etc.data.frame_names import (
+    IMAGE_SUFFIXES,
+    folder_key,
+    frame_folders,
+    frames_in,
+    images_in,
+    warn_of_single_frames,
+)
 from etc.data.images import write_png
 from etc.data.label_folder import with_labels
 from etc.data.layouts import layout_named
@@ -137,6 +144,7 @@ def _clips_of_folders(folders: dict[Path, list[Path]], root: Path, *, prefix: st
     ]
     if not clips:
         raise UserError(f"TEST.frames {root} holds no folder with two images or more")
+    warn_of_single_frames(folders)
     return clips
 
 

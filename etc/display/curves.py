@@ -35,15 +35,31 @@ def read_log(folder: str | Path) -> Curves:
     if not path.is_file():
         raise UserError(f"{path} does not exist: trainings of this version write it; give the TRAIN.save_path of one")
     curves: Curves = {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    rows = csv.reader(line for line in lines if line.endswith("\n"))
     try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = csv.reader(line for line in lines if line.endswith("\n"))
         if tuple(next(rows)) != HEAD:
             raise ValueError("another head")
         for step, name, value in rows:
             curves.setdefault(name, []).append((int(step), float(value)))
-    except (ValueError, StopIteration) as error:
-        raise UserError(f"{path} is no log of a training: expected the columns {', '.join(HEAD)}") from error
+    except (ValueError, csv.Error, StopIteration) as error:
+        raise UserError(
+            f"{path} is damaged, or no log of a training: expected lines of {', '.join(HEAD)} alone; delete the others"
+        ) from error
+    return curves
+
+
+def drawable_log(folder: str | Path) -> Curves:
+    """:func:`read_log` of a training that logged something that can be drawn.
+
+    Raises:
+        UserError: as there, or nothing was logged yet, or no finite figure.
+    """
+    curves = read_log(folder)
+    if not any(math.isfinite(value) for curve in curves.values() for _, value in curve):
+        raise UserError(
+            f"{Path(folder) / LOG_FILE} holds no figure yet: a training logs every TRAIN.print_freq steps; leave it out"
+        )
     return curves
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shlex
 import subprocess
 import sys
@@ -20,9 +21,12 @@ from torch.utils.tensorboard import SummaryWriter
 import etc
 from etc import distributed
 from etc.config import TOOLKIT
-from etc.display.curves import HEAD, LOG_FILE, draw_curves, read_log
+from etc.display.curves import HEAD, LOG_FILE, Curves, draw_curves, read_log
 from etc.display.machine import machine
-from utils.files import write_text
+from etc.errors import UserError
+from utils.files import write_bytes, write_text
+
+logger = logging.getLogger(__name__)
 
 CALLS_FILE = "calls.jsonl"
 CURVES_FILE = "curves.png"
@@ -56,7 +60,7 @@ class RunLog:
         if step and path.is_file():
             kept = [
                 (at, name, value)
-                for name, curve in read_log(folder).items()
+                for name, curve in _sound_log(folder).items()
                 for at, value in curve
                 if at < step or (at == step and (validated or not name.startswith("validation/")))
             ]
@@ -85,8 +89,19 @@ class RunLog:
 
 def draw_log(folder: Path) -> None:
     """Draw ``curves.png`` of all that a training logged; trainings of earlier versions have no log."""
-    if (folder / LOG_FILE).is_file():
-        draw_curves({folder.name: read_log(folder)}, folder / CURVES_FILE)
+    if (folder / LOG_FILE).is_file() and (curves := _sound_log(folder)):
+        draw_curves({folder.name: curves}, folder / CURVES_FILE)
+
+
+def _sound_log(folder: Path) -> Curves:
+    """What a training logged. A damaged log is put aside with a warning: it stops no training that is sound."""
+    try:
+        return read_log(folder)
+    except UserError as error:
+        aside = folder / f"{LOG_FILE}.damaged"
+        logger.warning("%s: it is kept as %s, and the curves lack what it held", error, aside)
+        (folder / LOG_FILE).replace(aside)
+        return {}
 
 
 def record_call(folder: Path, step: int, device: torch.device) -> None:
@@ -110,8 +125,8 @@ def record_call(folder: Path, step: int, device: torch.device) -> None:
         "device": machine(device),
     }
     path = folder / CALLS_FILE
-    before = path.read_text(encoding="utf-8") if path.is_file() else ""
-    write_text(path, f"{before}{json.dumps(record)}\n")
+    before = path.read_bytes() if path.is_file() else b""  # as it is, also where it is damaged
+    write_bytes(path, before + json.dumps(record).encode() + b"\n")
 
 
 def _versions() -> dict[str, str]:

@@ -186,9 +186,11 @@ def test_camvid_frames_meet_their_labels_and_the_clip_is_consecutive(tmp_path):
     assert [block.count("\n") + 1 for block in lists["val_clips.lst"].strip().split("\n\n")] == [3, 2]
 
 
-def test_folders_become_clips_in_natural_order(tmp_path):
+def test_folders_become_clips_in_natural_order(tmp_path, caplog):
     plant(tmp_path, "b/f_10.png", "b/f_9.png", "a/deep/1.JPG", "a/deep/2.JPG", "a/single.png", "b/.f_1.png")
     assert folder_lists(tmp_path) == {"clips.lst": "a/deep/1.JPG\na/deep/2.JPG\n\nb/f_9.png\nb/f_10.png\n"}
+    assert "1 folders hold one image alone and are left out, the first is" in caplog.text
+    assert str(tmp_path / "a/single.png") in caplog.text
 
 
 def test_the_bundled_camvid_lists_are_those_of_the_data(real_data):

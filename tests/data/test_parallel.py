@@ -110,6 +110,20 @@ def test_a_pattern_that_fits_nothing_says_what_was_looked_for(tmp_path, frames, 
         parallel_lists(tmp_path, frames, labels, None)
 
 
+def test_labels_whose_frames_are_elsewhere_are_named(tmp_path):
+    plant(tmp_path, "rgb/a/0.png", "gt/b/0.png")
+    with pytest.raises(UserError, match=r"rgb/a/0.png would have gt/a/0.png, and gt/b/0.png is that of rgb/b/0.png$"):
+        parallel_lists(tmp_path, "rgb/{clip}/{frame}.png", "gt/{clip}/{frame}.png", None)
+
+
+def test_a_part_without_any_label_is_said(tmp_path, caplog):
+    caplog.set_level("INFO")
+    plant(tmp_path, "train/a/0.jpg", "train/a/1.jpg", "val/b/0.jpg", "val/b/1.jpg", "val/b/1.png")
+    lists = parallel_lists(tmp_path, "{split}/{clip}/{frame}.jpg", "{split}/{clip}/{frame}.png", None)
+    assert lists.keys() == {"train_clips.lst", "val.lst", "val_clips.lst"}
+    assert "train: no frame has a label, so there is no train.lst" in caplog.messages
+
+
 def test_files_of_clips_that_are_missing_or_name_nothing_here_are_refused(tmp_path):
     plant(tmp_path, "a/0.jpg", "a/1.jpg")
     with pytest.raises(UserError, match=r"none of the 1 clips of val is here, the first would be z; found are a"):

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from etc.display.curves import draw_curve, draw_curves, read_log
+from etc.display.curves import draw_curve, draw_curves, drawable_log, read_log
 from etc.errors import UserError
 
 LOG = "step,name,value\n10,loss/loss,2.5\n10,learning_rate,0.01\n20,loss/loss,1.5\n20,validation/mIoU,0.25\n"
@@ -33,10 +33,26 @@ def test_what_a_killed_training_wrote_half_is_left_out(tmp_path):
         assert curves["loss/loss"] == [(10, 2.5), (20, 1.5)] and "validation/mIoU" not in curves
 
 
-@pytest.mark.parametrize("text", ["", "epoch,loss\n", "step,name,value\nten,loss,1\n", "step,name,value\n1,loss\n"])
+@pytest.mark.parametrize(
+    "text", ["", "epoch,loss\n", "step,name,value\nten,loss,1\n", "step,name,value\n1,loss\n", LOG + "\0\0\n"]
+)
 def test_a_file_of_another_kind_is_named(tmp_path, text):
-    with pytest.raises(UserError, match=r"log\.csv is no log of a training"):
+    with pytest.raises(UserError, match=r"log\.csv is damaged, or no log of a training"):
         read_log(written(tmp_path / "a", text))
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "log.csv").write_bytes(LOG.encode() + b"\xff\xfe\n")
+    with pytest.raises(UserError, match=r"log\.csv is damaged"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["step,name,value\n", "step,name,value\n5,loss/loss,nan\n"])
+def test_a_log_without_a_figure_to_draw_is_no_success(tmp_path, text):
+    folder = written(tmp_path / "a", text)
+    with pytest.raises(UserError, match=r"log\.csv holds no figure yet"):
+        drawable_log(folder)
+    assert drawable_log(written(tmp_path / "b", LOG)) == read_log(tmp_path / "b")
 
 
 def test_a_folder_without_log_is_named(tmp_path):

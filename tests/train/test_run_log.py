@@ -30,6 +30,30 @@ def test_a_log_has_what_tensorboard_has_and_draws_it(tmp_path):
     assert (tmp_path / "curves.png").read_bytes()[1:4] == b"PNG"
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"\0\0\0\n"])
+def test_a_damaged_log_stops_no_training_and_is_kept(tmp_path, caplog, damage):
+    log = RunLog(tmp_path, 0)
+    log.add(5, {"loss/loss": 0.1})
+    log.close()
+    for file in ("log.csv", "calls.jsonl"):
+        with (tmp_path / file).open("ab") as stream:
+            stream.write(damage)
+    damaged = (tmp_path / "log.csv").read_bytes()
+    log = RunLog(tmp_path, 5)
+    log.add(10, {"loss/loss": 0.2})
+    log.close()
+    assert "log.csv is damaged" in caplog.text and "log.csv.damaged" in caplog.text
+    assert (tmp_path / "log.csv.damaged").read_bytes() == damaged
+    assert read_log(tmp_path) == {"loss/loss": [(10, 0.2)]}
+    record_call(tmp_path, 5, torch.device("cpu"))
+    before, call = (tmp_path / "calls.jsonl").read_bytes().splitlines()
+    assert before + b"\n" == damage and json.loads(call)["from_step"] == 5
+    with (tmp_path / "log.csv").open("ab") as stream:
+        stream.write(damage)
+    draw_log(tmp_path)
+    assert not (tmp_path / "curves.png").exists()
+
+
 def test_a_validation_that_was_logged_and_not_saved_is_not_logged_twice(tmp_path):
     log = RunLog(tmp_path, 0)
     for step in (5, 10):
