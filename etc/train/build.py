@@ -86,8 +86,9 @@ def new_loader(settings: Settings, data: ClipDataset, device: torch.device) -> t
 
 def _start_worker(worker: int) -> None:
     end_with_parent()
-    # The workers share the cores already. This is set in the worker alone, because OpenCV's setting holds for a whole
-    # process, and the main process computes flow when it validates.
+    # The workers share the cores already, and the threads that OpenCV started in the process they were forked from are
+    # missing here: it could wait for them for ever. This is set in the worker alone, because OpenCV's setting holds for
+    # a whole process, and the main process computes flow when it validates.
     cv2.setNumThreads(0)
 
 

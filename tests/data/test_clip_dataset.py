@@ -14,6 +14,7 @@ from etc.data.layouts import LAYOUTS
 from etc.data.lists import Frame
 from etc.data.transform import ClipTransform, normalise
 from etc.errors import UserError
+from etc.train.build import _start_worker
 
 HEIGHT, WIDTH = 20, 32
 IDENTITY = {"size": (HEIGHT, WIDTH), "scale": (1.0, 1.0), "rotate": (0.0, 0.0), "blur": 0.0, "flip": 0.0}
@@ -177,7 +178,8 @@ def test_the_number_of_loading_processes_changes_nothing(root, epoch):
     def batches(workers: int) -> list[dict]:
         sampler = EpochSampler(7, batch_size=2, seed=1)
         sampler.epoch = epoch
-        return list(DataLoader(data_set(root), batch_size=2, sampler=sampler, num_workers=workers))
+        data = data_set(root)
+        return list(DataLoader(data, 2, sampler=sampler, num_workers=workers, worker_init_fn=_start_worker))
 
     alone, shared = batches(0), batches(2)
     assert len(alone) == 3
