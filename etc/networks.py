@@ -21,6 +21,7 @@ from model.own_source import is_own_code
 
 logger = logging.getLogger(__name__)
 
+FROZEN = "all parameters are frozen (requires_grad), none is left to train"
 PROBABILITIES = "returns probabilities, expected logits: leave out its last softmax or sigmoid"
 
 
@@ -69,6 +70,11 @@ def teacher_network(settings: Settings) -> SegmentationNetwork:
             )
         members.append(_load(network, path, "DISTILL.teacher_weight", distill.teacher_arch))
     return together(members)
+
+
+def learns(network: nn.Module) -> bool:
+    """Whether some parameter of a network is not frozen."""
+    return any(parameter.requires_grad for parameter in network.parameters())
 
 
 def are_probabilities(logits: Tensor) -> bool:

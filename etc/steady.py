@@ -21,7 +21,7 @@ from etc.errors import UserError
 from etc.evaluate.predictions import predictions_from
 from etc.flow import build_flow
 from etc.metrics import SegmentationIoU, iou_counts
-from etc.networks import PROBABILITIES, are_probabilities, random_images, trained_network
+from etc.networks import FROZEN, PROBABILITIES, are_probabilities, learns, new_network, random_images, trained_network
 from model import SegmentationNetwork
 from model.external import UnclearOutput
 from utils.files import write_text
@@ -56,14 +56,19 @@ _LOOKED_AT = 20  # pairs of frames whose motion is looked at
 
 
 def check_network(network: str, weights: str, classes: int, overrides: Sequence[str]) -> None:
-    """Check, before a video is unpacked, that the weights are those of the network, and that it returns logits.
+    """Check, before a video is unpacked, that the weights are those of the network, that it can learn, that it returns
+    logits, and that the classes have names.
 
     Raises:
-        UserError: settings that cannot be used, weights that do not fit, or something else than logits is returned.
+        UserError: settings that cannot be used, weights that do not fit, no parameter that learns, or something else
+            than logits is returned.
     """
     own = [f"DATA.classes={classes}", f"TRAIN.arch={network}", "TRAIN.pretrained=false"]
     settings = load_settings(None, [*own, *overrides, f"TEST.ckpt_path={weights}", "TEST.device=cpu"])
+    class_names(settings)
     try:
+        if not learns(new_network(settings)):
+            raise UserError(FROZEN)
         _check_logits(trained_network(settings))
     except (UserError, UnclearOutput) as error:
         raise UserError(f"--network {network} --classes {classes} --weights {weights}: {error}") from error
@@ -122,14 +127,13 @@ def prepare(
             sizes, or a video in which nothing moves; a folder that holds the training on another video.
     """
     unpacking = load_settings(None, [f"TEST.save_folder={out}", f"FLOW.cache={out}/flow_cache"])
-    clips = [clip for video in videos for clip in clips_of_frames(unpacking, video)]
+    clips = [clip for video in videos for clip in clips_of_frames(unpacking, video, given_as="--video")]
     given = " ".join(videos)
     frames = _different_frames(clips, given)
     width, height = _one_size(frames, given)
     recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
     wanted = [f"FLOW.cache={out}/flow_cache", *(f"{key}={value}" for key, value in recipe.items()), *overrides]
     chosen = load_settings(None, wanted)
-    class_names(load_settings(None, [f"DATA.classes={classes}", *overrides]))  # checked before hours of training
     batch = chosen.TRAIN.batch_size
     if len(frames) < batch:
         raise UserError(f"{given} holds {len(frames)} frames: a training step needs {batch} (TRAIN.batch_size)")

@@ -58,7 +58,7 @@ def prepared(video, out, **changes):
 
 
 def test_a_single_frame_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no folder with two images or more"):
+    with pytest.raises(UserError, match=r"--video .* holds no folder with two images or more"):
         prepared(write_clip(tmp_path / "v", count=1), tmp_path / "out")
     with pytest.raises(UserError, match="is one image"):
         prepared(tmp_path / "v/000.png", tmp_path / "out")
@@ -95,9 +95,10 @@ def test_frames_too_small_for_flow_are_refused(tmp_path):
         prepared(write_clip(tmp_path / "tiny", size=(8, 9)), tmp_path / "out")
 
 
-def test_a_file_of_names_is_looked_for_before_the_training(tmp_path):
+def test_a_file_of_names_is_looked_for_before_a_video_is_unpacked(tmp_path):
+    torch.save(build_model("lraspp", classes=5).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"nothing\.txt"):
-        prepared(write_clip(tmp_path / "v"), tmp_path / "out", overrides=["DATA.names_path=nothing.txt"])
+        check_network("lraspp", str(tmp_path / "w.pth"), 5, ["DATA.names_path=nothing.txt"])
 
 
 def test_clips_of_several_sizes_are_refused(tmp_path):
@@ -173,6 +174,19 @@ def test_a_network_that_returns_no_logits_is_refused_first(forward, message, tmp
     torch.save(theirs_to_refuse.make(3).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match=message):
         check_network("theirs_to_refuse:make", str(tmp_path / "w.pth"), 3, [])
+
+
+def test_a_frozen_network_is_refused_first(tmp_path, monkeypatch):
+    (tmp_path / "frozen_to_refuse.py").write_text(
+        NETWORK.replace("return Net(classes)", "return Net(classes).requires_grad_(False)")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "frozen_to_refuse", raising=False)
+    import frozen_to_refuse
+
+    torch.save(frozen_to_refuse.make(3).state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"--network frozen_to_refuse:make .*w\.pth: all parameters are frozen"):
+        check_network("frozen_to_refuse:make", str(tmp_path / "w.pth"), 3, [])
 
 
 def test_a_run_of_other_settings_is_refused_by_the_argument_and_its_settings_stay(tmp_path):

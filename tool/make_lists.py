@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     lists = lists_of(args)
     out = Path(args.out or f"data/lists/{args.layout}")
     with exclusive_output(out, "lists"):
-        earlier = {path.name for path in out.glob("*.lst")}
+        earlier = {path.name for pattern in ("*.lst", "names.txt") for path in out.glob(pattern)}
         write_lists(lists, out)
     for name, text in lists.items():
         lines = text.splitlines()

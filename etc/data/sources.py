@@ -46,7 +46,7 @@ OWN_FRAMES = ["DATA.synthetic=false", "FLOW.name=dis"]  # instead of the default
 NO_LIST = "none"  # DATA.val_list, DATA.clip_list: a training is validated without
 
 
-def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
+def clips_of_frames(settings: Settings, frames: str, *, given_as: str = "TEST.frames") -> list[Clip]:
     """The clips of ``TEST.frames``: a folder of frames, folders of frames in it, a video, or several videos.
 
     Several videos are those of a folder that holds no frames, or of a list file with one video or folder per line,
@@ -57,20 +57,21 @@ def clips_of_frames(settings: Settings, frames: str) -> list[Clip]:
     Args:
         settings: section ``TEST``.
         frames: its ``frames``.
+        given_as: what messages call them.
 
     Raises:
         UserError: nothing there, no folder with two frames, or a file that is no video.
     """
     where = Path(frames)
     if not where.exists():
-        raise UserError(f"TEST.frames {where} does not exist: expected a folder of frames or a video file")
+        raise UserError(f"{given_as} {where} does not exist: expected a folder of frames or a video file")
     if where.is_dir() or where.suffix.lower() not in LIST_SUFFIXES:
-        clips = _clips_in(settings, where)
+        clips = _clips_in(settings, where, given_as)
     else:
         listed = listed_videos(where)
         if listed is None:
-            raise UserError(f"TEST.frames {where} is a list: give it as DATA.clip_list (or list videos)")
-        clips = [clip for source in listed for clip in _clips_in(settings, source)]
+            raise UserError(f"{given_as} {where} is a list: give it as DATA.clip_list (or list videos)")
+        clips = [clip for source in listed for clip in _clips_in(settings, source, given_as)]
     # A clip that is there twice, as a copy of a video or by two lines, would count twice in every figure.
     return list({clip[0].image: clip for clip in clips}.values())
 
@@ -99,18 +100,19 @@ def check_one_source(
             )
 
 
-def _clips_in(settings: Settings, where: Path) -> list[Clip]:
+def _clips_in(settings: Settings, where: Path, given_as: str) -> list[Clip]:
     """The clips of one video, of a folder of frames, or of a folder of videos."""
     if not where.is_dir():
         regular_file(where)
         if where.suffix.lower() in IMAGE_SUFFIXES:
-            raise UserError(f"TEST.frames {where} is one image: temporal consistency needs a folder or a video")
+            raise UserError(f"{given_as} {where} is one image: temporal consistency needs a folder or a video")
         # Beside the flow of these frames: whatever is scored on the video later, elsewhere, finds both.
         video, where = where, _unpacked(where, Path(settings.FLOW.cache) / "frames")
         if len(frames_in(where)) < 2:
             raise UserError(f"{video} has one frame, temporal consistency needs two: leave it out")
         # The folder's name holds the hash of the video.
-        return _clips_of_folders({where.resolve(): frames_in(where.resolve())}, where.resolve().parent, prefix="")
+        where = where.resolve()
+        return _clips_of_folders({where: frames_in(where)}, where.parent, prefix="", given_as=given_as)
     test = settings.TEST
     outputs = (test.predictions, test.labels, test.save_folder, settings.FLOW.cache)
     own = {Path(path).resolve() for path in outputs if path}
@@ -123,19 +125,20 @@ def _clips_in(settings: Settings, where: Path) -> list[Clip]:
     folders = frame_folders(root, leave_out=leave_out)
     videos = videos_below(root, leave_out=leave_out)
     if videos and not any(len(images) > 1 for images in folders.values()):  # one image beside videos is a poster
-        return [clip for video in videos for clip in _clips_in(settings, video)]
+        return [clip for video in videos for clip in _clips_in(settings, video, given_as)]
     if videos:
-        logger.warning("TEST.frames %s holds frames, so its %d videos are left out", where, len(videos))
-    return _clips_of_folders(folders, root, prefix=f"{folder_key(root / 'frame')}/")
+        logger.warning("%s %s holds frames, so its %d videos are left out", given_as, where, len(videos))
+    return _clips_of_folders(folders, root, prefix=f"{folder_key(root / 'frame')}/", given_as=given_as)
 
 
-def _clips_of_folders(folders: dict[Path, list[Path]], root: Path, *, prefix: str) -> list[Clip]:
+def _clips_of_folders(folders: dict[Path, list[Path]], root: Path, *, prefix: str, given_as: str) -> list[Clip]:
     """A clip per folder of two frames or more.
 
     Args:
         folders: folder -> its frames.
         root: names of frames are paths below it.
         prefix: what tells ``root`` from others, before every name.
+        given_as: as of :func:`clips_of_frames`.
     """
     clips = [
         [Frame(str(path), name=prefix + path.relative_to(root).with_suffix("").as_posix()) for path in images]
@@ -143,7 +146,7 @@ def _clips_of_folders(folders: dict[Path, list[Path]], root: Path, *, prefix: st
         if len(images) > 1
     ]
     if not clips:
-        raise UserError(f"TEST.frames {root} holds no folder with two images or more")
+        raise UserError(f"{given_as} {root} holds no folder with two images or more")
     warn_of_single_frames(folders)
     return clips
 

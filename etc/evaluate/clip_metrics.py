@@ -76,8 +76,8 @@ class ClipScorer:
     ) -> None:
         self.pairs, self.lead = pairs, lead
         counting = [metric for metric in metrics_of(protocols) if not metric.counts_of]
-        self.frames = {m.key: m.build(classes) for m in counting if m.needs == "labelled frame"}
-        self.chunks = {m.key: LabelledChunks(m.build(classes)) for m in counting if m.needs == "labelled clip"}
+        self.frames = {m.key: m.accumulator(classes) for m in counting if m.needs == "labelled frame"}
+        self.chunks = {m.key: LabelledChunks(m.accumulator(classes)) for m in counting if m.needs == "labelled clip"}
         self.shape: tuple[int, ...] = ()
 
     def add(self, frame: ScoredFrame | None) -> None:
@@ -131,7 +131,7 @@ class PairScorer:
     ) -> None:
         self.flow, self.occlusion, self.stride = flow, occlusion, stride
         counting = [metric for metric in metrics_of(protocols) if metric.needs_flow and not metric.counts_of]
-        self.metrics = [(metric, metric.build(classes)) for metric in counting]
+        self.metrics = [(metric, metric.accumulator(classes)) for metric in counting]
         self.windows = WindowScorer([own for metric, own in self.metrics if metric.needs == "window"], flow, stride)
         self.headline = next((metric, own) for metric, own in self.metrics if metric.key == HEADLINE)
         self.classes = classes
@@ -281,7 +281,7 @@ class LabelledChunks:
     """Passes runs of labelled frames of a clip to an accumulator, in chunks that overlap as it requires."""
 
     def __init__(self, accumulator: Accumulator) -> None:
-        assert isinstance(accumulator, ChunkAccumulator), "a metric of labelled clips needs the attribute overlap"
+        assert isinstance(accumulator, ChunkAccumulator), "as ClipMetric.accumulator checks"
         self.accumulator = accumulator
         self.frames: list[tuple[np.ndarray, np.ndarray]] = []  # prediction and label
 

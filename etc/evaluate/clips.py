@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENTS = 10  # that a single clip is divided into, for intervals
 _SEGMENT_FRAMES = 5  # of each segment, at least
+_FEW = 0.05  # of the pixels: a score of fewer says nothing about the video
 
 
 class _Checked(NamedTuple):
@@ -120,7 +121,16 @@ def score_clips(
         check_not_written(predictions.folder)  # which may be the reason
         raise
     predictions.check_unchanged()
-    return _scores(settings, checked, _pooled(tables.counts), _of_segments(tables.so_far, len(flows)))
+    scores = _scores(settings, checked, _pooled(tables.counts), _of_segments(tables.so_far, len(flows)))
+    for own in scores.by_flow:
+        if own.scored and own.coverage < _FEW:
+            logger.warning(
+                "FLOW.name %s: strict counts %.2f%% of the pixels: the flow leads out of the frames or is occluded, or "
+                "there is no class",
+                own.name,
+                100 * own.coverage,
+            )
+    return scores
 
 
 def _own(clips: list[list[Frame]], workers: int) -> list[Part]:

@@ -7,13 +7,15 @@ The scorer, the tables of the terminal, ``tc.json``, ``tc.csv``, the comparison 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from etc.metrics import (
@@ -125,6 +127,12 @@ class ClipMetric:
     column: str = ""
     across_clips: Callable[[Tensor], Tensor] = _unchanged
 
+    def __post_init__(self) -> None:
+        if self.needs not in get_args(Needs):
+            raise ValueError(
+                f"the metric {self.key} needs {self.needs!r}: expected one of {', '.join(get_args(Needs))}"
+            )
+
     @property
     def needs_flow(self) -> bool:
         """Whether it is counted anew for each flow and each stride."""
@@ -140,12 +148,28 @@ class ClipMetric:
         """Whether it asks if predictions are stable, not whether they are right."""
         return self.needs not in ("label pair", "labelled frame")
 
+    def accumulator(self, classes: int) -> Accumulator:
+        """A fresh accumulator.
+
+        Raises:
+            TypeError: its counts are no integers, which alone add up to the same in any order, or ``overlap`` is
+                missing.
+        """
+        made = self.build(classes)
+        counts = getattr(made, "counts", None)
+        if not isinstance(counts, Tensor) or counts.dtype != torch.int64 or counts.any():
+            found = f"{counts.dtype} {tuple(counts.shape)}" if isinstance(counts, Tensor) else type(counts).__name__
+            raise TypeError(f"the metric {self.key}: its counts are {found}, expected an int64 tensor, zero at first")
+        if self.needs == "labelled clip" and not isinstance(made, ChunkAccumulator):
+            raise TypeError(f"the metric {self.key} needs labelled clips: it lacks the attribute overlap")
+        return made
+
     def compute(self, classes: int, counts: Tensor) -> Any:
         """The result of counts that were summed over frames, clips or processes."""
         if self.counts_of:
             assert self.statistic is not None, "a metric of another one's counts is their statistic"
             return self.statistic(self.kept(counts).numpy())
-        accumulator = self.build(classes)
+        accumulator = self.accumulator(classes)
         accumulator.counts += counts
         return accumulator.compute()
 
@@ -325,8 +349,16 @@ PROTOCOLS: dict[str, list[ClipMetric]] = {
 
 
 def metrics_of(protocols: Collection[str]) -> list[ClipMetric]:
-    """All metrics that clips are scored with: the usual ones, and those of the protocols asked for."""
-    return [*METRICS, *(metric for name, own in PROTOCOLS.items() if name in protocols for metric in own)]
+    """All metrics that clips are scored with: the usual ones, and those of the protocols asked for.
+
+    Raises:
+        ValueError: two have the same key.
+    """
+    metrics = [*METRICS, *(metric for name, own in PROTOCOLS.items() if name in protocols for metric in own)]
+    for key, count in Counter(metric.key for metric in metrics).items():
+        if count > 1:
+            raise ValueError(f"{count} metrics have the key {key}: give each a key of its own")
+    return metrics
 
 
 def metrics_in(*results: Mapping[str, Any]) -> list[ClipMetric]:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from etc.config.schema import Train
 from etc.errors import UserError
+from etc.networks import FROZEN, learns
 from etc.precision import chosen_dtype
 from model import parameter_groups
 
@@ -181,8 +182,8 @@ def new_optimizer(train: Train, student: nn.Module) -> torch.optim.Optimizer:
     With AdamW, biases, the weights of norms and what stands for a position or a token do not decay, as transformers are
     trained.
     """
-    if not any(parameter.requires_grad for parameter in student.parameters()):
-        raise UserError(f"TRAIN.arch {train.network}: all parameters are frozen (requires_grad), none is left to train")
+    if not learns(student):
+        raise UserError(f"TRAIN.arch {train.network}: {FROZEN}")
     groups = parameter_groups(student, train.base_lr)
     if train.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=train.base_lr, momentum=train.momentum, weight_decay=train.weight_decay)

@@ -114,13 +114,14 @@ def test_frames_for_the_test_server_are_listed_without_the_empty_labels_that_com
     }
 
 
-def test_frames_that_lack_a_label_are_counted(tmp_path, caplog):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_frames_that_lack_a_label_are_counted(tmp_path, caplog, split):
     caplog.set_level("INFO")
     for number in (19, 20, 21):
-        plant(tmp_path, f"leftImg8bit/train/x/x_000000_{number:06d}_leftImg8bit.png")
-    plant(tmp_path, "gtFine/train/x/x_000000_000020_gtFine_labelIds.png")
-    assert len(cityscapes_lists(tmp_path)["train.lst"].splitlines()) == 1
-    assert "train: 2 of 3 frames in leftImg8bit have no label, the first is x_000000_000019" in caplog.text
+        plant(tmp_path, f"leftImg8bit/{split}/x/x_000000_{number:06d}_leftImg8bit.png")
+    plant(tmp_path, f"gtFine/{split}/x/x_000000_000020_gtFine_labelIds.png")
+    assert len(cityscapes_lists(tmp_path)[f"{split}.lst"].splitlines()) == 1
+    assert f"{split}: 2 of 3 frames in leftImg8bit have no label, the first is x_000000_000019" in caplog.text
 
 
 def test_clips_of_an_incomplete_folder_are_left_out_with_a_warning(tmp_path, caplog):

@@ -316,6 +316,20 @@ def test_a_clip_of_any_length_keeps_the_same_number_of_frames():
     assert scorer.pairs[1].counts(400).totals.tolist() == [395 * 24, 395, 0]
 
 
+def test_flow_that_leaves_every_frame_is_said(tiny_training, tmp_path, monkeypatch, caplog):
+    source = "import numpy as np\n\nclass Away:\n    def estimate(self, a, b):\n"
+    source += "        return np.full((len(a), 2, *a.shape[2:]), 500.0, np.float32)\n\ndef away():\n    return Away()\n"
+    (tmp_path / "flow_away.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = load_settings(None, [*tiny_training, "FLOW.name=flow_away:away"])
+    write_predictions(settings, hand_labels(settings))
+    assert score_clips(settings).first.coverage == 0
+    assert "FLOW.name flow_away:away: strict counts 0.00% of the pixels: the flow leads out of" in caplog.text
+    caplog.clear()
+    score_clips(load_settings(None, tiny_training))
+    assert "strict counts" not in caplog.text
+
+
 def test_rounded_flow_gets_its_last_bits_back_and_other_flow_stays():
     exact = np.random.default_rng(0).normal(0, 3, (2, 64, 96)).astype(np.float32)
     rounded = np.rint(exact * 64) / 64

@@ -14,7 +14,7 @@ from etc.config import load_settings
 from etc.data.images import write_png
 from etc.data.lists import prediction_names
 from etc.data.sources import clips_to_score
-from etc.evaluate.metric_list import METRICS, ClipMetric
+from etc.evaluate.metric_list import METRICS, ClipMetric, metrics_of
 from etc.metrics.warping import warp_labels
 from tests.scripts import run
 
@@ -103,3 +103,36 @@ def test_a_new_entry_is_scored_and_shown_everywhere(metric, runs, tmp_path, caps
 
 def test_names_of_metrics_are_unique():
     assert len({metric.key for metric in METRICS}) == len({metric.label for metric in METRICS}) == len(METRICS)
+
+
+def test_a_need_that_there_is_not_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"the metric mine needs 'pairs': expected one of pair, dequantised pair, "):
+        ClipMetric("mine", "mine", KeptClass, needs="pairs")
+
+
+def test_two_metrics_of_one_key_are_refused(metric):
+    assert metrics_of([])
+    METRICS.append(metric)
+    try:
+        with pytest.raises(ValueError, match="2 metrics have the key kept_class"):
+            metrics_of([])
+    finally:
+        METRICS.pop()
+
+
+@pytest.mark.parametrize(
+    ("needs", "counts", "message"),
+    [
+        ("pair", torch.zeros(2), r"the metric mine: its counts are torch.float32 \(2,\), expected an int64 tensor"),
+        ("pair", np.zeros(2, np.int64), "its counts are ndarray, expected an int64 tensor"),
+        ("pair", torch.ones(2, dtype=torch.int64), "expected an int64 tensor, zero at first"),
+        ("labelled clip", torch.zeros(2, dtype=torch.int64), "lacks the attribute overlap"),
+    ],
+)
+def test_an_accumulator_that_cannot_be_added_up_is_refused_by_name(needs, counts, message):
+    class Mine(KeptClass):
+        def __init__(self, classes):
+            self.counts = counts
+
+    with pytest.raises(TypeError, match=message):
+        ClipMetric("mine", "mine", Mine, needs).accumulator(3)

@@ -65,9 +65,9 @@ def test_gaps_in_the_frame_numbers_are_counted(main, frames, tmp_path, capsys):
 
 
 def test_lists_of_an_earlier_call_stay_and_are_named(main, frames, tmp_path, capsys):
-    for name in ("val.lst", "clips.lst"):
+    for name in ("val.lst", "names.txt", "clips.lst"):
         (tmp_path / "lists").mkdir(exist_ok=True)
         (tmp_path / "lists" / name).write_text("earlier\n")
     assert main(["folder", str(frames), "--out", str(tmp_path / "lists")]) == 0
-    assert capsys.readouterr().out.endswith("\nnot of this call, left as they were: val.lst\n")
+    assert capsys.readouterr().out.endswith("\nnot of this call, left as they were: names.txt val.lst\n")
     assert (tmp_path / "lists/val.lst").read_text() == "earlier\n"
