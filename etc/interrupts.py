@@ -8,9 +8,14 @@ workers. In other programs, as pytest, importing this module changes nothing.
 May import: the standard library, and little of that.
 """
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 INTERRUPTED = 130
 
@@ -30,6 +35,30 @@ def raise_again() -> None:
     """Ctrl-C is a ``KeyboardInterrupt`` again, so that half-written files are removed on the way out."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C back until the end of the ``with`` block, for starting processes: none is left half started.
+
+    Processes that are started meanwhile never get it, not even while they import their modules.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield  # Python interrupts the main thread alone, and not where another program handles the signal
+        return
+    came: list[int] = []
+    # The mask is what processes inherit. It is of this thread alone, and the signal may go to another one.
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    masks = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) if masks else set()
+    try:
+        yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _is_script() -> bool:

@@ -6,11 +6,9 @@ import logging
 import multiprocessing
 import os
 import pickle
-import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +25,7 @@ from etc.data.lists import Frame
 from etc.errors import UserError
 from etc.evaluate.clip_parts import Part, PartCounter, PartCounts, PartFrames, SetAside
 from etc.evaluate.flows import FlowSetting, flow_settings
+from etc.interrupts import interrupts_held
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ def counted_parts(
     setup = _Setup(counter.settings, device, counter.read, counter.ends)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(setup, alive))
     try:
-        with _interrupts_held():
+        with interrupts_held():
             futures = {pool.submit(_count, given): given.part for given in parts}
         for future in as_completed(futures):
             part, counts = futures[future], pickle.loads(future.result())
@@ -123,19 +122,6 @@ def counted_parts(
         ours.close()  # ends all workers at once, whatever they do: nobody wants it any more
         pool.shutdown(cancel_futures=True)
         alive.close()
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep back Ctrl-C. Processes that are started meanwhile never get it, not even while they import their modules."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Setup(NamedTuple):

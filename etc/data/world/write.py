@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from etc.data.cityscapes import FLOW, FRAMES, LABELS, frame_name, label_name
 from etc.data.world.render import World, WorldFlow
+from etc.interrupts import interrupts_held
 from utils.files import new_folder
 from utils.workers import end_with_parent
 
@@ -150,7 +151,8 @@ def _write_all(snippets: Sequence[_Snippet], workers: int) -> Iterator[None]:
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the caller's threads' locks
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        futures = [pool.submit(_write_snippet, snippet) for snippet in snippets]
+        with interrupts_held():
+            futures = [pool.submit(_write_snippet, snippet) for snippet in snippets]
         try:
             for future in as_completed(futures):
                 yield future.result()
