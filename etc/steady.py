@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from etc.config import dump_settings, load_settings
 from etc.config.schema import Settings
@@ -44,7 +45,8 @@ RECIPE: dict[str, Any] = {
     "TRAIN.rotate_max": 0.0,
     "TRAIN.blur": 0.0,
 }
-# Gradients of transformers have other sizes than SGD's rate is made for. Not tried on a transformer of this field.
+# Gradients of transformers, and of other networks with layer norms, have other sizes than SGD's rate is made for. Not
+# tried on such a network of this field.
 TRANSFORMER: dict[str, Any] = {"TRAIN.optimizer": "adamw", "TRAIN.base_lr": 0.00006, "TRAIN.weight_decay": 0.01}
 _FREE = {"TRAIN.workers", "TRAIN.print_freq", "DATA.names_path", "DATA.colors_path"}  # may change between two calls
 _OPTIONS = {  # of the command, by the settings that they become
@@ -131,7 +133,7 @@ def prepare(
     given = " ".join(videos)
     frames = _different_frames(clips, given)
     width, height = _one_size(frames, given)
-    recipe = RECIPE | (TRANSFORMER if network.startswith("transformers:") or network.endswith("@segformer") else {})
+    recipe = RECIPE | (TRANSFORMER if _has_layer_norms(network, classes, overrides) else {})
     wanted = [f"FLOW.cache={out}/flow_cache", *(f"{key}={value}" for key, value in recipe.items()), *overrides]
     chosen = load_settings(None, wanted)
     batch = chosen.TRAIN.batch_size
@@ -163,6 +165,13 @@ def prepare(
         "TRAIN.resume": "auto",
     }
     return [*(f"{key}={value}" for key, value in (own | recipe).items()), *overrides, f"TRAIN.weight={weights}"]
+
+
+def _has_layer_norms(network: str, classes: int, overrides: Sequence[str]) -> bool:
+    made = new_network(
+        load_settings(None, [f"DATA.classes={classes}", f"TRAIN.arch={network}", "TRAIN.pretrained=false", *overrides])
+    )
+    return any(isinstance(part, nn.LayerNorm) for part in made.modules())
 
 
 def _different_frames(clips: list[Clip], video: str) -> list[Frame]:

@@ -133,9 +133,16 @@ def test_several_videos_are_trained_on_together(tmp_path):
     assert len((tmp_path / "out/clips.lst").read_text().split("\n\n")) == 2
 
 
-def test_transformers_are_trained_with_adamw(tmp_path):
-    words = prepared(write_clip(tmp_path / "v"), tmp_path / "out", network="transformers:segformer_b0")
-    assert load_settings(None, words).TRAIN.optimizer == "adamw"
+def test_networks_with_layer_norms_are_trained_with_adamw(tmp_path, monkeypatch):
+    source = NETWORK.replace("nn.ReLU()", "nn.ReLU(), nn.GroupNorm(1, 8)")
+    (tmp_path / "with_group_norm.py").write_text(source)
+    (tmp_path / "with_layer_norm.py").write_text(source.replace("nn.GroupNorm(1, 8)", "nn.LayerNorm([32, 48])"))
+    monkeypatch.syspath_prepend(tmp_path)
+    video, used = write_clip(tmp_path / "v"), {}
+    for network in ("lraspp", "with_group_norm:make", "with_layer_norm:make"):
+        words = prepared(video, tmp_path / network.partition(":")[0], network=network)
+        used[network] = load_settings(None, words).TRAIN.optimizer
+    assert used == {"lraspp": "sgd", "with_group_norm:make": "sgd", "with_layer_norm:make": "adamw"}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,13 @@ def main(argv: list[str] | None = None) -> int:
         "--video", required=True, nargs="+", metavar="PATH", help="videos, folders of frames or of videos"
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for everything")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"training steps (default: {STEPS})")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=STEPS,
+        metavar="N",
+        help=f"training steps, rounded up to whole passes over the frames (default: {STEPS})",
+    )
     parser.add_argument("overrides", nargs="*", metavar="SECTION.key VALUE", help="settings to change")
     args = parser.parse_intermixed_args(argv)
     out = Path(args.out)

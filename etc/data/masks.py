@@ -25,6 +25,7 @@ _SEGMENT = re.compile(r"(?i)segs?[_-]?\d+")  # seg_0001 is rather a part of a vi
 _ADDED_WORDS = re.compile(r"[A-Za-z]+([_\-. ][A-Za-z]+)*")
 _LOSSY = (".jpg", ".jpeg", ".webp")
 _LABEL_VALUES = 64  # distinct values in a label map, at most; photographs have more
+_COLOURS = 256  # of classes and instances in a colour map, at most
 _COUNTED = 1 << 16  # pixels whose values are counted, about
 
 
@@ -46,13 +47,10 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
     """The folders of masks, each with the folder of its frames where there is one.
 
     A folder with the name of masks (``mask``, ``Annotations``, ``gtFine``) is one where the folder that takes its place
-    in the path (``origin``, ``JPEGImages``) holds pictures of the same numbers, or where its pictures are label maps. A
-    folder with another name is one where its pictures are label maps and those of the folder in its place are not, or
-    where they are label maps of 16 bits (the instances of KITTI-MOTS), wherever their frames are.
-
-    Args:
-        folders: folder -> its pictures, which are not masks of each other.
-        root: only the names of folders below it count.
+    in the path (``origin``, ``JPEGImages``) holds pictures of the same numbers, or where its pictures are label maps,
+    of one channel or in colours (``panoptic_maps`` of KITTI-STEP). A folder with another name is one where its pictures
+    are label maps and those of the folder in its place are not, or where they are label maps of 16 bits (the instances
+    of KITTI-MOTS), wherever their frames are.
     """
     numbers = {folder: {_numbers(image) for image in images} for folder, images in folders.items()}
     named = {folder for folder in folders if any(map(_names_mask_folder, folder.relative_to(root).parts))}
@@ -74,7 +72,7 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
     for folder, images in folders.items():
         if folder in named:
             frames = frames_of(folder, words=True)
-            if frames or are_label_maps(images):
+            if frames or are_label_maps(images) or _are_few_colours(images):
                 found[folder] = next(iter(frames), None)
         elif are_label_maps(images):
             frames = [other for other in frames_of(folder, words=False) if not are_label_maps(folders[other])]
@@ -95,6 +93,25 @@ def _names_mask_folder(part: str) -> bool:
 def are_label_maps(images: Sequence[Path]) -> bool:
     """Whether pictures look like label maps, by the first one, the last one and the one in the middle of them."""
     return all(_is_label_map(images[index]) for index in {0, len(images) // 2, len(images) - 1})
+
+
+def _are_few_colours(images: Sequence[Path]) -> bool:
+    """Whether pictures are drawn in few colours, by the same three; frames may be that, too, so their name counts."""
+    return all(_has_few_colours(images[index]) for index in {0, len(images) // 2, len(images) - 1})
+
+
+@lru_cache(maxsize=4096)
+def _has_few_colours(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            if image.format == "JPEG" or image.mode not in ("RGB", "RGBA"):
+                return False
+            pixels = np.asarray(image.convert("RGB"), np.int32)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+    colours = (pixels @ np.array([1, 256, 65536], np.int32)).ravel()
+    counted = colours[:: max(1, colours.size // _COUNTED) | 1]
+    return len(np.unique(counted)) <= max(2, min(_COLOURS, counted.size // 16))
 
 
 def are_deep_label_maps(images: Sequence[Path]) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from etc.data.frame_names import frame_folders, frames_in, images_in, neighbour
+from etc.data.images import write_png
 from etc.data.layouts import LAYOUTS
 from etc.data.make_lists import folder_lists
 from etc.data.masks import split_masks
@@ -136,6 +137,21 @@ def test_label_maps_of_16_bits_are_no_clip_wherever_their_frames_are(tmp_path, c
     assert "1 folders of masks (label maps of 16 bits) are left out: " in caplog.text
     with pytest.raises(UserError, match=r"seem to hold masks \(label maps of 16 bits\), the first is "):
         folder_lists(instances)
+
+
+def test_label_maps_in_colours_are_no_clip_where_their_folder_says_so(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    panoptic = np.zeros((40, 60, 3), np.uint8)
+    panoptic[:, 30:, 0], panoptic[:20, :, 2] = 11, 7
+    for folder, pixels in (
+        ("training/image_02/0000", frame),
+        ("panoptic_maps/train/0000", panoptic),
+        ("flat", panoptic),
+    ):
+        for t in range(3):
+            write_png(tmp_path / folder / f"{t:06d}.png", pixels)
+    folders = sorted(folder.relative_to(tmp_path).as_posix() for folder in frame_folders(tmp_path))
+    assert folders == ["flat", "training/image_02/0000"]
 
 
 def test_a_camera_of_16_bits_makes_frames(tmp_path):
