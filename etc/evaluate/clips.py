@@ -36,6 +36,7 @@ from etc.evaluate.results import ClipFigures, ClipScores, ConstantControl, FlowS
 from etc.evaluate.workers import counted_parts, number_of_workers
 from etc.flow.plausible import warn_if_implausible
 from etc.metrics import bootstrap_interval, iou_scores
+from etc.metrics.protocols import REACH
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ def _checked(settings: Settings, device: torch.device) -> _Checked:
     computing: list[str] = []
     if distributed.rank() == 0:
         _warn_of_labels(settings, clips)
+        _warn_of_short_clips(settings, longest)
         _warn_of_flow(settings, flows, clips)
         computing = announce_flow(settings, flows, clips, files)
     computing = distributed.gathered(computing)[0]
@@ -203,6 +205,16 @@ def _warn_of_labels(settings: Settings, clips: list[list[Frame]]) -> None:
     missing = [metric.label for metric in asked if metric.needs.startswith("labelled")]
     if missing and not labelled:
         logger.warning("no frame has a label (--labels FOLDER), which these figures need: %s", ", ".join(missing))
+
+
+def _warn_of_short_clips(settings: Settings, longest: int) -> None:
+    """Say which figures that were asked for will be missing because no clip is long enough."""
+    windows = [
+        metric.label for name in settings.TEST.protocols for metric in PROTOCOLS[name] if metric.needs == "window"
+    ]
+    needed = REACH * min(settings.TEST.strides) + 1
+    if windows and longest < needed:
+        logger.warning("%s: needs clips of %d frames, the longest has %d", ", ".join(windows), needed, longest)
 
 
 def _warn_of_flow(settings: Settings, flows: list[FlowSetting], clips: list[list[Frame]]) -> None:

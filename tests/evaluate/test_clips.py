@@ -330,6 +330,23 @@ def test_flow_that_leaves_every_frame_is_said(tiny_training, tmp_path, monkeypat
     assert "strict counts" not in caplog.text
 
 
+def test_clips_too_short_for_a_majority_are_said(tiny_training, tmp_path, caplog):
+    frames = Path(load_settings(None, tiny_training).DATA.clip_list).read_text().split("\n\n")[0].splitlines()
+    words = [
+        *tiny_training,
+        f"DATA.clip_list={tmp_path}/few.lst",
+        "TEST.protocols=[majority]",
+        "FLOW.evaluate_with=[dis]",
+    ]
+    for count, said in ((4, True), (5, False)):
+        (tmp_path / "few.lst").write_text("\n".join(frames[:count]) + "\n")
+        settings = load_settings(None, words)
+        write_predictions(settings, hand_labels(settings))
+        caplog.clear()
+        score_clips(settings)
+        assert ("agreement with the majority: needs clips of 5 frames, the longest has 4" in caplog.text) == said
+
+
 def test_rounded_flow_gets_its_last_bits_back_and_other_flow_stays():
     exact = np.random.default_rng(0).normal(0, 3, (2, 64, 96)).astype(np.float32)
     rounded = np.rint(exact * 64) / 64
