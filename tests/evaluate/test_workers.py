@@ -179,7 +179,7 @@ def test_ctrl_c_ends_all_workers_with_one_line(moment, long_clip, tmp_path):
             assert wait_until(lambda: len(list(computing.iterdir())) == 2, 120)
         started = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
