@@ -26,6 +26,7 @@ _ADDED_WORDS = re.compile(r"[A-Za-z]+([_\-. ][A-Za-z]+)*")
 _LOSSY = (".jpg", ".jpeg", ".webp")
 _LABEL_VALUES = 64  # distinct values in a label map, at most; photographs have more
 _COLOURS = 256  # of classes and instances in a colour map, at most
+_AS_ONE = np.array([1, 256, 65536], np.int32)  # the three values of a colour as one
 _COUNTED = 1 << 16  # pixels whose values are counted, about
 
 
@@ -51,6 +52,10 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
     of one channel or in colours (``panoptic_maps`` of KITTI-STEP). A folder with another name is one where its pictures
     are label maps and those of the folder in its place are not, or where they are label maps of 16 bits (the instances
     of KITTI-MOTS), wherever their frames are.
+
+    Args:
+        folders: folder -> its pictures, which are not masks of each other.
+        root: only the names of folders below it count.
     """
     numbers = {folder: {_numbers(image) for image in images} for folder, images in folders.items()}
     named = {folder for folder in folders if any(map(_names_mask_folder, folder.relative_to(root).parts))}
@@ -72,7 +77,7 @@ def mask_folders(folders: Mapping[Path, Sequence[Path]], root: Path) -> dict[Pat
     for folder, images in folders.items():
         if folder in named:
             frames = frames_of(folder, words=True)
-            if frames or are_label_maps(images) or _are_few_colours(images):
+            if frames or are_label_maps(images) or are_label_maps(images, colours=True):
                 found[folder] = next(iter(frames), None)
         elif are_label_maps(images):
             frames = [other for other in frames_of(folder, words=False) if not are_label_maps(folders[other])]
@@ -90,28 +95,14 @@ def _names_mask_folder(part: str) -> bool:
     return is_named_as_mask(part) and _SEGMENT.fullmatch(part) is None
 
 
-def are_label_maps(images: Sequence[Path]) -> bool:
-    """Whether pictures look like label maps, by the first one, the last one and the one in the middle of them."""
-    return all(_is_label_map(images[index]) for index in {0, len(images) // 2, len(images) - 1})
+def are_label_maps(images: Sequence[Path], *, colours: bool = False) -> bool:
+    """Whether pictures look like label maps, by the first one, the last one and the one in the middle of them.
 
-
-def _are_few_colours(images: Sequence[Path]) -> bool:
-    """Whether pictures are drawn in few colours, by the same three; frames may be that, too, so their name counts."""
-    return all(_has_few_colours(images[index]) for index in {0, len(images) // 2, len(images) - 1})
-
-
-@lru_cache(maxsize=4096)
-def _has_few_colours(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            if image.format == "JPEG" or image.mode not in ("RGB", "RGBA"):
-                return False
-            pixels = np.asarray(image.convert("RGB"), np.int32)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-    colours = (pixels @ np.array([1, 256, 65536], np.int32)).ravel()
-    counted = colours[:: max(1, colours.size // _COUNTED) | 1]
-    return len(np.unique(counted)) <= max(2, min(_COLOURS, counted.size // 16))
+    Args:
+        images: the pictures.
+        colours: label maps in colours; frames may be drawn in few colours, too, so that it takes their names to tell.
+    """
+    return all(_is_label_map(images[index], colours) for index in {0, len(images) // 2, len(images) - 1})
 
 
 def are_deep_label_maps(images: Sequence[Path]) -> bool:
@@ -126,17 +117,19 @@ def _has_16_bits(path: Path) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _is_label_map(path: Path) -> bool:
-    """Whether a picture has one channel with the few values of a label map; one that cannot be read has not."""
+def _is_label_map(path: Path, colours: bool = False) -> bool:
+    """Whether a picture has one channel (or colours) with the few values of a label map; one that cannot be read has
+    not.
+    """
     try:
         with Image.open(path) as image:
-            if image.format == "JPEG" or len(image.getbands()) > 2:
+            if image.format == "JPEG" or (len(image.getbands()) > 2) != colours:
                 return False
-            pixels = np.asarray(image)
+            pixels = np.asarray(image.convert("RGB"), np.int32) @ _AS_ONE if colours else np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
     counted = pixels.ravel()[:: max(1, pixels.size // _COUNTED) | 1]
-    return len(np.unique(counted)) <= max(2, min(_LABEL_VALUES, counted.size // 16))
+    return len(np.unique(counted)) <= max(2, min(_COLOURS if colours else _LABEL_VALUES, counted.size // 16))
 
 
 def _one_per_stem(images: list[Path]) -> list[Path]:

@@ -123,14 +123,7 @@ def score_clips(
         raise
     predictions.check_unchanged()
     scores = _scores(settings, checked, _pooled(tables.counts), _of_segments(tables.so_far, len(flows)))
-    for own in scores.by_flow:
-        if own.scored and own.coverage < _FEW:
-            logger.warning(
-                "FLOW.name %s: strict counts %.2f%% of the pixels: the flow leads out of the frames or is occluded, or "
-                "there is no class",
-                own.name,
-                100 * own.coverage,
-            )
+    _warn_of_few_pixels(scores)
     return scores
 
 
@@ -193,6 +186,17 @@ def _scores(settings: Settings, checked: _Checked, pooled: ClipCounts, segments:
         cuts=[called[part] for part in breaks.parts_after(breaks.cuts)],
         frames_sha256=frames_sha256((frame for clip in checked.whole for frame in clip), settings.DATA.data_root),
     )
+
+
+def _warn_of_few_pixels(scores: ClipScores) -> None:
+    for own in scores.by_flow:
+        if own.scored and own.coverage < _FEW:
+            logger.warning(
+                "FLOW.name %s: strict counts %.2f%% of the pixels: the flow leads out of the frames or is occluded, or "
+                "there is no class",
+                own.name,
+                100 * own.coverage,
+            )
 
 
 def _warn_of_labels(settings: Settings, clips: list[list[Frame]]) -> None:
